@@ -1,0 +1,58 @@
+"""Distributed tasks on Twisted that bring their results back by themselves.
+
+    import twistdist
+    client = yield twistdist.connect(reactor, "tcp:127.0.0.1:8786")
+    print((yield client.submit(pow, 2, 10).result()))
+
+Importing this package does nothing but define names; the ones below are loaded when first used, so that processes which run
+tasks never import Twisted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "connect": "twistdist.net.client",
+    "Client": "twistdist.net.client",
+    "Future": "twistdist.net.client",
+    "as_completed": "twistdist.net.futures",
+    "wait": "twistdist.net.futures",
+    "progress": "twistdist.net.futures",
+    "LocalCluster": "twistdist.net.cluster",
+    "current_attempt": "twistdist.executors.context",
+}
+
+__all__ = [
+    "Client",
+    "Future",
+    "LocalCluster",
+    "__version__",
+    "as_completed",
+    "connect",
+    "current_attempt",
+    "progress",
+    "wait",
+]
+
+if TYPE_CHECKING:
+    from twistdist.executors.context import current_attempt
+    from twistdist.net.client import Client, Future, connect
+    from twistdist.net.cluster import LocalCluster
+    from twistdist.net.futures import as_completed, progress, wait
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'twistdist' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

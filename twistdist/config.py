@@ -1,0 +1,110 @@
+"""Defaults, addresses, sizes and the shared secret: what the environment says, read when asked."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import secrets
+
+from twistdist.errors import ConfigError
+
+DEFAULT_PORT = 8786
+
+#: Results up to this many bytes travel inside messages and live on the scheduler.
+INLINE_RESULT_BYTES = 4096
+
+#: The arguments of one task, pickled, may be this large; more is refused with advice.
+MAX_ARGUMENT_BYTES = 16 << 20
+
+#: Seconds that a worker may be away after its connection closed before its tasks go elsewhere.
+WORKER_GRACE_S = 0.5
+
+#: Seconds that an unnamed client session is held after its connection closed.
+CLIENT_GRACE_S = 60.0
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]/]+):(\d{1,5})")
+_ENDPOINTS = ("tcp:", "unix:")
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of ``"8GiB"``, ``"500MB"``, ``"1024"`` or an int.  ``ConfigError`` for anything else."""
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    match = _SIZE.fullmatch(str(text).strip())
+    if not match:
+        raise ConfigError(f"{text!r} is no size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB")
+    number, prefix, binary = match.groups()
+    base = 1024 if binary or not prefix else 1000
+    return int(float(number) * base ** " kmgt".index(prefix.lower() or " "))
+
+
+def parse_address(address: str) -> str:
+    """A Twisted client endpoint description of ``address``.
+
+    ``host:port`` means ``tcp:host:port``; descriptions that start with ``tcp:`` or ``unix:`` stay as they are.
+    Raises ``ConfigError`` for anything else.
+    """
+    if not isinstance(address, str):
+        raise ConfigError(f"an address is text such as 'tcp:host:{DEFAULT_PORT}', not {address!r}")
+    if address.startswith(_ENDPOINTS) and not address.endswith(":"):
+        return address
+    match = _HOST_PORT.fullmatch(address)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise ConfigError(f"{address!r} is no address; write host:port, tcp:host:port or unix:path")
+    host = match[1].strip("[]").replace(":", r"\:")
+    return f"tcp:{host}:{match[2]}"
+
+
+def default_secret_file() -> pathlib.Path:
+    """``$TWISTDIST_SECRET_FILE``, else ``~/.config/twistdist/secret`` (under ``$XDG_CONFIG_HOME`` where that is set)."""
+    named = os.environ.get("TWISTDIST_SECRET_FILE")
+    if named:
+        return pathlib.Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return pathlib.Path(base) / "twistdist" / "secret"
+
+
+def load_secret(path: str | os.PathLike[str] | None = None) -> bytes:
+    """The shared secret in ``path``, stripped; the default file is made on first use with mode 0600.
+
+    Raises ``ConfigError`` when the file is missing (a named one), empty or readable by others.
+    """
+    file = pathlib.Path(path) if path is not None else default_secret_file()
+    if path is None and not file.exists():
+        _create_secret(file)
+    try:
+        mode, content = file.stat().st_mode, file.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"the secret file {file} can't be read ({error.strerror}); name one with --secret-file") from None
+    if mode & 0o077:
+        raise ConfigError(f"the secret file {file} can be read by others; run: chmod 600 {file}")
+    if len(content) < 16:
+        raise ConfigError(f"the secret file {file} holds fewer than 16 bytes; remove it to have a new one made")
+    return content
+
+
+def _create_secret(file: pathlib.Path) -> None:
+    """Write a new secret so that of several processes that do it at once one wins and all read the same."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w") as stream:
+        stream.write(secrets.token_hex(32) + "\n")
+    try:
+        os.link(fresh, file)
+    except FileExistsError:
+        return  # another process was first; its secret is the one
+    finally:
+        fresh.unlink()
+
+
+def as_secret(secret: str | bytes | None, file: str | os.PathLike[str] | None = None) -> bytes:
+    """The secret as bytes: ``secret`` itself, stripped, or the content of ``file`` or of the default file."""
+    if secret is None:
+        return load_secret(file)
+    content = (secret.encode() if isinstance(secret, str) else secret).strip()
+    if len(content) < 16:
+        raise ConfigError("a secret has at least 16 bytes")
+    return content

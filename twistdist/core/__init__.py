@@ -1,0 +1,1 @@
+"""Decisions: the scheduler, the worker and the client as pure state machines."""

@@ -1,0 +1,214 @@
+"""A client session: what was asked for, and what is known of it.
+
+The edge hands in orders (``submit``, ``release``, …) and messages; records that changed come back from ``receive``.  Messages
+for the scheduler come out in the dialer's session.  Values stay bytes here; the edge unpickles them when somebody asks.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from twistdist.core.session import Dialer, Session
+from twistdist.wire import messages as m
+
+#: Bytes of arguments after which a batch of submits is closed and the next begun.
+BATCH_BYTES = 1 << 20
+
+
+class State(enum.Enum):
+    """What a future's ``status`` says."""
+
+    PENDING = "pending"
+    FINISHED = "finished"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+@attrs.define(eq=False)
+class Record:
+    """What the client knows of one future.
+
+    ``value`` is the pickled value when it came inline or was fetched; otherwise ``place`` says where it lies.  ``callbacks``
+    are called by the edge, each once, when the record has changed from pending, in the order they were added.
+    """
+
+    cid: int
+    state: State = State.PENDING
+    value: bytes | memoryview | None = None
+    place: m.Finished | None = None
+    error: m.ErrorInfo | None = None
+    callbacks: list[Callable[[Record], Any]] | None = None
+
+
+@attrs.frozen
+class FunctionRef:
+    """A pickled function, as the edge hands it in."""
+
+    name: str
+    digest: bytes
+    blob: bytes
+
+
+class Client:
+    """The pure core of one session."""
+
+    def __init__(self, session: int, name: str = "") -> None:
+        self.name = name
+        self.dialer = Dialer(session)
+        self.records: dict[int, Record] = {}
+        self.peers: dict[int, m.Peer] = {}
+        self.answers: list[m.Reply] = []
+        self._functions: dict[bytes, int] = {}
+        self._batch: m.Submit | None = None
+        self._batch_bytes = 0
+        self._queries = 0
+        self._changed: list[Record] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.Finished: self._finished,
+            m.Erred: self._erred,
+            m.Peer: self._peer,
+            m.Reply: self._reply,
+        }
+
+    # ---- orders -----------------------------------------------------------------------------
+
+    def submit(self, record: Record, function: FunctionRef, args: bytes, inputs: Sequence[int] = (),
+               key: str | None = None, options: m.Options | None = None) -> None:  # fmt: skip
+        """One task.  Tasks that follow one another with the same function and options leave as one message."""
+        fn = self._function(function)
+        batch = self._batch
+        if (
+            batch is None
+            or batch.fn != fn
+            or batch.options != options
+            or record.cid != batch.first + len(batch.args)
+            or (batch.keys is None) != (key is None)
+            or self._batch_bytes > BATCH_BYTES
+        ):
+            self.close_batch()
+            batch = self._batch = m.Submit(record.cid, fn, [], None, None if key is None else [], options)
+        batch.args.append(args)
+        self._batch_bytes += len(args)
+        if inputs and batch.inputs is None:
+            batch.inputs = [[] for _ in batch.args[:-1]]
+        if batch.inputs is not None:
+            batch.inputs.append(list(inputs))
+        if key is not None and batch.keys is not None:
+            batch.keys.append(key)
+        self.records[record.cid] = record
+
+    def _function(self, function: FunctionRef) -> int:
+        fn = self._functions.get(function.digest)
+        if fn is None:
+            self.close_batch()
+            fn = self._functions[function.digest] = len(self._functions) + 1
+            self._post(m.Function(fn, function.name, function.digest, function.blob), len(function.blob))
+        return fn
+
+    def close_batch(self) -> None:
+        """Post the submits collected so far; called before anything else is posted and before frames are taken."""
+        batch = self._batch
+        if batch is not None:
+            self._batch = None
+            self.dialer.session.post(batch, self._batch_bytes)
+            self._batch_bytes = 0
+
+    def _post(self, message: Any, weight: int = 0) -> None:
+        self.close_batch()
+        self.dialer.session.post(message, weight)
+
+    def release(self, cids: Sequence[int]) -> None:
+        """These futures are not wanted any more."""
+        known = [cid for cid in cids if self.records.pop(cid, None) is not None]
+        if known:
+            self._post(m.Release(known))
+
+    def cancel(self, cids: Sequence[int]) -> None:
+        """Stop these where nobody else wants them; pending ones are cancelled when the scheduler says so."""
+        pending = [cid for cid in cids if cid in self.records and self.records[cid].state is State.PENDING]
+        if pending:
+            self._post(m.Cancel(pending))
+
+    def unreachable(self, record: Record) -> None:
+        """The value could not be had from where it is said to be; the record is pending again until it is told anew."""
+        place = record.place
+        if place is not None and record.cid in self.records:
+            self._post(m.Unreachable(record.cid, place.attempt, place.holders))
+
+    def query(self, what: str, args: Iterable[Any] = ()) -> int:
+        """Ask about the cluster; the number of the Reply to come."""
+        self._queries += 1
+        self._post(m.Query(self._queries, what, list(args)))
+        return self._queries
+
+    def watch(self, records: Sequence[tuple[Record, str]]) -> int:
+        """Take up tasks by key; the Reply lists the cids whose key is known."""
+        for record, _ in records:
+            self.records[record.cid] = record
+        return self.query("watch", [[record.cid, key] for record, key in records])
+
+    def bye(self) -> None:
+        """Leave; what only this session wants is released."""
+        self._post(m.Bye())
+
+    # ---- events -----------------------------------------------------------------------------
+
+    def hello(self) -> m.HelloClient:
+        """The opening of a new session.  Whatever an earlier one had asked for is lost with the scheduler's memory."""
+        if self.dialer.fresh:
+            self._start_over()
+        return m.HelloClient(self.dialer.number, self.name)
+
+    def _start_over(self) -> None:
+        self._batch, self._batch_bytes = None, 0
+        self._functions.clear()
+        self.peers.clear()
+        self.dialer.session = Session()
+        lost = m.ErrorInfo("DataLost", "", "the scheduler does not know this session any more: it was started anew, or the "
+                           "connection was away for too long; submit again")  # fmt: skip
+        for record in self.records.values():
+            if record.state is State.PENDING or (record.value is None and record.place is not None):
+                record.state, record.place, record.error = State.LOST, None, lost
+                self._changed.append(record)
+
+    def receive(self, messages: Iterable[Any]) -> list[Record]:
+        """Messages that the session accepted; the records that changed, each once or more, in order."""
+        handlers = self._handlers
+        for message in messages:
+            handlers[type(message)](message)
+        return self.changed()
+
+    def changed(self) -> list[Record]:
+        """The records changed since this was last asked."""
+        changed, self._changed = self._changed, []
+        return changed
+
+    def _finished(self, message: m.Finished) -> None:
+        record = self.records.get(message.cid)
+        if record is None:
+            return
+        if message.value is not None:
+            record.value, record.place = message.value, None
+        elif record.value is None:
+            record.place = message
+        record.state = State.FINISHED
+        self._changed.append(record)
+
+    def _erred(self, message: m.Erred) -> None:
+        record = self.records.get(message.cid)
+        if record is None or record.value is not None:
+            return  # who has seen a value keeps it
+        record.error, record.place = message.error, None
+        record.state = State.CANCELLED if message.error.kind == "TaskCancelled" else State.ERROR
+        self._changed.append(record)
+
+    def _peer(self, message: m.Peer) -> None:
+        self.peers[message.worker] = message
+
+    def _reply(self, message: m.Reply) -> None:
+        self.answers.append(message)

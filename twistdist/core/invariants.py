@@ -1,0 +1,83 @@
+"""What must hold of a scheduler between any two events.  Checked after every event in the simulation."""
+
+from __future__ import annotations
+
+from twistdist.core.records import Task, TaskState
+from twistdist.core.scheduler import Scheduler
+
+IDLE, WAITING, READY, ASSIGNED, DONE, FAILED = TaskState
+_UNFINISHED = (WAITING, READY, ASSIGNED)
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+def _must(condition: object, what: str, subject: object = "") -> None:
+    if not condition:
+        if isinstance(subject, Task):
+            subject = f"{subject.key} ({subject.state.value}, missing {subject.missing}, pending {subject.pending})"
+        raise Broken(f"{what}: {subject}")
+
+
+def check_scheduler(scheduler: Scheduler) -> None:
+    """Raises :class:`Broken` with the first thing found wrong.  O(tasks + edges)."""
+    pending: dict[Task, int] = dict.fromkeys(scheduler.tasks.values(), 0)
+    for number, task in scheduler.tasks.items():
+        _must(task.number == number, "a task is filed under its number", task)
+        for one in task.inputs:
+            _must(one in pending, "inputs of a kept record are kept", task)
+            _must(one.dependents is not None and task in one.dependents, "inputs know their dependents", task)
+            if task.state in _UNFINISHED:
+                pending[one] += 1
+    for task in scheduler.tasks.values():
+        _check_task(scheduler, task, pending[task])
+    _check_workers(scheduler)
+    for client in scheduler.clients.values():
+        for cid, wanted in client.futures.items():
+            _must(wanted is None or (client, cid) in wanted.watchers, "a future watches its task", cid)
+
+
+def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
+    _must(task.pending == pending, "pending counts the unfinished dependents", task)
+    needed = bool(task.watchers or task.pending)
+    _must(needed or task.dependents, "a record that nobody wants and no lineage needs is forgotten", task)
+    _must(not (needed and task.state is IDLE), "what is needed is done or being done", task)
+    _must((task.state is ASSIGNED) == (task.worker is not None), "exactly the assigned tasks have a worker", task)
+    _must((task.error is not None) == (task.state is FAILED), "exactly the failed tasks have an error", task)
+    if task.state is DONE:
+        _must((task.value is None) != (task.holders is None), "a value is inline or in stores", task)
+        _must(task.value is not None or task.holders, "a stored value has a holder", task)
+    else:
+        _must(task.value is None and task.holders is None, "only done tasks have values", task)
+    if task.state is READY:
+        _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
+    if task.state is WAITING:
+        missing = sum(1 for one in task.inputs if one.state is not DONE)
+        pausing = task.missing > len(task.inputs) or task.missing > missing
+        _must(pausing or task.missing == missing, "missing counts the inputs without a value", task)
+        _must(task.missing > 0, "a waiting task waits for something", task)
+    for holder in task.holders or ():
+        _must(scheduler.workers.get(holder.number) is holder, "holders are known workers", task)
+        _must(task in holder.holds, "a holder's list names what it holds", task)
+
+
+def _check_workers(scheduler: Scheduler) -> None:
+    for worker in scheduler.workers.values():
+        for task in worker.assigned:
+            _must(task.worker is worker and task.state is ASSIGNED, "assigned tasks know their worker", task)
+        _must(worker.load_us == sum(task.cost_us for task in worker.assigned), "load is the sum of costs", worker.name)
+        for task in worker.holds:
+            _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
+            _must(task.number in scheduler.tasks, "held tasks are kept", task)
+        _must(worker.connected or not scheduler.placement.has_room(worker), "no work for who is away", worker.name)
+        for name, amount in worker.resources.items():
+            used = sum((t.options.resources or {}).get(name, 0.0) for t in worker.assigned)
+            _must(abs(amount + used - worker.hello.resources[name]) < 1e-6, "resources add up", f"{worker.name} {name}")
+    if scheduler.placement.idle:
+        row = [task for task in scheduler.tasks.values() if task.state is READY and not _is_restricted(task)]
+        _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])
+
+
+def _is_restricted(task: Task) -> bool:
+    return bool(task.options.workers or task.options.resources)

@@ -1,0 +1,135 @@
+"""Answers about the cluster, read from the scheduler's records.  The two orders among them call the scheduler's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from twistdist.core.records import Client, Task, TaskState, Worker
+
+if TYPE_CHECKING:
+    from twistdist.core.scheduler import Scheduler
+
+
+class BadQuery(Exception):
+    """The question can't be answered; the text goes to who asked."""
+
+
+def answer(scheduler: Scheduler, now: float, client: Client, what: str, args: list[Any]) -> Any:
+    """The answer to ``what``, as plain data.  Raises :class:`BadQuery`."""
+    query = _QUERIES.get(what)
+    if query is None:
+        raise BadQuery(f"this scheduler does not know the question {what!r}")
+    return query(scheduler, now, client, args)
+
+
+def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
+    hello = worker.hello
+    return {
+        "slots": hello.slots,
+        "running": min(len(worker.assigned), hello.slots),
+        "queued": max(0, len(worker.assigned) - hello.slots),
+        "memory": sum(task.size for task in worker.holds),
+        "keys": len(worker.holds),
+        "address": hello.address,
+        "pid": hello.pid,
+        "state": "connected" if worker.connected else "away",
+        "last_seen": 0.0 if worker.connected else now - worker.away_since,
+        "troubles": list(worker.troubles),
+    }
+
+
+def _workers(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
+    return {worker.name: _worker_info(worker, now) for worker in scheduler.workers.values()}
+
+
+def _incidents(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[dict[str, Any]]:
+    """Incidents with their age in seconds, so that clocks need not agree; ``args`` may hold the greatest age wanted."""
+    oldest = now - args[0] if args and args[0] is not None else float("-inf")
+    found = []
+    for incident in scheduler.statistics.incidents:
+        if incident.at >= oldest:
+            fields = attrs.asdict(incident)
+            fields["age"] = now - fields.pop("at")
+            found.append(fields)
+    return found
+
+
+def _find(scheduler: Scheduler, client: Client, name: int | str) -> Task | None:
+    """A task by this client's cid, or by anybody's key."""
+    if isinstance(name, int):
+        return client.futures.get(name)
+    task = scheduler.keys.get(name)
+    if task is None and isinstance(name, str):
+        task = next((one for one in scheduler.tasks.values() if one.key == name), None)
+    return task
+
+
+def _who_has(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, list[str]]:
+    """``args``: cids and keys; none: every task that has a value."""
+    if args:
+        tasks = [task for name in args if (task := _find(scheduler, client, name)) is not None]
+    else:
+        tasks = [task for task in scheduler.tasks.values() if task.state is TaskState.DONE]
+    return {task.key: [worker.name for worker in task.holders or ()] for task in tasks}
+
+
+def _has_what(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, list[str]]:
+    """``args``: worker names; none: all."""
+    chosen = [worker for worker in scheduler.workers.values() if not args or worker.name in args]
+    return {worker.name: [task.key for task in worker.holds] for worker in chosen}
+
+
+def _watch(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[int]:
+    """Take up tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
+    known = []
+    for cid, key in args:
+        task = _find(scheduler, client, str(key))
+        if task is not None:
+            scheduler.watch(task, client, int(cid))
+            known.append(int(cid))
+    return known
+
+
+def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
+    states: dict[str, int] = {}
+    for task in scheduler.tasks.values():
+        states[task.state.value] = states.get(task.state.value, 0) + 1
+    return {
+        "epoch": scheduler.epoch,
+        "tasks": states,
+        "workers": _workers(scheduler, now, client, []),
+        "sessions": {
+            "connected": sum(1 for c in scheduler.clients.values() if c.connected),
+            "away": sum(1 for c in scheduler.clients.values() if not c.connected),
+        },
+        "functions": len(scheduler.functions),
+        **scheduler.statistics.counters(),
+        "incidents": len(scheduler.statistics.incidents),
+    }
+
+
+def _clear(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, int]:
+    before = len(scheduler.tasks)
+    sessions = scheduler.clear()
+    scheduler.collect()
+    return {"sessions": sessions, "tasks": before - len(scheduler.tasks)}
+
+
+def _shutdown(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> bool:
+    scheduler.shutdown(f"shutdown asked for by client {client.name or format(client.number, 'x')[:8]}")
+    return True
+
+
+_QUERIES: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
+    "workers": _workers,
+    "incidents": _incidents,
+    "who_has": _who_has,
+    "has_what": _has_what,
+    "watch": _watch,
+    "status": _status,
+    "clear": _clear,
+    "shutdown": _shutdown,
+}

@@ -1,0 +1,167 @@
+"""What the scheduler remembers: tasks, functions, workers, client sessions, incidents."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Any
+
+import attrs
+
+from twistdist.core.session import Session
+from twistdist.wire import messages as m
+
+
+class TaskState(enum.Enum):
+    """See "Task states on the scheduler" in docs/architecture.rst."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    READY = "ready"
+    ASSIGNED = "assigned"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@attrs.define(eq=False)
+class Function:
+    """A function that tasks call.  ``mean_us`` is a moving average of its durations, -1 before the first."""
+
+    number: int
+    name: str
+    digest: bytes
+    blob: bytes
+    mean_us: float = -1.0
+    users: int = 0
+
+
+@attrs.define(eq=False)
+class Task:
+    """One task.
+
+    ``rank`` orders the ready ones (smallest first); ``chosen`` is a key that the user gave, ``origin`` and ``cid`` name the
+    session and the future that first asked for it.  ``pending`` counts the unfinished dependents, ``missing`` the inputs
+    without a value while WAITING.  ``positions`` are the inputs as the arguments count them, where one comes twice.
+    ``value_attempt`` is the attempt whose value was accepted last.
+    """
+
+    number: int
+    function: Function
+    args: bytes
+    inputs: tuple[Task, ...]
+    options: m.Options
+    rank: int
+    chosen: str | None
+    origin: str
+    cid: int
+    state: TaskState = TaskState.IDLE
+    attempt: int = 0
+    worker: Worker | None = None
+    cost_us: int = 0
+    missing: int = 0
+    pending: int = 0
+    depth: int = 0
+    value: bytes | None = None
+    size: int = 0
+    digest: bytes = b""
+    value_attempt: int = 0
+    holders: dict[Worker, None] | None = None
+    watchers: list[tuple[Client, int]] = attrs.field(factory=list)
+    dependents: dict[Task, None] | None = None
+    error: m.ErrorInfo | None = None
+    trouble: Trouble | None = None
+    recipe: bytes = b""
+    positions: tuple[Task, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The task's name for people."""
+        return self.chosen or f"{self.function.name}-{self.origin}-{self.cid}"
+
+
+@attrs.define(eq=False)
+class Trouble:
+    """What went wrong with a task so far; most tasks have none."""
+
+    raised: int = 0
+    crashes: list[str] = attrs.field(factory=list)
+    exposed: int = 0
+    lost_inputs: int = 0
+
+
+@attrs.define(eq=False)
+class Worker:
+    """One incarnation of one worker."""
+
+    number: int
+    hello: m.HelloWorker
+    session: Session
+    connected: bool = True
+    away_since: float = 0.0
+    assigned: dict[Task, None] = attrs.field(factory=dict)
+    load_us: int = 0
+    holds: dict[Task, None] = attrs.field(factory=dict)
+    functions: set[int] = attrs.field(factory=set)
+    peers: set[int] = attrs.field(factory=set)
+    recalling: bool = False
+    recall_after: float = 0.0
+    progress_at: float = 0.0
+    own: list[tuple[int, int, Task]] = attrs.field(factory=list)
+    resources: dict[str, float] = attrs.field(factory=dict)
+    troubles: deque[str] = attrs.field(factory=lambda: deque(maxlen=20))
+
+    @property
+    def name(self) -> str:
+        return self.hello.name
+
+
+@attrs.define(eq=False)
+class Client:
+    """One client session."""
+
+    number: int
+    name: str
+    session: Session
+    connected: bool = True
+    away_since: float = 0.0
+    futures: dict[int, Task | None] = attrs.field(factory=dict)
+    functions: dict[int, Function] = attrs.field(factory=dict)
+    peers: set[int] = attrs.field(factory=set)
+    batch_until: float = 0.0
+    batch: int = 0
+
+
+@attrs.define(eq=False)
+class Incident:
+    """A fault that was seen, and what recovery from it cost.
+
+    ``requeued`` tasks had been given to what died; ``lost`` values had no other copy and are needed; ``replayed`` tasks are
+    executed again to bring those back; ``adopted`` values a worker that came back brought with it.
+    """
+
+    at: float
+    kind: str
+    what: str
+    cause: str
+    requeued: int = 0
+    lost: int = 0
+    replayed: int = 0
+    adopted: int = 0
+
+
+@attrs.define(eq=False)
+class Statistics:
+    """Counters since the scheduler started."""
+
+    submitted: int = 0
+    done: int = 0
+    failed: int = 0
+    replays: int = 0
+    reruns: int = 0
+    stale: int = 0
+    recalls: int = 0
+    incidents: deque[Incident] = attrs.field(factory=lambda: deque(maxlen=10_000))
+
+    def counters(self) -> dict[str, Any]:
+        """The numbers, by name."""
+        return {a.name: getattr(self, a.name) for a in attrs.fields(Statistics) if a.name != "incidents"}

@@ -1,0 +1,152 @@
+"""A session: messages in order, once, over connections that break and come back.
+
+Rules.  Frames are numbered from 1 in each direction.  A frame is kept until the other side has acknowledged it.  A frame
+with the number expected next is accepted; one with a smaller number is a repetition and is dropped; one with a larger
+number means that something is missing, and :class:`Gap` tells the edge to close the connection, which leads to a resume.
+Number 0 is outside the numbers: greetings and bare acknowledgements.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import attrs
+
+from twistdist.wire import messages as m
+
+#: Messages and weight (bytes, given for heavy messages only) after which a frame is closed and the next begun.
+FRAME_MESSAGES = 2048
+FRAME_WEIGHT = 4 << 20
+
+#: Frames received after which an acknowledgement is owed at once and not just soon.
+ACK_AFTER = 32
+
+
+class Gap(Exception):
+    """A frame is missing before the one that came."""
+
+
+@attrs.define(eq=False)
+class Session:
+    """One side of a session.  ``post`` messages, ``take`` frames to send, ``accept`` frames that came."""
+
+    sent: int = 0
+    received: int = 0
+    acknowledged: int = 0
+    repeated: int = 0
+    _unacked: deque[m.Frame] = attrs.field(factory=deque)
+    _queue: list[list[Any]] = attrs.field(factory=lambda: [[]])
+    _weight: int = 0
+
+    def post(self, message: Any, weight: int = 0) -> None:
+        """Queue a message; ``weight`` is its size in bytes where that is more than a few KiB."""
+        last = self._queue[-1]
+        if len(last) >= FRAME_MESSAGES or (last and self._weight + weight > FRAME_WEIGHT):
+            last = []
+            self._queue.append(last)
+            self._weight = 0
+        last.append(message)
+        self._weight += weight
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is queued that no frame holds yet."""
+        return bool(self._queue[0])
+
+    @property
+    def owes_ack(self) -> bool:
+        """Whether frames came that no frame of ours has acknowledged."""
+        return self.received > self.acknowledged
+
+    def take(self) -> list[m.Frame]:
+        """The frames to send now: what was posted, or a bare acknowledgement when many are owed."""
+        if self._queue[0]:
+            frames = []
+            for batch in self._queue:
+                self.sent += 1
+                frames.append((self.sent, self.received, batch))
+            self._unacked.extend(frames)
+            self._queue, self._weight = [[]], 0
+            self.acknowledged = self.received
+            return frames
+        if self.received - self.acknowledged >= ACK_AFTER:
+            return [self.bare_ack()]
+        return []
+
+    def bare_ack(self) -> m.Frame:
+        """An acknowledgement without messages."""
+        self.acknowledged = self.received
+        return (0, self.received, [])
+
+    def accept(self, frame: m.Frame) -> list[Any]:
+        """The new messages in a frame that came; empty for a repetition.  Raises :class:`Gap`."""
+        number, acknowledged, messages = frame
+        unacked = self._unacked
+        while unacked and unacked[0][0] <= acknowledged:
+            unacked.popleft()
+        if number == 0:
+            return []
+        if number <= self.received:
+            self.repeated += 1
+            return []
+        if number != self.received + 1:
+            raise Gap(f"frame {number} came, {self.received + 1} is missing")
+        self.received = number
+        return messages
+
+    def resume(self, received: int) -> list[m.Frame]:
+        """The other side got frames up to ``received``: the ones to send again, in order."""
+        while self._unacked and self._unacked[0][0] <= received:
+            self._unacked.popleft()
+        self.acknowledged = self.received
+        return [(number, self.received, batch) for number, _, batch in self._unacked]
+
+    def undelivered(self) -> list[Any]:
+        """Messages that the other side has not acknowledged, oldest first."""
+        kept = [message for _, _, batch in self._unacked for message in batch]
+        return kept + [message for batch in self._queue for message in batch]
+
+
+class Fatal(Exception):
+    """The greeting was refused for good; ``code`` and text say why."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@attrs.define(eq=False)
+class Dialer:
+    """The dialing side's end of a session: what to say on a new connection, and what the answer means.
+
+    ``number`` identifies the session to the scheduler; ``epoch`` is the scheduler's, 0 before the first Ready.
+    ``fresh`` counts the Readys: when it changes, a new session began and nothing of the old one will be delivered.
+    """
+
+    number: int
+    session: Session = attrs.field(factory=Session)
+    epoch: int = 0
+    fresh: int = 0
+    connected: bool = False
+
+    def greeting(self) -> m.Resume | None:
+        """The first message on a new connection; None: say Hello."""
+        self.connected = False
+        if not self.epoch:
+            return None
+        return m.Resume(self.number, self.epoch, self.session.received)
+
+    def greeted(self, answer: Any) -> list[m.Frame] | None:
+        """The scheduler's answer: frames to send again, or None when Hello is to be said.  Raises :class:`Fatal`."""
+        if isinstance(answer, m.Resumed):
+            self.connected = True
+            return self.session.resume(answer.received)
+        if isinstance(answer, m.Ready):
+            self.connected, self.epoch = True, answer.epoch
+            self.fresh += 1
+            return []
+        if answer.code != "session":
+            raise Fatal(answer.code, answer.text)
+        self.epoch = 0
+        return None

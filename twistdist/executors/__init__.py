@@ -1,0 +1,1 @@
+"""How one task runs: the template, the executors it forks, and their supervisor."""

@@ -1,0 +1,1 @@
+"""The Twisted edge: sockets, timers and processes around the cores."""

@@ -1,0 +1,1 @@
+"""The simulator, shipped for users who want to try the cores under faults."""

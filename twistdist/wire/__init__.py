@@ -1,0 +1,1 @@
+"""Bytes and messages: the vocabulary that every process speaks.  Pure."""

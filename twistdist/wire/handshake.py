@@ -1,0 +1,129 @@
+"""Mutual proof of a shared secret, in fixed-size binary blocks, before anything is parsed.
+
+::
+
+    server -> client   MAGIC, version (2 bytes), server nonce (32)
+    client -> server   MAGIC, version (2 bytes), client nonce (32), HMAC-SHA256("client", …)
+    server -> client   b"+", HMAC-SHA256("server", …)      or one byte b"-" / b"v" and the connection closes
+
+Both HMACs are over the side's label, both versions and both nonces, so that neither can be played back to
+another connection or reflected to its maker (the challenge-response of RFC 2195 made mutual, with HMAC of RFC 2104).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
+from twistdist.wire.messages import PROTOCOL_VERSION
+
+MAGIC = b"twistdist\n"
+NONCE_BYTES = 32
+_MAC_BYTES = 32
+_BANNER = len(MAGIC) + 2 + NONCE_BYTES
+_PROOF = _BANNER + _MAC_BYTES
+ACCEPT, WRONG_SECRET, WRONG_VERSION = b"+", b"-", b"v"
+
+
+def _mac(secret: bytes, side: bytes, server_banner: bytes, client_banner: bytes) -> bytes:
+    return hmac.new(secret, side + server_banner + client_banner, hashlib.sha256).digest()
+
+
+def _banner(nonce: bytes, version: int) -> bytes:
+    return MAGIC + version.to_bytes(2, "big") + nonce
+
+
+def _version_of(banner: bytes) -> int:
+    return int.from_bytes(banner[len(MAGIC) : len(MAGIC) + 2], "big")
+
+
+def _check_magic(got: bytes) -> None:
+    if not MAGIC.startswith(got[: len(MAGIC)]):
+        raise ProtocolError("the other side does not speak the protocol of twistdist")
+
+
+class ServerHandshake:
+    """The accepting side: ``feed`` bytes in, bytes to send out; ``done`` when the client has proved itself."""
+
+    def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
+        self._secret, self._version = secret, version
+        self._banner = _banner(nonce, version)
+        self._got = b""
+        self.done = False
+
+    def start(self) -> bytes:
+        """What the server says first."""
+        return self._banner
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """(bytes to send, bytes left over after the handshake).
+
+        Raises ``ProtocolError``, ``VersionMismatch`` or ``AuthenticationError``; ``refusal`` tells what to send then.
+        """
+        self._got += data
+        _check_magic(self._got)
+        if len(self._got) < _PROOF:
+            return b"", b""
+        banner, mac = self._got[:_BANNER], self._got[_BANNER:_PROOF]
+        if _version_of(banner) != self._version:
+            raise VersionMismatch(f"the client speaks version {_version_of(banner)}, this side {self._version}")
+        if not hmac.compare_digest(mac, _mac(self._secret, b"client", self._banner, banner)):
+            raise AuthenticationError("the client does not know the secret")
+        self.done = True
+        return ACCEPT + _mac(self._secret, b"server", self._banner, banner), self._got[_PROOF:]
+
+    @staticmethod
+    def refusal(error: Exception) -> bytes:
+        """The one byte that tells an honest client what was wrong."""
+        return WRONG_VERSION if isinstance(error, VersionMismatch) else WRONG_SECRET
+
+
+class ClientHandshake:
+    """The dialing side; sends nothing of its own before the server's banner has come."""
+
+    def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
+        self._secret, self._version = secret, version
+        self._banner = _banner(nonce, version)
+        self._server = b""
+        self._got = b""
+        self.done = False
+
+    def start(self) -> bytes:
+        """The client waits for the server's banner."""
+        return b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """(bytes to send, bytes left over).  Raises as :meth:`ServerHandshake.feed`."""
+        self._got += data
+        if not self._server:
+            return self._read_banner(), b""
+        return b"", self._read_verdict()
+
+    def _read_banner(self) -> bytes:
+        _check_magic(self._got)
+        if len(self._got) < _BANNER:
+            return b""
+        self._server, self._got = self._got[:_BANNER], self._got[_BANNER:]
+        if _version_of(self._server) != self._version:
+            raise VersionMismatch(
+                f"the scheduler speaks version {_version_of(self._server)} of the protocol, this side {self._version}; "
+                "install the same twistdist on both"
+            )
+        return self._banner + _mac(self._secret, b"client", self._server, self._banner)
+
+    def _read_verdict(self) -> bytes:
+        verdict = self._got[:1]
+        if verdict == WRONG_VERSION:
+            raise VersionMismatch("the other side refuses this version of the protocol; install the same twistdist on both")
+        if verdict == WRONG_SECRET:
+            raise AuthenticationError("the other side says that our secret is wrong; compare the secret files of both")
+        if verdict not in (b"", ACCEPT):
+            raise ProtocolError("the other side does not speak the protocol of twistdist")
+        if len(self._got) < 1 + _MAC_BYTES:
+            return b""
+        mac, left = self._got[1 : 1 + _MAC_BYTES], self._got[1 + _MAC_BYTES :]
+        if not hmac.compare_digest(mac, _mac(self._secret, b"server", self._server, self._banner)):
+            raise AuthenticationError("the other side does not know our secret, so it is not our cluster")
+        self.done = True
+        return left

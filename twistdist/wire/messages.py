@@ -1,0 +1,398 @@
+"""The message catalogue: every message between client, scheduler and worker, version 1.
+
+Messages are arrays on the wire: a tag, then the fields in the order written here.  A new field is added at the end
+with a default; a change of meaning is a new tag; anything else is a new ``PROTOCOL_VERSION``, which the handshake
+compares before a single message is read.
+
+========  ====================================================================================
+tags      between
+========  ====================================================================================
+1 - 9     greetings: the first frames on a connection, outside the session's numbers
+10 - 29   client and scheduler
+30 - 59   scheduler and worker (32 to 35 also worker and executor)
+60 - 69   bulk connections between holders of stored results and those who want them
+========  ====================================================================================
+
+Integers that name things: ``cid`` a future's number within its client session, ``task`` a task's number on the scheduler,
+``attempt`` one execution (epoch in the high bits), ``fn`` a function's number (within a client session in client messages,
+on the scheduler in worker messages), ``worker`` a worker's number on the scheduler.  Sizes are bytes, durations
+microseconds, limits seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+from msgspec import Struct
+
+PROTOCOL_VERSION = 1
+
+
+class Message(Struct, array_like=True, gc=False):
+    """Base of all messages.  Never changed after it was posted."""
+
+
+# ---- parts of messages ----------------------------------------------------------------------
+
+
+class Options(Struct, array_like=True, gc=False, frozen=True):
+    """What a user asked of a task beside its function and arguments (``docs/api``)."""
+
+    retries: int = 0
+    crash_limit: int = 3
+    time_limit: float = 0.0
+    priority: int = 0
+    workers: tuple[str, ...] = ()
+    allow_other_workers: bool = False
+    resources: dict[str, float] | None = None
+
+
+class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
+    """An exception in transit.  ``kind`` names a class of ``twistdist.errors``, or is "" for the user's own type.
+
+    ``pickled`` is the exception with its traceback, cause and context (b"" when it can't be pickled); ``type``, ``text``
+    and ``traceback`` describe it in words for everybody who does not unpickle.
+    """
+
+    kind: str
+    type: str
+    text: str
+    traceback: str = ""
+    pickled: bytes = b""
+    key: str = ""
+    attempt: int = 0
+    worker: str = ""
+    exit: str = ""
+
+
+class Input(Struct, array_like=True, gc=False):
+    """One input of a task: its value inline, or the attempt that names its file, and the workers that hold it.
+
+    ``path`` is filled in by the worker's control process for its executors; nobody else sends it.
+    """
+
+    task: int
+    attempt: int
+    value: bytes | None
+    size: int = 0
+    digest: bytes = b""
+    holders: list[int] = []
+    path: str = ""
+
+
+class Stored(Struct, array_like=True, gc=False):
+    """A result file in a worker's inventory."""
+
+    task: int
+    attempt: int
+    size: int
+    digest: bytes
+
+
+# ---- greetings ------------------------------------------------------------------------------
+
+
+class HelloClient(Message, tag=1):
+    """A client opens a session."""
+
+    session: int
+    name: str = ""
+
+
+class HelloWorker(Message, tag=2):
+    """A worker registers, with everything it has, in one message."""
+
+    session: int
+    name: str
+    incarnation: int
+    pid: int
+    slots: int
+    address: str
+    host: str
+    store: str
+    resources: dict[str, float]
+    stored: list[Stored]
+    running: list[tuple[int, int]]
+    finished: list[Union[Done, Failed, Crashed]]
+
+
+class Resume(Message, tag=3):
+    """The dialing side wants to go on with a session; ``received`` is the last frame number it got."""
+
+    session: int
+    epoch: int
+    received: int
+
+
+class Ready(Message, tag=4):
+    """A Hello is accepted; numbers start at 1."""
+
+    epoch: int
+    name: str = ""
+
+
+class Resumed(Message, tag=5):
+    """A Resume is accepted; ``received`` is the last frame number the scheduler got."""
+
+    received: int
+
+
+class Refused(Message, tag=6):
+    """A greeting is refused.  ``code``: "session" (say Hello instead), "replaced" or "role" (give up)."""
+
+    code: str
+    text: str
+
+
+# ---- client and scheduler -------------------------------------------------------------------
+
+
+class Function(Message, tag=10):
+    """A function, once for a session: ``blob`` is its pickle, ``name`` what people read."""
+
+    fn: int
+    name: str
+    digest: bytes
+    blob: bytes
+
+
+class Submit(Message, tag=11):
+    """Tasks of one function and one set of options, numbered ``first``, ``first + 1``, …
+
+    ``inputs`` (None: no task has any) lists for each task the cids that its arguments name; ``keys`` (None: generated)
+    a name for each.
+    """
+
+    first: int
+    fn: int
+    args: list[bytes]
+    inputs: list[list[int]] | None = None
+    keys: list[str] | None = None
+    options: Options | None = None
+
+
+class Release(Message, tag=12):
+    """The session does not want these any more."""
+
+    cids: list[int]
+
+
+class Cancel(Message, tag=13):
+    """Stop these, unless somebody else wants them too."""
+
+    cids: list[int]
+
+
+class Unreachable(Message, tag=14):
+    """The client could not get the value of ``attempt`` from these workers; an answer is another Finished or Erred."""
+
+    cid: int
+    attempt: int
+    holders: list[int]
+
+
+class Query(Message, tag=15):
+    """A question about the cluster, or an order; answered by Reply with the same ``query``."""
+
+    query: int
+    what: str
+    args: list[Any]
+
+
+class Bye(Message, tag=16):
+    """The session ends; what only it wanted is released."""
+
+
+class Finished(Message, tag=20):
+    """A future has a value: inline, or in the stores of ``holders`` under ``attempt``."""
+
+    cid: int
+    attempt: int
+    value: bytes | None
+    size: int = 0
+    digest: bytes = b""
+    holders: list[int] = []
+
+
+class Erred(Message, tag=21):
+    """A future has failed or was cancelled."""
+
+    cid: int
+    error: ErrorInfo
+
+
+class Reply(Message, tag=22):
+    """The answer to a Query; ``error`` is "" when it went well."""
+
+    query: int
+    error: str
+    value: Any = None
+
+
+class Peer(Message, tag=23):
+    """Where a worker's stored results can be had, sent before the first message that names it."""
+
+    worker: int
+    name: str
+    host: str
+    store: str
+    address: str
+
+
+# ---- scheduler and worker -------------------------------------------------------------------
+
+
+class WorkerFunction(Message, tag=32):
+    """A function, once for a worker, and once for an executor."""
+
+    fn: int
+    name: str
+    blob: bytes
+
+
+class Compute(Message, tag=33):
+    """Run a task.  ``limit`` is its time limit (0: none), ``cost`` how long the scheduler expects it to run (-1: unknown)."""
+
+    task: int
+    attempt: int
+    fn: int
+    args: bytes
+    inputs: list[Input] | None = None
+    limit: float = 0.0
+    cost: int = 0
+
+
+class Done(Message, tag=34):
+    """An attempt has a value: inline, or (None) in the worker's store."""
+
+    task: int
+    attempt: int
+    value: bytes | None
+    size: int
+    digest: bytes
+    us: int
+
+
+class Failed(Message, tag=35):
+    """An attempt raised."""
+
+    task: int
+    attempt: int
+    error: ErrorInfo
+    us: int
+
+
+class Crashed(Message, tag=36):
+    """An attempt's executor died; ``exit`` says how in words, ``kind`` names the error class when it was our doing."""
+
+    task: int
+    attempt: int
+    exit: str
+    detail: str
+    kind: str = ""
+
+
+class InputLost(Message, tag=37):
+    """The worker gives the attempt back: ``inputs`` are (attempt, worker) pairs that it could not get."""
+
+    task: int
+    attempt: int
+    inputs: list[tuple[int, int]]
+
+
+class Have(Message, tag=38):
+    """The worker has copied these results to its own store."""
+
+    stored: list[Stored]
+
+
+class Missing(Message, tag=39):
+    """The worker does not have these files (any more)."""
+
+    attempts: list[int]
+
+
+class Recalled(Message, tag=40):
+    """The answer to a Recall: the attempts that had not been started and now won't be."""
+
+    attempts: list[int]
+
+
+class WorkerLog(Message, tag=41):
+    """Something a person should know: an executor that can't start, a template that died."""
+
+    kind: str
+    text: str
+    attempt: int = 0
+
+
+class Recall(Message, tag=50):
+    """Give these back unless they have been started."""
+
+    attempts: list[int]
+
+
+class Free(Message, tag=51):
+    """Delete these result files."""
+
+    attempts: list[int]
+
+
+class Abort(Message, tag=52):
+    """Nobody wants these attempts; with ``kill`` a running one is ended."""
+
+    attempts: list[int]
+    kill: bool
+
+
+class Verify(Message, tag=53):
+    """Look whether you have these files; what you have not is told with Missing."""
+
+    attempts: list[int]
+
+
+class ForgetFunctions(Message, tag=54):
+    """No task uses these functions any more."""
+
+    fns: list[int]
+
+
+class Stop(Message, tag=55):
+    """Finish: the worker process ends."""
+
+    text: str
+
+
+# ---- bulk -----------------------------------------------------------------------------------
+
+
+class Fetch(Message, tag=60):
+    """Send the file of ``attempt`` from ``offset`` on."""
+
+    attempt: int
+    offset: int
+
+
+class Data(Message, tag=61):
+    """The answer: this many raw bytes follow the frame."""
+
+    attempt: int
+    length: int
+
+
+class Absent(Message, tag=62):
+    """The answer: no such file."""
+
+    attempt: int
+
+
+Greeting = Union[HelloClient, HelloWorker, Resume, Ready, Resumed, Refused]
+FromClient = Union[Function, Submit, Release, Cancel, Unreachable, Query, Bye]
+ToClient = Union[Finished, Erred, Reply, Peer]
+FromWorker = Union[Done, Failed, Crashed, InputLost, Have, Missing, Recalled, WorkerLog]
+ToWorker = Union[WorkerFunction, Compute, Recall, Free, Abort, Verify, ForgetFunctions, Stop, Peer]
+Bulk = Union[Fetch, Data, Absent]
+AnyMessage = Union[Greeting, FromClient, ToClient, FromWorker, ToWorker, Bulk]
+
+#: One frame of a session: its number (0: outside the numbers), the last number received, messages.
+Frame = tuple[int, int, list[Any]]

@@ -1,0 +1,186 @@
+"""User objects to bytes and back: pickle protocol 5, large buffers out of band.
+
+A value's bytes are either a plain pickle (first byte 0x80), or a container for a pickle and its out-of-band buffers::
+
+    b"TWD1"  count (4)  length of pickle (8)  length of each buffer (8 each)  pickle  pad  buffer  pad  buffer …
+
+with every buffer at a multiple of 64 bytes from the start, so that a mapped file gives aligned arrays without a copy.
+
+Only clients and executors call the loading functions; the scheduler and the worker's control process carry bytes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from twistdist.errors import SerializationError
+
+_MAGIC = b"TWD1"
+_ALIGN = 64
+_FIXED = struct.Struct("<4sIQ")
+
+Buffer = bytes | memoryview
+
+
+class _Context(threading.local):
+    """What the references inside one object mean while it is pickled or unpickled in this thread."""
+
+    collected: list[Any] | None = None
+    resolved: Sequence[Any] | None = None
+
+
+_context = _Context()
+
+
+@contextmanager
+def collecting() -> Iterator[list[Any]]:
+    """While this lasts, :func:`reference` notes what it is given in the list."""
+    outer, _context.collected = _context.collected, []
+    try:
+        yield _context.collected
+    finally:
+        _context.collected = outer
+
+
+def reference(target: Any) -> tuple[Callable[[int], Any], tuple[int]]:
+    """A ``__reduce__`` value that stands for ``target`` among a task's inputs.
+
+    Raises ``SerializationError`` outside of :func:`collecting`: a future means something only as an argument of a task.
+    """
+    if _context.collected is None:
+        raise SerializationError(
+            f"{target!r} can't be pickled: a Future travels only inside the arguments of a task; take its result() first"
+        )
+    _context.collected.append(target)
+    return _input, (len(_context.collected) - 1,)
+
+
+def _input(index: int) -> Any:
+    if _context.resolved is None:
+        raise SerializationError("a reference to a task's input was unpickled outside of its task")
+    return _context.resolved[index]
+
+
+def dumps(obj: Any) -> bytes:
+    """Pickle in one piece: plain pickle where that is enough, cloudpickle for what only it can (or ``__main__`` things)."""
+    try:
+        data = pickle.dumps(obj, 5)
+    except Exception:
+        return _cloudpickle(obj, None)
+    return _cloudpickle(obj, None) if b"__main__" in data else data
+
+
+def _cloudpickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+    import cloudpickle  # 27 ms to import, and not needed by most
+
+    collected = _context.collected
+    if collected:
+        collected.clear()  # references of the attempt before this one
+    data: bytes = cloudpickle.dumps(obj, 5, buffer_callback=buffer_callback)
+    return data
+
+
+def dump_value(value: Any) -> list[Buffer]:
+    """The parts of a value's bytes, in order; joined they are what :func:`load_value` reads."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        plain = b"__main__" not in data
+    except Exception:
+        plain = False
+    if not plain:
+        buffers = []
+        data = _cloudpickle(value, buffers.append)
+    if not buffers:
+        return [data]
+    raws = [buffer.raw() for buffer in buffers]
+    head = _FIXED.pack(_MAGIC, len(raws), len(data)) + b"".join(raw.nbytes.to_bytes(8, "little") for raw in raws) + data
+    parts: list[Buffer] = [head]
+    at = len(head)
+    for raw in raws:
+        pad = -at % _ALIGN
+        parts += [bytes(pad), raw]
+        at += pad + raw.nbytes
+    return parts
+
+
+def load_value(data: Buffer) -> Any:
+    """The value in ``data``; its large buffers are views of ``data``, not copies (read-only where ``data`` is)."""
+    view = memoryview(data)
+    if view[:4] != _MAGIC:
+        return pickle.loads(view)
+    _, count, length = _FIXED.unpack_from(view)
+    sizes = struct.unpack_from(f"<{count}Q", view, _FIXED.size)
+    at = _FIXED.size + 8 * count
+    head, at = view[at : at + length], at + length
+    buffers = []
+    for size in sizes:
+        at += -at % _ALIGN
+        buffers.append(view[at : at + size])
+        at += size
+    return pickle.loads(head, buffers=buffers)
+
+
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any]]:
+    """(pickle of a call's arguments, the futures found inside them in the order of their references).
+
+    Raises ``SerializationError`` naming the argument that can't be pickled.
+    """
+    try:
+        if not kwargs and _ATOMS.issuperset(map(type, args)):  # nothing inside can be a future or need cloudpickle
+            return pickle.dumps((args, kwargs), 5), []
+        with collecting() as inputs:
+            return dumps((args, kwargs)), inputs
+    except Exception as error:
+        raise _name_argument(args, kwargs, error) from error
+
+
+_ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
+
+
+def _name_argument(args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> SerializationError:
+    for name, value in [*enumerate(args), *kwargs.items()]:
+        try:
+            with collecting():
+                dumps(value)
+        except Exception as own:
+            place = f"argument {name + 1}" if isinstance(name, int) else f"argument {name!r}"
+            return SerializationError(f"{place}, a {type(value).__qualname__}, can't be pickled: {own}")
+    return SerializationError(f"the arguments can't be pickled: {error}")
+
+
+def load_call(data: Buffer, inputs: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) with the references replaced by ``inputs``."""
+    _context.resolved = inputs
+    try:
+        args, kwargs = pickle.loads(data)
+    finally:
+        _context.resolved = None
+    return args, kwargs
+
+
+def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
+    """(pickle of a function, whether that is a mere reference to an importable name).
+
+    Raises ``SerializationError`` when it can't be pickled or has a future in its closure.
+    """
+    if not callable(function):
+        raise TypeError(f"{function!r} is not callable; submit takes a function first")
+    try:
+        with collecting() as inputs:
+            try:
+                data, by_name = pickle.dumps(function, 5), True
+            except Exception:
+                by_name = False
+            if not by_name or b"__main__" in data:
+                data, by_name = _cloudpickle(function, None), False
+    except Exception as error:
+        raise SerializationError(f"the function {function!r} can't be pickled: {error}") from error
+    if inputs:
+        raise SerializationError(f"the function {function!r} holds a Future in its closure; pass it as an argument instead")
+    return data, by_name
