@@ -133,6 +133,7 @@ class Scheduler:
     def reconnected(self, now: float, peer: Peer) -> None:
         """The session goes on over a new connection."""
         peer.connected = True
+        self.dirty[peer] = None  # what was posted while it was away has no other occasion to leave
         if isinstance(peer, Worker):
             self.placement.update(peer)
         self._settle(now)

@@ -236,6 +236,7 @@ class SimWorker(Party):
         self.core: worker_core.Worker = worker_core.Worker(identity, stored)
         self.inboxes: dict[int, list[Any]] = {}
         self.running: dict[int, m.Compute | None] = {}
+        self.busy: dict[int, bool] = {}
         self.lives: Counter[int] = Counter()
         self._wake: float | None = None
         self.core.start(world.now)
@@ -274,7 +275,7 @@ class SimWorker(Party):
 
     def _started(self, slot: int) -> None:
         self.lives[slot] += 1
-        self.inboxes[slot], self.running[slot] = [], None
+        self.inboxes[slot], self.running[slot], self.busy[slot] = [], None, False
         self.event(self.core.executor_started, slot)
 
     def do_Give(self, effect: worker_core.Give) -> None:
@@ -320,14 +321,15 @@ class SimWorker(Party):
 
     def _run_next(self, slot: int) -> None:
         """The executor reads a packet; its tasks run one after the other."""
-        if self.running[slot] is not None or not self.inboxes[slot]:
+        if self.busy[slot] or not self.inboxes[slot]:
             return
+        self.busy[slot] = True
         packet = [one for one in self.inboxes[slot].pop(0) if isinstance(one, m.Compute)]
         self._run_packet(slot, packet, self.lives[slot])
 
     def _run_packet(self, slot: int, packet: list[m.Compute], life: int) -> None:
         if not packet:
-            self.running[slot] = None
+            self.busy[slot] = False
             self._run_next(slot)
             return
         compute = self.running[slot] = packet[0]
