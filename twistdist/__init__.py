@@ -18,12 +18,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "connect": "twistdist.net.client",
     "Client": "twistdist.net.client",
-    "Future": "twistdist.net.client",
+    "Future": "twistdist.net.futures",
     "as_completed": "twistdist.net.futures",
     "wait": "twistdist.net.futures",
     "progress": "twistdist.net.futures",
     "LocalCluster": "twistdist.net.cluster",
-    "current_attempt": "twistdist.executors.context",
 }
 
 __all__ = [
@@ -33,16 +32,14 @@ __all__ = [
     "__version__",
     "as_completed",
     "connect",
-    "current_attempt",
     "progress",
     "wait",
 ]
 
 if TYPE_CHECKING:
-    from twistdist.executors.context import current_attempt
-    from twistdist.net.client import Client, Future, connect
+    from twistdist.net.client import Client, connect
     from twistdist.net.cluster import LocalCluster
-    from twistdist.net.futures import as_completed, progress, wait
+    from twistdist.net.futures import Future, as_completed, progress, wait
 
 
 def __getattr__(name: str) -> Any:

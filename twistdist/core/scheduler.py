@@ -32,6 +32,9 @@ BATCH_S = 0.1
 #: The counter's bits of an attempt; the epoch is above them.
 ATTEMPT_BITS = 36
 
+#: How many incarnations of workers are remembered as replaced by a later one.
+MOST_OUTLIVED = 10_000
+
 Peer: TypeAlias = Client | Worker
 
 
@@ -66,6 +69,7 @@ class Scheduler:
         self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch"), 0)
         self._garbage: list[Task] = []
         self._recall_alarm = False
+        self._outlived: dict[int, None] = {}
         self._handlers: dict[type, Callable[[float, Any, Any], None]] = {
             m.Function: self._function,
             m.Submit: self._submit,
@@ -110,6 +114,13 @@ class Scheduler:
         peer: Peer = self._greet_client(hello) if isinstance(hello, m.HelloClient) else self._greet_worker(now, hello)
         self._settle(now)
         return peer
+
+    def refusal(self, hello: m.HelloClient | m.HelloWorker) -> m.Refused | None:
+        """Why a Hello must not be taken: another incarnation of that worker has come since."""
+        if isinstance(hello, m.HelloWorker) and hello.incarnation in self._outlived:
+            return m.Refused("replaced", f"another worker named {hello.name!r} has taken this one's place; "
+                             "give each worker a name of its own")  # fmt: skip
+        return None
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
@@ -728,8 +739,11 @@ class Scheduler:
     def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
         for old in [w for w in self.workers.values() if w.name == hello.name]:
             self._worker_gone(now, old, "a new incarnation took its place")
-            if old.connected and old.hello.incarnation != hello.incarnation:
+            if old.hello.incarnation != hello.incarnation:
                 self.replaced.append(old)
+                self._outlived[old.hello.incarnation] = None
+                if len(self._outlived) > MOST_OUTLIVED:
+                    del self._outlived[next(iter(self._outlived))]
         worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now)
         self.workers[worker.number] = worker
         self.worker_names.add(hello.name)

@@ -15,8 +15,8 @@ from twistdist.wire.messages import ErrorInfo
 
 #: Longest text, traceback and pickle that an error may have on the wire; the rest is cut, and that is said.
 MAX_TEXT = 16 << 10
-MAX_TRACEBACK = 64 << 10
-MAX_PICKLE = 256 << 10
+MAX_TRACEBACK = 32 << 10
+MAX_PICKLE = 64 << 10
 
 #: Frames kept of a traceback's outer and inner end.
 _OUTER, _INNER = 20, 60

@@ -1,0 +1,420 @@
+"""The blocking API for scripts: the same names as the Deferred API, each returning the value.
+
+    from twistdist.blocking import Client
+    with Client() as client:
+        print(client.submit(pow, 2, 10).result())
+
+A reactor of its own runs in a daemon thread, started by the first use and shared by all clients of the process; the global
+reactor is neither used nor installed, so this works beside a running asyncio loop, in notebooks and in Twisted programs.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import as_completed, wait
+from typing import Any, TypeVar
+
+from twistdist.config import as_secret
+from twistdist.core.client import Record, State
+from twistdist.errors import TwistdistError
+from twistdist.interfaces import Incident, WorkerInfo
+from twistdist.net import client as net_client
+from twistdist.net.cluster import LocalCluster as _LocalCluster
+from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
+from twistdist.wire import messages as m
+from twistdist.wire.failures import load_error
+
+__all__ = ["Client", "Future", "LocalCluster", "as_completed", "progress", "wait"]
+
+T = TypeVar("T")
+
+
+def _new_reactor() -> Any:
+    """The best reactor of this platform, not installed as the global one."""
+    try:
+        from twisted.internet.epollreactor import EPollReactor as Reactor
+    except ImportError:
+        try:
+            from twisted.internet.kqreactor import KQueueReactor as Reactor
+        except ImportError:
+            from twisted.internet.selectreactor import SelectReactor as Reactor  # type: ignore[assignment]
+    return Reactor()
+
+
+class _Loop:
+    """The reactor's thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.reactor = _new_reactor()
+        started = threading.Event()
+        self.reactor.callWhenRunning(started.set)
+        self.thread = threading.Thread(target=self.reactor.run, kwargs={"installSignalHandlers": False},
+                                       name="twistdist", daemon=True)  # fmt: skip
+        self.thread.start()
+        started.wait()
+
+    def call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Run ``function`` in the reactor's thread and wait for its value, or for that of the Deferred it returns."""
+        self.check()
+        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.reactor.callFromThread(self._run, function, outcome)
+        return outcome.result(timeout)
+
+    @staticmethod
+    def _run(function: Callable[[], Any], outcome: concurrent.futures.Future[Any]) -> None:
+        from twisted.internet.defer import maybeDeferred
+
+        maybeDeferred(function).addCallbacks(outcome.set_result, lambda failure: outcome.set_exception(failure.value))
+
+    def check(self) -> None:
+        """``TwistdistError`` where blocking could never end: in the reactor's own thread, and after a fork."""
+        if os.getpid() != self.pid:
+            raise TwistdistError("a client can't be used in a process forked after it was made; make another client there")
+        if threading.current_thread() is self.thread:
+            raise TwistdistError("a blocking call in a callback would wait for itself; use the future's add_done_callback")
+
+
+_loop: _Loop | None = None
+_loop_lock = threading.Lock()
+
+
+def _get_loop() -> _Loop:
+    global _loop
+    with _loop_lock:
+        if _loop is None or _loop.pid != os.getpid():
+            _loop = _Loop()
+        return _loop
+
+
+class _Waiters(list[Any]):
+    """Who waits for one future in ``concurrent.futures.wait`` or ``as_completed``; forgotten when the last has gone."""
+
+    def __init__(self, session: _Session, future: Future) -> None:
+        super().__init__()
+        self._session, self.future = session, future
+
+    def remove(self, waiter: Any) -> None:
+        super().remove(waiter)
+        if not self:
+            self._session.waiters.pop(self.future._record.cid, None)
+
+
+class _Session(net_client.Client):
+    """The Deferred API's client, with a condition on which other threads wait for records."""
+
+    def __init__(self, reactor: Any, address: str, secret: bytes) -> None:
+        super().__init__(reactor, address, secret, reactor.callFromThread)
+        # One for all futures of the client: a condition of its own would cost each more than everything else of it.
+        self.condition = threading.Condition()
+        self.waiters: dict[int, _Waiters] = {}
+
+    def _messages(self, messages: list[Any]) -> None:
+        with self.condition:
+            super()._messages(messages)
+
+    def _tell(self, changed: list[Record]) -> None:
+        with self.condition:
+            if self.waiters:
+                for record in changed:
+                    for waiter in list(self.waiters.get(record.cid, ())):
+                        waiter.add_result(self.waiters[record.cid].future)
+            self.condition.notify_all()
+        super()._tell(changed)
+
+
+class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
+    """A ``concurrent.futures.Future`` whose value lives on the cluster until it is asked for."""
+
+    __slots__ = ()
+    _client: _Session
+
+    def __init__(self, client: _Session, record: Record, name: str) -> None:
+        self._client, self._record, self._name = client, record, name
+
+    # What concurrent.futures looks at.
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        return self._client.condition
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        state = self._record.state
+        if state is State.PENDING:
+            return "PENDING"
+        return "CANCELLED_AND_NOTIFIED" if state is State.CANCELLED else "FINISHED"
+
+    @property
+    def _waiters(self) -> _Waiters:  # type: ignore[override]
+        return self._client.waiters.setdefault(self._record.cid, _Waiters(self._client, self))
+
+    # What a user calls.
+
+    def _wait(self, timeout: float | None) -> Raw:
+        """The bytes of the value, or the error, when the task has ended."""
+        record, condition = self._record, self._client.condition
+        _get_loop().check()
+        if record.state is State.PENDING:
+            end = None if timeout is None else time.monotonic() + timeout
+            with condition:
+                while record.state is State.PENDING:
+                    if not condition.wait(None if end is None else end - time.monotonic()):
+                        raise concurrent.futures.TimeoutError(f"{self.key} has not ended after {timeout:g} s")
+        if record.value is not None:
+            return record.value
+        if record.error is not None:
+            return record.error
+        raws: list[Raw] = _get_loop().call(lambda: self._client.collect([record]), timeout)
+        return raws[0]
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value, when the task has ended; its exception is raised.  ``TimeoutError`` after ``timeout`` seconds."""
+        return unpack(self._wait(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The task's exception, or None when it has a value."""
+        raw = self._wait(timeout)
+        return load_error(raw) if isinstance(raw, m.ErrorInfo) else None
+
+    def traceback(self, timeout: float | None = None) -> str:
+        """The remote traceback's text, "" when the task has a value."""
+        raw = self._wait(timeout)
+        return raw.traceback if isinstance(raw, m.ErrorInfo) else ""
+
+    def cancel(self) -> bool:
+        """Stop the task unless somebody else wants it; whether this future is cancelled now."""
+        if not self.done():
+            _get_loop().call(lambda: self._client.cancel([self]))
+        return self.cancelled()
+
+    def running(self) -> bool:
+        """False: the client does not know whether a pending task has been started."""
+        return False
+
+    def add_done_callback(self, fn: Callable[[Future], Any]) -> None:  # type: ignore[override]
+        """Call ``fn(future)`` in the reactor's thread when the task has ended, soon when it has already."""
+        self._client.call_when_done(self._record, lambda _: fn(self))
+
+    def __repr__(self) -> str:
+        return BaseFuture.__repr__(self)
+
+
+class Client:
+    """A blocking client.  Arguments as :func:`twistdist.connect`; a context manager.
+
+    ``timeout`` in the methods is in seconds; ``TimeoutError`` when it is over.
+    """
+
+    def __init__(self, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
+                 **local: Any) -> None:  # fmt: skip
+        self._cluster: LocalCluster | None = None
+        address = address or os.environ.get("TWISTDIST_SCHEDULER")
+        if address is None:
+            self._cluster = LocalCluster(secret=secret, **local).__enter__()
+            address = self._cluster.address
+        elif local:
+            raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
+        self._loop = _get_loop()
+        the_secret, where = as_secret(secret), address
+        try:
+            self._session: _Session = self._loop.call(lambda: _Session(self._loop.reactor, where, the_secret).open(timeout))
+        except BaseException:
+            self._end_cluster()
+            raise
+
+    def _end_cluster(self) -> None:
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.__exit__(None, None, None)
+
+    @property
+    def address(self) -> str:
+        """The scheduler's address."""
+        return self._session.address
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
+        return self._loop.call(function, timeout)
+
+    def _make(self, record: Record, name: str) -> Future:
+        return Future(self._session, record, name)
+
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+        """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.  Options as in :meth:`twistdist.Client.submit`."""
+        self._loop.check()
+        future: Future = self._session.submit_records(fn, [args], kwargs, self._make, batch=False)[0]
+        return future
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
+        """``submit`` for each tuple of ``zip(*iterables)``, in one message."""
+        self._loop.check()
+        return self._session.submit_records(fn, zip(*iterables), kwargs, self._make, batch=True)  # noqa: B905
+
+    def gather(self, futures: Any, errors: str = "raise", timeout: float | None = None) -> Any:
+        """The values, in the same nesting of lists, tuples, sets and dicts; ``errors="skip"`` leaves out what failed."""
+        if hasattr(futures, "__next__"):
+            futures = list(futures)
+        found = net_client.flatten(futures, errors)
+        records = [one._record for one in found]
+        raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
+        return net_client.rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
+
+    def cancel(self, futures: Any, timeout: float | None = None) -> None:
+        """Stop tasks, running ones too, unless somebody else wants them."""
+        self._call(lambda: self._session.cancel(futures), timeout)
+
+    def workers(self, timeout: float | None = None) -> dict[str, WorkerInfo]:
+        """Worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
+        return self._call(self._session.workers, timeout)  # type: ignore[no-any-return]
+
+    def wait_for_workers(self, n: int, timeout: float | None = None) -> None:
+        """Return when ``n`` workers are connected; ``TimeoutError`` after ``timeout`` seconds."""
+        self._call(lambda: self._session.wait_for_workers(n, timeout))
+
+    def who_has(self, futures: Iterable[Any] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
+        """Key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
+        return self._call(lambda: self._session.who_has(futures), timeout)  # type: ignore[no-any-return]
+
+    def has_what(self, workers: Iterable[str] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
+        """Worker name -> keys of the values that it holds."""
+        return self._call(lambda: self._session.has_what(workers), timeout)  # type: ignore[no-any-return]
+
+    def incidents(self, since: float | None = None, timeout: float | None = None) -> list[Incident]:
+        """The faults seen (those of the last ``since`` seconds), oldest first."""
+        return self._call(lambda: self._session.incidents(since), timeout)  # type: ignore[no-any-return]
+
+    def status(self, timeout: float | None = None) -> dict[str, Any]:
+        """The scheduler's counters, task states, workers and sessions."""
+        return self._call(self._session.status, timeout)  # type: ignore[no-any-return]
+
+    def clear(self, timeout: float | None = None) -> dict[str, int]:
+        """Drop all data and tasks that no connected session wants; how many sessions and tasks went."""
+        return self._call(self._session.clear, timeout)  # type: ignore[no-any-return]
+
+    def take_up(self, keys: list[str], timeout: float | None = None) -> list[Future | None]:
+        """Futures of tasks by key, somebody else's too; None where no task has that key."""
+        found = self._call(lambda: self._session.take_up(keys), timeout)
+        return [None if one is None else self._adopt(one) for one in found]
+
+    def _adopt(self, other: Any) -> Future:
+        """A blocking future in the place of a Deferred one, which must not release the record when it goes."""
+        future = Future(self._session, other._record, other._name)
+        other._client = None
+        return future
+
+    def executor(self) -> Executor:
+        """A ``concurrent.futures.Executor`` on this client."""
+        return Executor(self)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop the whole cluster, and this client."""
+        self._call(self._session.shutdown, timeout)
+        self._end_cluster()
+
+    def close(self) -> None:
+        """Leave: everything that only this client wants is released; a cluster that came with the client ends."""
+        if os.getpid() == self._loop.pid:
+            self._call(self._session.close)
+            self._end_cluster()
+
+
+class Executor(concurrent.futures.Executor):
+    """The standard interface on a client; shutting it down leaves the client open."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._futures: set[Future] = set()
+        self._open = True
+        self._max_workers = max(1, sum(one.slots for one in client.workers().values()))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:  # type: ignore[override]
+        if not self._open:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future = self._client.submit(fn, *args, **kwargs)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
+            chunksize: int = 1, **_: Any) -> Iterator[Any]:  # fmt: skip
+        if not self._open:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        futures = self._client.map(fn, *iterables)
+        end = None if timeout is None else time.monotonic() + timeout
+        return (one.result(None if end is None else max(0.0, end - time.monotonic())) for one in futures)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._open = False
+        left = list(self._futures)
+        if cancel_futures and left:
+            self._client.cancel(left)
+        if wait:
+            concurrent.futures.wait(left)
+
+
+class LocalCluster:
+    """A scheduler and workers on this machine, as a blocking context manager; see :class:`twistdist.LocalCluster`."""
+
+    def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None) -> None:
+        self._loop = _get_loop()
+        self._service = _LocalCluster(self._loop.reactor, n_workers, slots, secret)
+
+    def __enter__(self) -> LocalCluster:
+        self._loop.call(self._service.startService)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if os.getpid() == self._loop.pid:
+            self._loop.call(self._service.stopService)
+
+    @property
+    def address(self) -> str:
+        """The scheduler's address."""
+        return self._service.address
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """Each worker's name and the pid of its control process."""
+        return self._loop.call(lambda: self._service.workers)  # type: ignore[no-any-return]
+
+    @property
+    def scheduler(self) -> int:
+        """The scheduler's pid; 0 while there is none."""
+        return self._loop.call(lambda: self._service.scheduler)  # type: ignore[no-any-return]
+
+    def kill_worker(self, name: str) -> None:
+        """SIGKILL a worker's control process, for tests and demonstrations."""
+        self._loop.call(lambda: self._service.kill_worker(name))
+
+    def kill_scheduler(self) -> None:
+        """SIGKILL the scheduler, for tests and demonstrations."""
+        self._loop.call(self._service.kill_scheduler)
+
+    def start_scheduler(self) -> None:
+        """Start a scheduler that was killed again, on the same address."""
+        self._loop.call(self._service.start_scheduler)
+
+    def scale(self, n: int) -> None:
+        """Have ``n`` workers."""
+        self._loop.call(lambda: self._service.scale(n))
+
+
+def progress(futures: Iterable[Future], label: str = "") -> None:
+    """Show a bar until all futures have ended."""
+    members = list(futures)
+    bar = Bar(len(members), label)
+    pending = set(members)
+    while pending:
+        pending = wait(pending, 0.1).not_done
+        bar.show(len(members) - len(pending))
+    bar.end()

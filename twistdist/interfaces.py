@@ -1,0 +1,45 @@
+"""Records that the client's questions are answered with."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class WorkerInfo:
+    """One worker as the scheduler sees it.
+
+    ``slots`` tasks run at a time, ``running`` do now and ``queued`` more are given; ``memory`` bytes of results in ``keys`` files;
+    ``address`` is where peers fetch; ``state`` is "connected" or "away", since ``last_seen`` seconds.  ``troubles`` are the
+    last things that went wrong with its executors.
+    """
+
+    slots: int
+    running: int
+    queued: int
+    memory: int
+    keys: int
+    address: str
+    pid: int
+    state: str
+    last_seen: float
+    troubles: list[str]
+
+
+@attrs.frozen
+class Incident:
+    """A fault that was seen and what recovery cost.
+
+    ``kind`` of fault, ``what`` it hit, its ``cause``, ``age`` in seconds.  ``requeued`` tasks had been given to what died (most
+    of them not started), ``lost`` values had no other copy and were needed, ``replayed`` tasks were executed again to bring
+    them back, ``adopted`` values came back with a worker.
+    """
+
+    kind: str
+    what: str
+    cause: str
+    age: float
+    requeued: int
+    lost: int
+    replayed: int
+    adopted: int

@@ -1,0 +1,684 @@
+"""The Deferred API: ``connect`` and :class:`Client`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import pickle
+import secrets
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twistdist.config import MAX_ARGUMENT_BYTES, as_secret
+from twistdist.core import client as core
+from twistdist.core.client import FunctionRef, Record, State
+from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, TwistdistError
+from twistdist.interfaces import Incident, WorkerInfo
+from twistdist.net.bulk import BulkFetcher, MemorySink
+from twistdist.net.dialing import Dialing
+from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_cancelled, unpack
+from twistdist.net.hosts import host_identity
+from twistdist.storage.store import file_path, read_file
+from twistdist.wire import messages as m
+from twistdist.wire.framing import TO_CLIENT
+from twistdist.wire.payload import dump_call, dump_function
+
+#: Functions whose pickles are remembered; more and the memory starts over.
+MOST_FUNCTIONS = 1_000
+
+#: Tasks of a ``map`` that are pickled before the first of them leave.
+MAP_CHUNK = 1_000
+
+#: Options of the contract that this version does not have yet, with the only value that it can honour.
+_LATER: dict[str, Any] = {"replay": "always", "replicas": 1, "checkpoint": False}
+
+
+@attrs.frozen
+class TaskOptions:
+    """The keywords of ``submit`` and ``map`` that are not passed to the function, checked."""
+
+    key: Any
+    pure: bool
+    wire: m.Options | None
+
+
+def _number(name: str, value: Any, least: float, kind: type | tuple[type, ...] = int) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name} is a number, not {value!r}")
+    if float(value) < least:  # type: ignore[arg-type]
+        raise ValueError(f"{name} is at least {least:g}, not {value!r}")
+    return value
+
+
+def split_options(kwargs: dict[str, Any]) -> TaskOptions:
+    """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value."""
+    if not kwargs:
+        return _NO_OPTIONS
+    take = kwargs.pop
+    for name, only in _LATER.items():
+        if take(name, only) != only:
+            raise ValueError(f"{name} can only be {only!r} in this version")
+    key, pure = take("key", None), take("pure", False)
+    if key is not None and pure:
+        raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
+    limit = take("time_limit", None)
+    workers = take("workers", None)
+    if isinstance(workers, str):
+        workers = [workers]
+    if not all(isinstance(name, str) for name in workers or ()):
+        raise TypeError(f"workers is a list of worker names, not {workers!r}")
+    resources = take("resources", None)
+    if resources is not None:
+        resources = {str(name): float(_number(f"resources[{name!r}]", v, 0, (int, float))) for name, v in resources.items()}
+    options = m.Options(
+        retries=_number("retries", take("retries", 0), 0),
+        crash_limit=_number("crash_limit", take("crash_limit", 3), 1),
+        time_limit=0.0 if limit is None else float(_number("time_limit", limit, 1e-3, (int, float))),
+        priority=_number("priority", take("priority", 0), -1_000_000_000),
+        workers=tuple(workers or ()),
+        allow_other_workers=bool(take("allow_other_workers", False)),
+        resources=resources or None,
+    )
+    return TaskOptions(key, bool(pure), None if options == _DEFAULTS else options)
+
+
+_DEFAULTS = m.Options()
+_NO_OPTIONS = TaskOptions(None, False, None)
+
+
+class _Functions:
+    """Pickles functions, and remembers what can be remembered.
+
+    A function that is found again by its name pickles to the same bytes for ever.  One that travels by value may have other
+    globals or another closure each time, so it is pickled anew unless it refers to nothing that can change.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, FunctionRef]] = {}
+
+    def ref(self, function: Callable[..., Any]) -> FunctionRef:
+        known = self._known.get(id(function))
+        if known is not None:
+            return known[1]
+        blob, by_name = dump_function(function)
+        ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
+        if by_name or _is_self_contained(function):
+            if len(self._known) >= MOST_FUNCTIONS:
+                self._known.clear()
+            self._known[id(function)] = (function, ref)  # holding the function keeps its id its own
+        return ref
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return str(name) if isinstance(name, str) else "task"
+
+
+def _is_self_contained(function: Any) -> bool:
+    if not isinstance(function, types.FunctionType) or function.__closure__ or function.__defaults__:
+        return False
+    return not function.__kwdefaults__ and _reads_nothing(function.__code__, function.__globals__)
+
+
+def _reads_nothing(code: types.CodeType, names: dict[str, Any]) -> bool:
+    """Whether no global but modules is named in the code."""
+    if any(name in names and not isinstance(names[name], types.ModuleType) for name in code.co_names):
+        return False
+    return all(_reads_nothing(one, names) for one in code.co_consts if isinstance(one, types.CodeType))
+
+
+class Client:
+    """One session with a scheduler.  Made by :func:`connect`.
+
+    Orders (``submit``, ``release``, …) may come from any thread; ``wake`` has them carried out in the reactor's thread soon.
+    Everything else belongs to the reactor's thread.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, address: str, secret: bytes, wake: Callable[[Callable[[], None]], Any] | None = None):
+        self.reactor = reactor
+        self._core = core.Client(secrets.randbits(62))
+        self._origin = f"{self._core.dialer.number:x}"[:8]
+        self._orders: deque[tuple[Any, ...]] = deque()
+        self._woken = False
+        self._wake = wake or partial(reactor.callLater, 0)
+        self._cids = itertools.count(1)
+        self._functions = _Functions()
+        self._host = host_identity()
+        self._fetcher = BulkFetcher(reactor, secret)
+        self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal)
+        self._queries: dict[int, Deferred[Any]] = {}
+        self._opening: Deferred[Client] | None = None
+        self._deadline: Any = None
+        self._error: Exception | None = None
+        self._cluster: Any = None
+
+    @property
+    def address(self) -> str:
+        """The scheduler's address, as a Twisted endpoint description."""
+        return self._dialing.address
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def open(self, timeout: float) -> Deferred[Client]:
+        """Connect; the Deferred fires when the scheduler has answered, or fails after ``timeout`` seconds."""
+        self._opening = Deferred(lambda _: self._end(ClientClosed("connecting was cancelled")))
+        self._deadline = self.reactor.callLater(timeout, self._too_late, timeout)
+        self._dialing.start()
+        return self._opening
+
+    def _too_late(self, timeout: float) -> None:
+        why = self._dialing.last_error
+        self._fatal(
+            SchedulerUnreachable(
+                f"no scheduler answers at {self.address} within {timeout:g} s ({why or 'no answer'}); "
+                "is it running there, and is the address right?"
+            )
+        )
+
+    def _ready(self, fresh: bool) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            self._deadline.cancel()
+            opening.callback(self)
+        self._tell(self._core.changed())
+
+    def _tell(self, changed: list[Record]) -> None:
+        """Records have changed: call who waits for them."""
+        for record in changed:
+            if record.callbacks:
+                self._fire(record)
+
+    def _fatal(self, error: Exception) -> None:
+        opening = self._opening
+        self._end(error)
+        if opening is not None:
+            opening.errback(error)
+
+    def _end(self, error: Exception) -> None:
+        """No more traffic; whatever waits fails with ``error``."""
+        if self._error is not None:
+            return
+        self._error = error
+        self._opening = None
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._dialing.stop()
+        self._fetcher.close()
+        info = m.ErrorInfo(type(error).__name__, "", str(error))
+        lost = [one for one in self._core.records.values() if one.state is State.PENDING or one.callbacks]
+        for record in lost:
+            record.state, record.error, record.place = State.LOST, info, None
+        self._tell(lost)
+        queries, self._queries = self._queries, {}
+        for query in queries.values():
+            query.errback(error)
+
+    def close(self) -> Deferred[None]:
+        """Leave: everything that only this client wants is released.  The Deferred fires when that is said."""
+        if self._error is None:
+            self._carry_out()
+            self._core.bye()
+            self._dialing.flush()
+            self._end(ClientClosed("this client was closed"))
+        cluster, self._cluster = self._cluster, None
+        return succeed(None) if cluster is None else cluster.stopService()
+
+    # ---- orders, from any thread ----------------------------------------------------------------
+
+    def _order(self, *order: Any) -> None:
+        self._orders.append(order)
+        if not self._woken:
+            self._woken = True
+            self._wake(self._carry_out)
+
+    def _carry_out(self) -> None:
+        """Hand the collected orders to the core and send what follows."""
+        self._woken = False
+        orders = self._orders
+        released: list[int] = []
+        while orders:
+            action, *args = orders.popleft()
+            if action is Client.forget:
+                released.append(args[0])
+                continue
+            if released:
+                self._core.release(released)
+                released = []
+            action(*args)
+        if released:
+            self._core.release(released)
+        if self._error is None:
+            self._core.close_batch()
+            self._dialing.flush()
+
+    def forget(self, record: Record) -> None:
+        """A future is not wanted any more; called from its ``__del__``, so from any thread at any moment."""
+        if self._error is None:
+            self._order(Client.forget, record.cid)
+
+    def cancel_records(self, records: Sequence[Record]) -> None:
+        self._order(self._core.cancel, [record.cid for record in records])
+
+    def call_when_done(self, record: Record, function: Callable[[Record], Any]) -> None:
+        self._order(self._add_callback, record, function)
+
+    def _add_callback(self, record: Record, function: Callable[[Record], Any]) -> None:
+        if record.state is not State.PENDING:
+            function(record)
+        elif record.callbacks is None:
+            record.callbacks = [function]
+        else:
+            record.callbacks.append(function)
+
+    def submit_records(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any],
+                       make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
+        """Pickle and order one task for each of ``calls``; ``make(record, name)`` makes the future of each.
+
+        All that can go wrong here goes wrong before anything is sent.
+        """
+        if self._error is not None:
+            raise ClientClosed(f"this client can't be used: {self._error}")
+        options = split_options(kwargs)
+        ref = self._functions.ref(fn)
+        futures: list[Any] = []
+        chunk: list[tuple[Any, ...]] = []
+        generated = f"{ref.name}-{self._origin}-"
+        for number, args in enumerate(calls):
+            data, found = dump_call(args, kwargs)
+            if len(data) > MAX_ARGUMENT_BYTES:
+                raise SerializationError(
+                    f"the arguments are {len(data)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
+                    "let a task make or read the data, and pass its Future"
+                )
+            inputs = self._own(found) if found else ()
+            key = self._key(options, number if batch else -1, ref, data, found)
+            record = Record(next(self._cids))
+            futures.append(make(record, key or generated))
+            chunk.append((record, ref, data, inputs, key, options.wire))
+            if len(chunk) == MAP_CHUNK:
+                self._order(self._submit, chunk)
+                chunk = []
+        if chunk:
+            self._order(self._submit, chunk)
+        return futures
+
+    def _submit(self, chunk: list[tuple[Any, ...]]) -> None:
+        submit = self._core.submit
+        for one in chunk:
+            submit(*one)
+        if self._error is not None:  # closed in between
+            lost = [one[0] for one in chunk]
+            for record in lost:
+                record.state, record.error = State.LOST, m.ErrorInfo("ClientClosed", "", str(self._error))
+            self._tell(lost)
+
+    def _own(self, found: list[Any]) -> list[int]:
+        for future in found:
+            if not isinstance(future, BaseFuture) or future._client is not self:
+                raise TwistdistError(
+                    f"the argument {future!r} belongs to another client; take its result() and pass that"
+                )
+        refuse_cancelled(found)
+        return [future._record.cid for future in found]
+
+    @staticmethod
+    def _key(options: TaskOptions, number: int, ref: FunctionRef, data: bytes, found: list[Any]) -> str | None:
+        if options.pure:
+            digest = hashlib.blake2b(ref.digest + data, digest_size=16)
+            for future in found:
+                digest.update(b"\0" + future.key.encode())
+            return f"{ref.name}-{digest.hexdigest()}"
+        key = options.key
+        if key is None:
+            return None
+        if number >= 0:
+            key = f"{key}-{number}" if isinstance(key, str) else list(key)[number]
+        if not isinstance(key, str) or not key or key.endswith("-") or len(key) > 1000:
+            raise ValueError(f"a key is text of 1 to 1,000 characters that does not end with '-', not {key!r}")
+        return key
+
+    # ---- what came ----------------------------------------------------------------------------
+
+    def _messages(self, messages: list[Any]) -> None:
+        changed = self._core.receive(messages)
+        if changed:
+            self._tell(changed)
+        answers, self._core.answers = self._core.answers, []
+        for answer in answers:
+            query = self._queries.pop(answer.query, None)
+            if query is not None:
+                if answer.error:
+                    query.errback(TwistdistError(answer.error))
+                else:
+                    query.callback(answer.value)
+
+    def _fire(self, record: Record) -> None:
+        callbacks, record.callbacks = record.callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback(record)
+            except Exception:  # a user's callback; concurrent.futures logs it and goes on too
+                self._log.failure("a callback of a future failed")
+
+    def collect(self, records: Sequence[Record], fail_fast: bool = False) -> Deferred[list[Raw]]:
+        """A Deferred of what each record has in the end, in order; with ``fail_fast`` of the first error alone, as soon as it
+        is there."""
+        result: Deferred[list[Raw]] = Deferred()
+        self._order(self._collect, _Collection(self, records, fail_fast, result))
+        return result
+
+    def _collect(self, collection: _Collection) -> None:
+        collection.start()
+
+    def fetch(self, record: Record) -> Deferred[Raw]:
+        """The bytes of a finished record's value: inline, mapped from a store of this host, or over the network.
+
+        When no holder gives it the scheduler is told, and what it says next is tried.
+        """
+        if record.value is not None:
+            return succeed(record.value)
+        place = record.place
+        if place is None:
+            return succeed(record.error or _RELEASED)
+        peers = [self._core.peers[number] for number in place.holders]
+        for peer in peers:
+            if peer.host == self._host:
+                try:
+                    return succeed(read_file(file_path(peer.store, place.attempt)))
+                except (OSError, ValueError):
+                    continue
+        fetching = self._fetcher.fetch([peer.address for peer in peers], place.attempt, partial(MemorySink, place.digest))
+        return fetching.addCallbacks(lambda sink: sink.data, lambda failure: self._elsewhere(record, failure))
+
+    def _elsewhere(self, record: Record, failure: Failure) -> Deferred[Raw]:
+        again: Deferred[Raw] = Deferred()
+        if self._error is not None:
+            return succeed(m.ErrorInfo("ClientClosed", "", str(self._error)))
+
+        def retry(_: Record) -> None:
+            self.fetch(record).chainDeferred(again)
+
+        self._core.unreachable(record)
+        record.callbacks = [*(record.callbacks or ()), retry]
+        self._dialing.flush()
+        return again
+
+    # ---- the public calls -----------------------------------------------------------------------
+
+    def _make(self, record: Record, name: str) -> Future:
+        return Future(self, record, name)
+
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+        """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.
+
+        Futures anywhere inside the arguments become inputs.  Task options (``key``, ``pure``, ``retries``, ``crash_limit``,
+        ``time_limit``, ``priority``, ``workers``, ``allow_other_workers``, ``resources``) are not passed to ``fn``.  Raises
+        ``SerializationError`` for what can't be pickled, ``TypeError`` and ``ValueError`` for impossible options.
+        """
+        future: Future = self.submit_records(fn, [args], kwargs, self._make, batch=False)[0]
+        return future
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
+        """``submit`` for each tuple of ``zip(*iterables)``, in one message; options and ``kwargs`` hold for all of them.
+
+        ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
+        """
+        return self.submit_records(fn, zip(*iterables), kwargs, self._make, batch=True)  # noqa: B905
+
+    def gather(self, futures: Any, errors: str = "raise") -> Deferred[Any]:
+        """A Deferred of the values, in the same nesting of lists, tuples, sets and dicts.
+
+        ``errors="skip"`` leaves out what failed; otherwise the first failure ends it.
+        """
+        if hasattr(futures, "__next__"):
+            futures = list(futures)
+        found = flatten(futures, errors)
+
+        def load(raws: list[Raw]) -> Any:
+            try:
+                return rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
+            except BaseException as error:
+                return as_failure(error)
+
+        return self.collect([one._record for one in found], fail_fast=errors == "raise").addCallback(load)
+
+    def cancel(self, futures: Any) -> Deferred[None]:
+        """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so."""
+        self.cancel_records([future._record for future in flatten(futures, "raise")])
+        return self._query("status").addCallback(lambda _: None)
+
+    def _query(self, what: str, *args: Any) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
+        self._order(self._ask, what, args, result)
+        return result
+
+    def _ask(self, what: str, args: tuple[Any, ...], result: Deferred[Any]) -> None:
+        if self._error is not None:
+            result.errback(ClientClosed(f"this client can't be used: {self._error}"))
+        else:
+            self._queries[self._core.query(what, args)] = result
+
+    def workers(self) -> Deferred[dict[str, WorkerInfo]]:
+        """A Deferred of worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
+        return self._query("workers").addCallback(lambda found: {name: WorkerInfo(**info) for name, info in found.items()})
+
+    def wait_for_workers(self, n: int, timeout: float | None = None) -> Deferred[None]:
+        """A Deferred that fires when ``n`` workers are connected, or fails with ``TimeoutError`` after ``timeout`` seconds."""
+        result: Deferred[None] = Deferred()
+        began = self.reactor.seconds()
+
+        def look(workers: dict[str, WorkerInfo]) -> None:
+            connected = sum(1 for one in workers.values() if one.state == "connected")
+            if connected >= n:
+                result.callback(None)
+            elif timeout is not None and self.reactor.seconds() - began >= timeout:
+                result.errback(TimeoutError(f"{connected} of {n} workers are there after {timeout:g} s"))
+            else:
+                self.reactor.callLater(0.02, ask)
+
+        def ask() -> None:
+            self.workers().addCallbacks(look, result.errback)
+
+        ask()
+        return result
+
+    def who_has(self, futures: Iterable[Any] | None = None) -> Deferred[dict[str, list[str]]]:
+        """A Deferred of key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
+        names = [] if futures is None else [one._record.cid if isinstance(one, BaseFuture) else str(one) for one in futures]
+        return self._query("who_has", *names)
+
+    def has_what(self, workers: Iterable[str] | None = None) -> Deferred[dict[str, list[str]]]:
+        """A Deferred of worker name -> keys of the values that it holds."""
+        return self._query("has_what", *(workers or ()))
+
+    def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
+        """A Deferred of the faults seen (those of the last ``since`` seconds), oldest first."""
+        return self._query("incidents", since).addCallback(lambda found: [Incident(**fields) for fields in found])
+
+    def status(self) -> Deferred[dict[str, Any]]:
+        """A Deferred of the scheduler's counters, task states, workers and sessions."""
+        return self._query("status")
+
+    def clear(self) -> Deferred[dict[str, int]]:
+        """Drop all data and tasks that no connected session wants; a Deferred of how many sessions and tasks went."""
+        return self._query("clear")
+
+    def take_up(self, keys: Sequence[str]) -> Deferred[list[Future | None]]:
+        """Futures of tasks by key, somebody else's too; None where no task has that key."""
+        records = [(Record(next(self._cids)), key) for key in keys]
+        futures = [Future(self, record, key) for record, key in records]
+        result: Deferred[Any] = Deferred()
+        self._order(lambda: self._queries.__setitem__(self._core.watch(records), result))
+        return result.addCallback(lambda known: [one if one._record.cid in known else None for one in futures])
+
+    def shutdown(self) -> Deferred[None]:
+        """Stop the whole cluster: workers, scheduler, and this client."""
+        return self._query("shutdown").addCallback(lambda _: self.close())
+
+
+_RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
+
+
+class _Collection:
+    """Waits for records, then fetches what lies elsewhere, then gives it all at once."""
+
+    def __init__(self, client: Client, records: Sequence[Record], fail_fast: bool, result: Deferred[list[Raw]]) -> None:
+        self._client, self._records, self._fail_fast, self._result = client, records, fail_fast, result
+        self._left = 0
+        self._raws: dict[int, Raw] = {}
+
+    def start(self) -> None:
+        for record in self._records:
+            if record.state is State.PENDING and record.cid not in self._client._core.records:
+                record.state, record.error = State.LOST, _RELEASED
+        waiting = [record for record in self._records if record.state is State.PENDING]
+        self._left = 1 + len(waiting)
+        for record in waiting:
+            self._client._add_callback(record, self._ended)
+        if self._fail_fast:
+            bad = next((r for r in self._records if r.error is not None and r.state is not State.PENDING), None)
+            if bad is not None:
+                self._ended_badly(bad)
+        self._one_less()
+
+    def _ended(self, record: Record) -> None:
+        if self._fail_fast and record.error is not None:
+            self._ended_badly(record)
+        self._one_less()
+
+    def _ended_badly(self, record: Record) -> None:
+        if not self._result.called:
+            error = load_one(record)
+            self._result.errback(as_failure(error))
+
+    def _one_less(self) -> None:
+        self._left -= 1
+        if self._left or self._result.called:
+            return
+        elsewhere = [record for record in self._records if record.value is None and record.error is None]
+        self._left = 1
+        for record in elsewhere:
+            self._left += 1
+            self._client.fetch(record).addBoth(self._fetched, record)
+        self._fetched(b"", None)
+
+    def _fetched(self, raw: Any, record: Record | None) -> None:
+        if record is not None:
+            self._raws[record.cid] = raw
+        self._left -= 1
+        if self._left or self._result.called:
+            return
+        self._result.callback([self._raw(record) for record in self._records])
+
+    def _raw(self, record: Record) -> Raw:
+        if record.cid in self._raws:
+            return self._raws[record.cid]
+        raw = record.value if record.value is not None else record.error
+        return _RELEASED if raw is None else raw
+
+
+def load_one(record: Record) -> BaseException:
+    """The exception of a record that ended badly."""
+    try:
+        unpack(record.error or _RELEASED)
+    except BaseException as error:
+        return error
+    raise AssertionError("an ErrorInfo unpacks to an exception")
+
+
+def flatten(futures: Any, errors: str = "raise") -> list[Any]:
+    """The futures in a nesting of lists, tuples, sets, frozensets and dicts (values), in order."""
+    if errors not in ("raise", "skip"):
+        raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
+    found: list[Any] = []
+    todo = [futures]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseFuture):
+            found.append(one)
+        elif isinstance(one, dict):
+            todo.extend(reversed(one.values()))
+        elif isinstance(one, list | tuple):
+            todo.extend(reversed(one))
+        elif isinstance(one, set | frozenset):
+            todo.extend(one)
+        else:
+            raise TypeError(f"gather takes futures in lists, tuples, sets and dicts, not {one!r}")
+    return found
+
+
+_SKIP = object()
+
+
+def rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
+    """``shape`` with each future replaced by its value; raises the first error unless ``errors`` is "skip"."""
+    if isinstance(shape, list) and shape and isinstance(shape[0], BaseFuture) and errors == "raise":
+        return [unpack(raws[id(one)]) if isinstance(one, BaseFuture) else rebuild(one, raws, errors) for one in shape]
+    value = _rebuild(shape, raws, errors)
+    return None if value is _SKIP else value
+
+
+def _rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
+    if isinstance(shape, BaseFuture):
+        raw = raws[id(shape)]
+        return _SKIP if errors == "skip" and isinstance(raw, m.ErrorInfo) else unpack(raw)
+    if isinstance(shape, dict):
+        pairs = ((key, _rebuild(one, raws, errors)) for key, one in shape.items())
+        return {key: value for key, value in pairs if value is not _SKIP}
+    values = [value for one in shape if (value := _rebuild(one, raws, errors)) is not _SKIP]
+    return values if isinstance(shape, list) else type(shape)(values)
+
+
+def connect(reactor: Any, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
+            **local: Any) -> Deferred[Client]:  # fmt: skip
+    """A Deferred of a :class:`Client` of the scheduler at ``address``.
+
+    ``address=None`` uses the environment variable ``TWISTDIST_SCHEDULER``, else starts a ``LocalCluster`` configured by
+    ``**local`` that ends with the client.  ``secret`` is the shared secret itself; without it the secret file is read.
+    Cancelling the Deferred stops the attempt.  Errbacks: ``SchedulerUnreachable`` after ``timeout`` seconds,
+    ``AuthenticationError``, ``VersionMismatch``, ``ConfigError``.
+    """
+    address = address or os.environ.get("TWISTDIST_SCHEDULER")
+    if address is None:
+        return _connect_local(reactor, secret, timeout, local)
+    if local:
+        raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
+    return Client(reactor, address, as_secret(secret)).open(timeout)
+
+
+def _connect_local(reactor: Any, secret: str | bytes | None, timeout: float, local: dict[str, Any]) -> Deferred[Client]:
+    from twistdist.net.cluster import LocalCluster
+
+    cluster = LocalCluster(reactor, secret=secret, **local)
+
+    def started(_: Any) -> Deferred[Client]:
+        return Client(reactor, cluster.address, as_secret(secret)).open(timeout)
+
+    def connected(client: Client) -> Client:
+        client._cluster = cluster
+        return client
+
+    def failed(failure: Failure) -> Any:
+        return cluster.stopService().addCallback(lambda _: failure)
+
+    starting: Deferred[Any] = cluster.startService()
+    return starting.addCallback(started).addCallbacks(connected, failed)
+
+
+# Futures are pickled by reference; a client itself never travels.
+def _no_pickle(client: Client) -> Any:
+    raise pickle.PicklingError("a Client can't be pickled; inside a task make another one from its address")
+
+
+Client.__reduce__ = _no_pickle  # type: ignore[assignment,method-assign]

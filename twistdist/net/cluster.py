@@ -1,0 +1,215 @@
+"""A cluster on this machine: one scheduler and some workers, each a process of its own, owned by this one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from twistdist.config import as_secret
+from twistdist.errors import ConfigError, TwistdistError
+from twistdist.executors.supervisor import exit_in_words
+from twistdist.net.children import Child
+from twistdist.net.hosts import default_store_root
+from twistdist.net.worker import default_slots
+
+#: Pauses before a worker that died is started again: doubled each time, over when it has lived for ``SETTLED_S``.
+BACKOFF_S, LONGEST_BACKOFF_S, SETTLED_S = 0.05, 10.0, 5.0
+
+#: Workers that end before they were ever ready, one after the other, make the start of the cluster fail.
+MOST_FAILED_STARTS = 3
+
+#: Seconds that processes have to end by themselves before they are killed.
+STOP_S = 10.0
+
+
+class LocalCluster(Service):
+    """A scheduler and ``n_workers`` workers (default: as many as processors) of ``slots`` tasks each.
+
+    ``startService`` returns a Deferred that fires when all are ready; ``stopService`` one that fires when all are gone.  A
+    worker process that dies is started again on the same store.  ``reactor`` is the one to run on.  ``secret`` is the shared
+    secret (default: that of the secret file).
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any = None, n_workers: int | None = None, slots: int = 1,
+                 secret: str | bytes | None = None) -> None:  # fmt: skip
+        if reactor is None:
+            from twisted.internet import reactor
+        for name, value in (("n_workers", n_workers), ("slots", slots)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < (name == "slots")):
+                raise ConfigError(f"{name} is a number of {'workers' if name == 'n_workers' else 'tasks at a time'}, not {value!r}")
+        self._reactor, self._slots = reactor, slots
+        self._secret = as_secret(secret)
+        self._wanted = default_slots() if n_workers is None else n_workers
+        self._folder = ""
+        self._listener: socket.socket | None = None
+        self._scheduler: Child | None = None
+        self._children: dict[str, Child] = {}
+        self._ready: set[str] = set()
+        self._started_at: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._restarts: dict[str, Any] = {}
+        self._next = 0
+        self._starting: Deferred[LocalCluster] | None = None
+        self._stopping: Deferred[None] | None = None
+        self.address = ""
+
+    # ---- what a user sees ---------------------------------------------------------------------
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """Each worker's name and the pid of its control process, of those that are alive."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    @property
+    def scheduler(self) -> int:
+        """The scheduler's pid; 0 while there is none."""
+        return self._scheduler.pid if self._scheduler is not None else 0
+
+    def kill_worker(self, name: str) -> None:
+        """SIGKILL a worker's control process, for tests and demonstrations.  ``KeyError`` for an unknown name."""
+        self._children[name].signal(signal.SIGKILL)
+
+    def kill_scheduler(self) -> None:
+        """SIGKILL the scheduler, for tests and demonstrations."""
+        if self._scheduler is not None:
+            self._scheduler.signal(signal.SIGKILL)
+
+    def start_scheduler(self) -> None:
+        """Start a scheduler that was killed again, on the same address."""
+        if self._scheduler is not None and self._scheduler.process.poll() is None:
+            raise TwistdistError("the scheduler of this cluster is running")
+        self._start_scheduler()
+
+    def scale(self, n: int) -> None:
+        """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
+        self._wanted = n
+        names = [*self._children, *self._restarts]
+        for name in names[n:]:
+            self._failures.pop(name, None)
+            if name in self._restarts:
+                self._restarts.pop(name).cancel()
+            else:
+                self._children[name].signal(signal.SIGTERM)
+        for _ in range(n - len(names)):
+            self._start_worker(f"w{self._next}")
+            self._next += 1
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def startService(self) -> Deferred[LocalCluster]:
+        """Start everything; the Deferred gives this cluster when all workers are ready."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
+        secret = pathlib.Path(self._folder, "secret")
+        secret.touch(mode=0o600)
+        secret.write_bytes(self._secret)
+        # The parent holds the listening socket, so that the address stays ours while the scheduler is dead.
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener.setblocking(False)  # whoever adopts it expects that
+        self.address = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
+        starting = self._starting = Deferred()
+        self._start_scheduler()
+        self.scale(self._wanted)
+        self._look_ready()
+        return starting
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, and our module path, so that workers find the modules beside the user's script."""
+        path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
+
+    def _start_scheduler(self) -> None:
+        assert self._listener is not None
+        descriptor = self._listener.fileno()
+        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret"]
+        self._scheduler = Child(self._reactor, ["--listen-fd", str(descriptor), *arguments], self._environment(),
+                                lambda line: None, self._scheduler_ended, [descriptor])  # fmt: skip
+
+    def _scheduler_ended(self, status: int) -> None:
+        self._log.warn("the scheduler ended: {exit}", exit=exit_in_words(status))
+        self._scheduler = None
+        self._look_gone()
+        if self._starting is not None:
+            self._fail_start(f"the scheduler ended while the cluster was starting: {exit_in_words(status)}")
+
+    def _start_worker(self, name: str) -> None:
+        self._restarts.pop(name, None)
+        arguments = ["worker", self.address, "--name", name, "--slots", str(self._slots), "--store",
+                     f"{self._folder}/{name}", "--secret-file", f"{self._folder}/secret"]  # fmt: skip
+        self._started_at[name] = self._reactor.seconds()
+        self._children[name] = Child(self._reactor, arguments, self._environment(), lambda line: self._worker_ready(name),
+                                     lambda status: self._worker_ended(name, status))  # fmt: skip
+
+    def _worker_ready(self, name: str) -> None:
+        self._ready.add(name)
+        self._look_ready()
+
+    def _look_ready(self) -> None:
+        if self._starting is not None and len(self._ready) >= self._wanted:
+            starting, self._starting = self._starting, None
+            starting.callback(self)
+
+    def _worker_ended(self, name: str, status: int) -> None:
+        del self._children[name]
+        was_ready = name in self._ready
+        self._ready.discard(name)
+        if self._stopping is not None or len(self._children) + len(self._restarts) >= self._wanted:
+            self._look_gone()
+            return
+        if self._reactor.seconds() - self._started_at[name] > SETTLED_S:
+            self._failures[name] = 0
+        failures = self._failures[name] = self._failures.get(name, 0) + 1
+        self._log.warn("worker {name} ended ({exit}) and is started again", name=name, exit=exit_in_words(status))
+        if self._starting is not None and not was_ready and failures >= MOST_FAILED_STARTS:
+            self._fail_start(f"worker {name} does not start: {exit_in_words(status)}; its message is on standard error")
+            return
+        pause = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (failures - 1))
+        self._restarts[name] = self._reactor.callLater(pause, self._start_worker, name)
+
+    def _fail_start(self, text: str) -> None:
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            self.stopService().addCallback(lambda _: starting.errback(TwistdistError(text)))
+
+    def stopService(self) -> Deferred[None]:
+        """End all processes and remove their stores."""
+        if self._stopping is not None:
+            return self._stopping
+        if not self.running:
+            return succeed(None)
+        super().stopService()  # type: ignore[no-untyped-call]
+        stopping = self._stopping = Deferred()
+        for restart in self._restarts.values():
+            restart.cancel()
+        self._restarts.clear()
+        self._signal_all(signal.SIGTERM)
+        self._killing = self._reactor.callLater(STOP_S, self._signal_all, signal.SIGKILL)
+        self._look_gone()
+        return stopping
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for child in [*self._children.values(), *([self._scheduler] if self._scheduler else [])]:
+            child.signal(number)
+
+    def _look_gone(self) -> None:
+        stopping = self._stopping
+        if stopping is None or stopping.called or self._children or self._scheduler is not None:
+            return
+        if self._killing.active():
+            self._killing.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        stopping.callback(None)

@@ -1,0 +1,171 @@
+"""The dialing side of a session: connect, prove, greet, and come back when the connection breaks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twistdist.config import parse_address
+from twistdist.core.session import Dialer, Fatal, Gap
+from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
+from twistdist.net.connection import ClientFactory, Connection
+from twistdist.net.timers import Alarm
+from twistdist.wire.framing import GREETING_FROM_SCHEDULER, decode_frame
+
+#: Pauses between attempts to connect, in seconds: a blip is over at once, an absent scheduler is not hammered.
+PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+
+#: Seconds after which an acknowledgement is sent although nothing else is.
+ACK_S = 0.05
+
+
+class Core(Protocol):
+    """What the session needs of a core."""
+
+    dialer: Dialer
+
+    def hello(self) -> Any: ...
+
+
+class Dialing:
+    """Keeps one session to the scheduler alive.
+
+    ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one)
+    and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version, replaced.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: str,
+        secret: bytes,
+        core: Core,
+        decoder: Any,
+        on_messages: Callable[[list[Any]], None],
+        on_ready: Callable[[bool], None],
+        on_fatal: Callable[[Exception], None],
+    ) -> None:
+        self._reactor, self._core, self._decoder = reactor, core, decoder
+        self.address = parse_address(address)
+        self._endpoint = clientFromString(reactor, self.address)
+        self._factory = ClientFactory(reactor, self, secret)
+        self._on_messages, self._on_ready, self._on_fatal = on_messages, on_ready, on_fatal
+        self._connection: Connection | None = None
+        self._connecting: Deferred[Any] | None = None
+        self._retry: Any = None
+        self._failures = 0
+        self._stopped = False
+        self._jitter = random.Random()
+        self._ack = Alarm(reactor, self._send_ack)
+        self.last_error: Exception | None = None
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._retry = None
+        self._connecting = self._endpoint.connect(self._factory)
+        self._connecting.addErrback(self._not_connected)
+
+    def stop(self) -> None:
+        """Close after what was written has left; nothing is called any more."""
+        self._stopped = True
+        self._ack.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._connecting = None
+        if not failure.check(CancelledError):
+            self.last_error = failure.value  # type: ignore[assignment]
+        self._again()
+
+    def _again(self) -> None:
+        if self._stopped or self._retry is not None:
+            return
+        pause = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)] * self._jitter.uniform(0.8, 1.2)
+        self._failures += 1
+        self._retry = self._reactor.callLater(pause, self.start)
+
+    # ---- the connection's owner ---------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        self._connecting = None
+        self._connection = connection
+        connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello()])])
+
+    def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
+        dialer = self._core.dialer
+        for body in bodies:
+            if not dialer.connected:
+                self._greeted(connection, body)
+                continue
+            try:
+                messages = dialer.session.accept(decode_frame(self._decoder, body))
+            except Gap as gap:
+                raise ProtocolError(str(gap)) from None
+            if messages:
+                self._on_messages(messages)
+        if dialer.session.owes_ack:
+            self._ack.set(self._reactor.seconds() + ACK_S)
+
+    def _greeted(self, connection: Connection, body: memoryview) -> None:
+        dialer, before = self._core.dialer, self._core.dialer.fresh
+        for answer in decode_frame(GREETING_FROM_SCHEDULER, body)[2]:
+            try:
+                again = dialer.greeted(answer)
+            except Fatal as fatal:
+                self._give_up(ProtocolError(str(fatal)))
+                return
+            if again is None:
+                connection.send([(0, 0, [self._core.hello()])])
+                return
+            connection.send(again)
+            self._failures = 0
+            self._on_ready(dialer.fresh != before)
+            self.flush()
+
+    def closed(self, connection: Connection, error: Exception) -> None:
+        self._connecting = None
+        if connection is self._connection:
+            self._connection = None
+        self._core.dialer.connected = False
+        if self._stopped:
+            return
+        self.last_error = error
+        if isinstance(error, AuthenticationError | VersionMismatch):
+            self._give_up(error)
+            return
+        self._log.debug("the connection to {address} is lost: {error}", address=self.address, error=error)
+        self._again()
+
+    def _give_up(self, error: Exception) -> None:
+        self.stop()
+        self._on_fatal(error)
+
+    # ---- sending ----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what the session holds; nothing happens while there is no connection."""
+        if self._connection is not None and self._core.dialer.connected:
+            frames = self._core.dialer.session.take()
+            if frames:
+                self._connection.send(frames)
+
+    def _send_ack(self) -> None:
+        session = self._core.dialer.session
+        if self._connection is not None and self._core.dialer.connected and session.owes_ack:
+            self._connection.send([session.bare_ack()])

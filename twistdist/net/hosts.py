@@ -1,0 +1,50 @@
+"""Which host this is, and how processes on other hosts reach it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import socket
+import tempfile
+
+from twistdist.errors import ConfigError
+
+#: /dev/shm is the default place of stores where at least this many bytes are free in it.
+_SHM_BYTES = 1 << 30
+
+
+def host_identity() -> str:
+    """Two processes with the same identity can open one another's files: same kernel, same mounts, same user."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        mounts = os.stat("/proc/self/ns/mnt").st_ino
+    except OSError:
+        boot, mounts = socket.gethostname(), 0
+    return f"{boot}-{mounts}-{os.getuid()}"
+
+
+def default_store_root() -> str:
+    """A folder of this user for the stores of workers: in shared memory where that is large enough."""
+    shm = "/dev/shm"
+    large = os.path.isdir(shm) and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free >= _SHM_BYTES
+    root = os.path.join(shm if large else tempfile.gettempdir(), f"twistdist-{os.getuid()}")
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    if os.stat(root).st_uid != os.getuid():
+        raise ConfigError(f"{root} belongs to another user; name a folder with --store")
+    return root
+
+
+def refuse_open_listening(endpoints: list[str], plaintext: bool) -> None:
+    """``ConfigError`` for an endpoint that others than this machine can reach, unless plain text was asked for in words."""
+    for endpoint in endpoints:
+        kind, _, rest = endpoint.partition(":")
+        interface = next((part[10:] for part in rest.split(":") if part.startswith("interface=")), "")
+        local = kind == "unix" or interface in ("localhost", r"\:\:1", "::1") or interface.startswith("127.")
+        if kind not in ("tcp", "unix"):
+            raise ConfigError(f"{endpoint!r} is no place to listen at; write tcp:PORT:interface=ADDRESS or unix:PATH")
+        if not local and not plaintext:
+            raise ConfigError(
+                f"{endpoint!r} can be reached from other machines and nothing would be encrypted; "
+                "add interface=127.0.0.1, or say --plaintext if the network is yours alone"
+            )

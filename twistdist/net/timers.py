@@ -1,0 +1,35 @@
+"""One reactor timer for a core that says when it wants to be woken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Alarm:
+    """Calls ``ring`` at the earliest time asked for; asking again for a later time is free."""
+
+    def __init__(self, reactor: Any, ring: Callable[[], None]) -> None:
+        self._reactor, self._ring = reactor, ring
+        self._call: Any = None
+        self._at = 0.0
+
+    def set(self, at: float | None) -> None:
+        """Ring at ``at`` (of ``reactor.seconds()``) or before; None: no wish."""
+        if at is None:
+            return
+        if self._call is not None:
+            if self._at <= at:
+                return
+            self._call.cancel()
+        self._at = at
+        self._call = self._reactor.callLater(max(0.0, at - self._reactor.seconds()), self._due)
+
+    def _due(self) -> None:
+        self._call = None
+        self._ring()
+
+    def cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None

@@ -1,0 +1,222 @@
+"""The worker's service: the core, its executors, its store and its connections."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twistdist.core import worker as core
+from twistdist.executors.supervisor import Supervisor
+from twistdist.net.bulk import BulkFetcher, BulkServer
+from twistdist.net.connection import ServerFactory
+from twistdist.net.dialing import Dialing
+from twistdist.net.hosts import host_identity
+from twistdist.net.scheduler import address_of
+from twistdist.net.timers import Alarm
+from twistdist.storage.store import IncomingFile, Store
+from twistdist.wire import messages as m
+from twistdist.wire.framing import TO_WORKER
+
+
+class WorkerService(Service):
+    """A worker named ``name`` with ``slots`` executors and its results in the folder ``store``.
+
+    ``on_ready(text)`` is called when the scheduler has taken it in, ``on_stop(text, failed)`` when it ends by itself.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        scheduler: str,
+        secret: bytes,
+        name: str,
+        slots: int,
+        store: str,
+        listen: str = "tcp:0:interface=127.0.0.1",
+        resources: dict[str, float] | None = None,
+        on_ready: Callable[[str], None] | None = None,
+        on_stop: Callable[[str, bool], None] | None = None,
+    ) -> None:
+        self.setName(f"twistdist worker {name}")  # type: ignore[no-untyped-call]
+        self._reactor, self._scheduler, self._secret, self._listen = reactor, scheduler, secret, listen
+        self._worker_name, self._slots, self._resources = name, slots, resources or {}
+        self._on_ready, self._on_stop = on_ready or (lambda text: None), on_stop or (lambda text, failed: None)
+        self._store = Store(store)
+        self._bulk_server = BulkServer(self._store)
+        self._fetcher = BulkFetcher(reactor, secret)
+        self._supervisor: Supervisor | None = None
+        self._core: core.Worker | None = None
+        self._dialing: Dialing | None = None
+        self._port: Any = None
+        self._alarm = Alarm(reactor, lambda: self._event(self._the_core.tick))
+        self._busy = False
+
+    # ---- life -------------------------------------------------------------------------------
+
+    @property
+    def _the_core(self) -> core.Worker:
+        assert self._core is not None  # made by start()
+        return self._core
+
+    def start(self) -> Deferred[None]:
+        """Listen for peers, start the executors and dial the scheduler; the Deferred tells when listening."""
+        factory = ServerFactory(self._reactor, self._bulk_server, self._secret)
+        listening: Deferred[Any] = serverFromString(self._reactor, self._listen).listen(factory)
+        return listening.addCallback(self._start)
+
+    def _start(self, port: Any) -> None:
+        self._port = port
+        identity = m.HelloWorker(
+            session=secrets.randbits(62), name=self._worker_name, incarnation=secrets.randbits(62), pid=os.getpid(),
+            slots=self._slots, address=address_of(port), host=host_identity(), store=self._store.path,
+            resources=self._resources, stored=[], running=[], finished=[],
+        )  # fmt: skip
+        self._core = core.Worker(identity, self._store.inventory())
+        self._supervisor = Supervisor(self._reactor, self._store.path, self._slots, self)
+        self._supervisor.start()
+        self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
+                                self._messages, self._ready, self._fatal)  # fmt: skip
+        self._dialing.start()
+        self._event(self._core.start)
+
+    def stopService(self) -> Deferred[None]:
+        """End the executors, close the connections and remove the store."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._alarm.cancel()
+        if self._dialing is not None:
+            self._dialing.stop()
+        self._fetcher.close()
+        self._bulk_server.close()
+        if self._supervisor is not None:
+            self._supervisor.stop()
+        closing: Deferred[Any] = maybeDeferred(self._port.stopListening) if self._port is not None else succeed(None)
+        return closing.addCallback(lambda _: self._store.destroy())
+
+    def _ready(self, fresh: bool) -> None:
+        if fresh:
+            self._on_ready(f"twistdist worker {self._worker_name} ready at {self._the_core.identity.address}, "
+                           f"scheduler {self._scheduler}")  # fmt: skip
+
+    def _fatal(self, error: Exception) -> None:
+        self._on_stop(f"worker {self._worker_name} can't go on: {error}", True)
+
+    # ---- events -----------------------------------------------------------------------------
+
+    def _messages(self, messages: list[Any]) -> None:
+        self._event(self._the_core.receive, messages)
+
+    def _event(self, what: Callable[..., None], *args: Any) -> None:
+        """One event of the core, then its effects and messages.  Events that effects cause nest, and leave those to the outer."""
+        if not self.running:
+            return
+        try:
+            what(self._reactor.seconds(), *args)
+            if self._busy:
+                return
+            self._busy = True
+            try:
+                self._carry_out()
+            finally:
+                self._busy = False
+        except Exception:
+            self._log.failure("an error in the worker's core; this process ends")
+            self._on_stop("an error in the worker's core, see the log", True)
+            return
+        assert self._dialing is not None
+        self._dialing.flush()
+        self._alarm.set(self._the_core.wake)
+
+    def _carry_out(self) -> None:
+        the_core = self._the_core
+        while the_core.effects:
+            effects, the_core.effects = the_core.effects, []
+            for effect in effects:
+                _EFFECTS[type(effect)](self, effect)
+
+    def executor_started(self, slot: int) -> None:
+        self._event(self._the_core.executor_started, slot)
+
+    def executor_outcomes(self, slot: int, outcomes: list[Any]) -> None:
+        self._event(self._the_core.executor_outcomes, slot, outcomes)
+
+    def executor_ended(self, slot: int, exit: str, detail: str, running: int) -> None:
+        self._log.info("executor {slot} of {name} ended: {exit}", slot=slot, name=self._worker_name, exit=exit)
+        self._event(self._the_core.executor_ended, slot, exit, detail, running)
+
+    def taken_back(self, slot: int, attempts: list[int]) -> None:
+        self._event(self._the_core.taken_back, slot, attempts)
+
+    # ---- effects ----------------------------------------------------------------------------
+
+    @property
+    def _the_supervisor(self) -> Supervisor:
+        assert self._supervisor is not None  # made by start()
+        return self._supervisor
+
+    def _start_executor(self, effect: core.StartExecutor) -> None:
+        self._the_supervisor.start_executor(effect.slot, effect.delay)
+
+    def _give(self, effect: core.Give) -> None:
+        self._the_supervisor.give(effect.slot, effect.messages)
+
+    def _take_back(self, effect: core.TakeBack) -> None:
+        self._the_supervisor.take_back(effect.slot)
+
+    def _interrupt(self, effect: core.Interrupt) -> None:
+        self._the_supervisor.interrupt(effect.slot, effect.attempt)
+
+    def _start_fetch(self, effect: core.StartFetch) -> None:
+        task = self._the_core.transfers[effect.attempt].source.task
+        stored = m.Stored(task, effect.attempt, effect.size, effect.digest)
+        addresses = [peer.address for peer in effect.holders]
+        fetching = self._fetcher.fetch(addresses, effect.attempt, partial(IncomingFile, self._store.path, stored))
+        fetching.addCallbacks(lambda _: self._event(self._the_core.fetched, effect.attempt), self._not_fetched,
+                              errbackArgs=(effect.attempt,))  # fmt: skip
+
+    def _not_fetched(self, failure: Failure, attempt: int) -> None:
+        self._log.warn("an input could not be fetched: {error}", error=failure.value)
+        self._event(self._the_core.fetch_failed, attempt)
+
+    def _delete_files(self, effect: core.DeleteFiles) -> None:
+        self._store.delete(effect.attempts)
+
+    def _look_for_files(self, effect: core.LookForFiles) -> None:
+        absent = [attempt for attempt in effect.attempts if not self._store.has(attempt)]
+        self._event(self._the_core.verified, effect.attempts, absent)
+
+    def _stop_worker(self, effect: core.StopWorker) -> None:
+        self._reactor.callLater(0, self._on_stop, effect.text, False)
+
+
+_EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
+    core.StartExecutor: WorkerService._start_executor,
+    core.Give: WorkerService._give,
+    core.TakeBack: WorkerService._take_back,
+    core.Interrupt: WorkerService._interrupt,
+    core.StartFetch: WorkerService._start_fetch,
+    core.DeleteFiles: WorkerService._delete_files,
+    core.LookForFiles: WorkerService._look_for_files,
+    core.StopWorker: WorkerService._stop_worker,
+}
+
+
+def default_worker_name() -> str:
+    """The host's name and this process's number."""
+    return f"{os.uname().nodename.split('.')[0]}-{os.getpid()}"
+
+
+def default_slots() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

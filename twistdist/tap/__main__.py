@@ -1,0 +1,61 @@
+"""One role as a child process of an embedded cluster: ``python -m twistdist.tap --parent-fd N [--listen-fd N] ROLE OPTIONS``.
+
+Says it is ready to the parent, logs warnings to standard error, and ends when the parent is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+
+
+def main() -> None:
+    """Entry of the process."""
+    parser = argparse.ArgumentParser(prog="python -m twistdist.tap")
+    parser.add_argument("--parent-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, action="append", default=[])
+    parser.add_argument("role", choices=("scheduler", "worker"))
+    parser.add_argument("options", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+
+    observer: Any = textFileLogObserver(sys.stderr)
+    level = LogLevel.lookupByName(os.environ.get("TWISTDIST_LOG_LEVEL", "error"))
+    predicate: Any = LogLevelFilterPredicate(defaultLogLevel=level)
+    filtered: Any = FilteringLogObserver(observer, [predicate])
+    globalLogBeginner.beginLoggingTo([filtered], redirectStandardIO=False)
+
+    from twisted.internet import reactor
+
+    from twistdist.net.children import ParentLink
+    from twistdist.tap.roles import Role
+
+    module: Any
+    if arguments.role == "scheduler":
+        from twistdist.tap import scheduler as module
+    else:
+        from twistdist.tap import worker as module
+    options = module.Options()
+    options.parseOptions(arguments.options)
+    if arguments.listen_fd:
+        options["listen-fd"] = arguments.listen_fd
+    the_reactor: Any = reactor
+    role = Role(the_reactor, lambda role: module.make(options, the_reactor, role))
+    parent = ParentLink(the_reactor, arguments.parent_fd, role.end)
+    role.on_ready = parent.say
+    role.startService()
+    the_reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
+    the_reactor.run()
+
+
+if __name__ == "__main__":
+    main()

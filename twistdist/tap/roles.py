@@ -1,0 +1,97 @@
+"""What the twistd commands and the embedded cluster's processes have in common: start, say ready, end with a status."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from twistdist.errors import TwistdistError
+
+#: Objects made before the collector looks at the youngest: cores make many that live, and a low threshold costs a third.
+GC_THRESHOLD = (50_000, 20, 50)
+
+
+class RoleOptions(usage.Options):
+    """Options that scheduler and worker share."""
+
+    optParameters = [["secret-file", None, None, "File with the shared secret [default: made in the user's configuration]"]]
+    optFlags = [["plaintext", None, "Allow listening beyond this machine without encryption"]]
+
+    def postOptions(self) -> None:
+        # Several roles are run from one folder in as many shells; twistd's default pid file allows one only.
+        parent = getattr(self, "parent", None)
+        if parent is not None and parent.get("nodaemon") and os.path.basename(parent.get("pidfile") or "") == "twistd.pid":
+            parent["pidfile"] = ""
+
+
+class Role(Service):
+    """Runs one scheduler or worker service and ends the process when that can't go on.
+
+    ``make(role)`` makes the service and starts it: (service, Deferred).  Whatever is wrong with the options comes as an
+    exception from it and ends the process with one line on standard error and status 1.
+    """
+
+    def __init__(self, reactor: Any, make: Callable[[Role], tuple[Service, Deferred[Any]]]) -> None:
+        self._reactor, self._make = reactor, make
+        self._service: Service | None = None
+        self.status = 0
+        self._ending = False
+        self.on_ready: Callable[[str], None] = lambda line: print(line, flush=True)
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._exit)
+        self._reactor.callWhenRunning(self._start)
+
+    def _start(self) -> None:
+        try:
+            self._service, started = self._make(self)
+        except Exception as error:
+            self._failed(Failure(error))
+        else:
+            started.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(TwistdistError, OSError) or type(failure.value).__module__.startswith("twisted.internet"):
+            self.stop(str(failure.value), True)
+        else:
+            self.stop(failure.getTraceback(), True)
+
+    def ready(self, line: str) -> None:
+        """Say that the service can be used."""
+        self.on_ready(line)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+
+    def stop(self, text: str, failed: bool) -> None:
+        """End the process, with status 1 if ``failed``."""
+        print(f"twistdist: {text}", file=sys.stderr, flush=True)
+        self.status = self.status or int(failed)
+        self.end()
+
+    def end(self) -> None:
+        """Stop the reactor, and with it the service, unless that is under way."""
+        if not self._ending:
+            self._ending = True
+            self._reactor.stop()
+
+    def stopService(self) -> Deferred[Any]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._ending = True
+        return maybeDeferred(self._service.stopService if self._service is not None else lambda: None)
+
+    def _exit(self) -> None:
+        """twistd has no way to end with a status of ours, so the last thing that the reactor does is to end the process."""
+        if self.status:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.status)

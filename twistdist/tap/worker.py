@@ -1,0 +1,89 @@
+"""``twistd twistdist-worker``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.python import usage
+
+from twistdist.config import as_secret, parse_address
+from twistdist.errors import ConfigError
+from twistdist.net.hosts import default_store_root, refuse_open_listening
+from twistdist.net.worker import WorkerService, default_slots, default_worker_name
+from twistdist.tap.roles import Role, RoleOptions
+
+
+class Options(RoleOptions):
+    """Options of a worker."""
+
+    synopsis = "[options] SCHEDULER"
+    longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint."
+    optParameters = [
+        ["scheduler", None, None, "The scheduler's address, instead of as an argument"],
+        ["listen", None, "tcp:0:interface=127.0.0.1", "Where peers fetch results, as a Twisted endpoint"],
+        ["slots", None, None, "How many tasks run at a time [default: processors]"],
+        ["name", None, None, "The worker's name [default: host and process number]"],
+        ["store", None, None, "Folder for results [default: in shared memory where that is large enough]"],
+        ["resources", None, None, "What tasks may ask for, as NAME=NUMBER,…"],
+    ]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        # Twisted's parser wants arguments behind the options; people write the address first.
+        words = list(sys.argv[1:] if options is None else options)
+        if words and not words[0].startswith("-"):
+            words = [*words[1:], words[0]]
+        super().parseOptions(words)
+
+    def parseArgs(self, scheduler: str | None = None) -> None:
+        if scheduler is not None:
+            self["scheduler"] = scheduler
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if not self["scheduler"]:
+            raise usage.UsageError("name the scheduler's address, such as tcp:127.0.0.1:8786")
+
+
+def _slots(text: str | None) -> int:
+    if text is None:
+        return default_slots()
+    if not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise ConfigError(f"--slots is a number from 1 to 4096, not {text!r}")
+    return int(text)
+
+
+def _resources(text: str | None) -> dict[str, float]:
+    found = {}
+    for part in (text or "").split(","):
+        name, _, number = part.partition("=")
+        if part:
+            try:
+                found[name] = float(number)
+            except ValueError:
+                raise ConfigError(f"--resources is NAME=NUMBER,… such as GPU=1, not {text!r}") from None
+    return found
+
+
+def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
+    """The service, and a Deferred of its having started.  ``ConfigError`` for impossible options."""
+    parse_address(options["scheduler"])
+    refuse_open_listening([options["listen"]], bool(options["plaintext"]))
+    name = options["name"] or default_worker_name()
+    store = options["store"] or os.path.join(default_store_root(), name)
+    service = WorkerService(reactor, options["scheduler"], as_secret(None, options["secret-file"]), name,
+                            _slots(options["slots"]), os.path.abspath(store), options["listen"],
+                            _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop)  # fmt: skip
+    service.startService()  # type: ignore[no-untyped-call]
+    return service, service.start()
+
+
+def makeService(options: Options) -> Service:
+    """For twistd."""
+    from twisted.internet import reactor
+
+    return Role(reactor, lambda role: make(options, reactor, role))
