@@ -11,6 +11,7 @@ reactor is neither used nor installed, so this works beside a running asyncio lo
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import os
 import threading
 import time
@@ -35,14 +36,12 @@ T = TypeVar("T")
 
 def _new_reactor() -> Any:
     """The best reactor of this platform, not installed as the global one."""
-    try:
-        from twisted.internet.epollreactor import EPollReactor as Reactor
-    except ImportError:
+    for module, name in (("epollreactor", "EPollReactor"), ("kqreactor", "KQueueReactor")):
         try:
-            from twisted.internet.kqreactor import KQueueReactor as Reactor
+            return getattr(importlib.import_module(f"twisted.internet.{module}"), name)()
         except ImportError:
-            from twisted.internet.selectreactor import SelectReactor as Reactor  # type: ignore[assignment]
-    return Reactor()
+            continue
+    return importlib.import_module("twisted.internet.selectreactor").SelectReactor()
 
 
 class _Loop:
@@ -134,6 +133,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
     _client: _Session
 
     def __init__(self, client: _Session, record: Record, name: str) -> None:
+        # The base class's own state is not made: the record is the state.
         self._client, self._record, self._name = client, record, name
 
     # What concurrent.futures looks at.
@@ -196,7 +196,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         """False: the client does not know whether a pending task has been started."""
         return False
 
-    def add_done_callback(self, fn: Callable[[Future], Any]) -> None:  # type: ignore[override]
+    def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
         """Call ``fn(future)`` in the reactor's thread when the task has ended, soon when it has already."""
         self._client.call_when_done(self._record, lambda _: fn(self))
 
@@ -337,7 +337,7 @@ class Executor(concurrent.futures.Executor):
         self._open = True
         self._max_workers = max(1, sum(one.slots for one in client.workers().values()))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:  # type: ignore[override]
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
         future = self._client.submit(fn, *args, **kwargs)
@@ -355,7 +355,7 @@ class Executor(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._open = False
-        left = list(self._futures)
+        left: list[concurrent.futures.Future[Any]] = list(self._futures)
         if cancel_futures and left:
             self._client.cancel(left)
         if wait:
@@ -392,9 +392,9 @@ class LocalCluster:
         """The scheduler's pid; 0 while there is none."""
         return self._loop.call(lambda: self._service.scheduler)  # type: ignore[no-any-return]
 
-    def kill_worker(self, name: str) -> None:
-        """SIGKILL a worker's control process, for tests and demonstrations."""
-        self._loop.call(lambda: self._service.kill_worker(name))
+    def kill_worker(self, name: str, wipe: bool = False) -> None:
+        """SIGKILL a worker's control process, for tests and demonstrations; ``wipe`` removes its store too."""
+        self._loop.call(lambda: self._service.kill_worker(name, wipe))
 
     def kill_scheduler(self) -> None:
         """SIGKILL the scheduler, for tests and demonstrations."""
@@ -413,7 +413,7 @@ def progress(futures: Iterable[Future], label: str = "") -> None:
     """Show a bar until all futures have ended."""
     members = list(futures)
     bar = Bar(len(members), label)
-    pending = set(members)
+    pending: set[Any] = set(members)
     while pending:
         pending = wait(pending, 0.1).not_done
         bar.show(len(members) - len(pending))

@@ -737,34 +737,37 @@ class Scheduler:
     # ---- workers --------------------------------------------------------------------------
 
     def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
-        for old in [w for w in self.workers.values() if w.name == hello.name]:
-            self._worker_gone(now, old, "a new incarnation took its place")
-            if old.hello.incarnation != hello.incarnation:
-                self.replaced.append(old)
-                self._outlived[old.hello.incarnation] = None
-                if len(self._outlived) > MOST_OUTLIVED:
-                    del self._outlived[next(iter(self._outlived))]
+        """Values first, so that what an earlier incarnation held and this one brings is never taken for lost."""
         worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now)
+        earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker
         self.worker_names.add(hello.name)
-        running = self._adopt(now, worker, hello)
-        for outcome in hello.finished:
-            self._handlers[type(outcome)](now, worker, outcome)
-        orphans = [attempt for _, attempt in running]
-        if orphans:
-            self.post(worker, m.Abort(orphans, True))
+        self._adopt_values(now, worker)
+        for old in earlier:
+            self._replace(now, old, hello)
+        self._adopt_attempts(now, worker)
         for task in self.restricted:
             self._offer(task, worker)
         self.placement.update(worker)
         return worker
 
-    def _adopt(self, now: float, worker: Worker, hello: m.HelloWorker) -> list[tuple[int, int]]:
-        """Take in what a worker brings: values that were accepted, attempts nobody has replaced.  The rest is its own."""
+    def _replace(self, now: float, old: Worker, hello: m.HelloWorker) -> None:
+        self._worker_gone(now, old, "a new incarnation took its place")
+        if old.hello.incarnation != hello.incarnation:
+            self.replaced.append(old)
+            self._outlived[old.hello.incarnation] = None
+            if len(self._outlived) > MOST_OUTLIVED:
+                del self._outlived[next(iter(self._outlived))]
+
+    def _adopt_values(self, now: float, worker: Worker) -> None:
+        """Take in the stored values that were accepted and are of use; the others are to be deleted."""
+        finished = {outcome.attempt for outcome in worker.hello.finished}
         useless, adopted = [], 0
-        for stored in hello.stored:
+        for stored in worker.hello.stored:
             task = self.tasks.get(stored.task)
             if task is None or task.value_attempt != stored.attempt or task.state is FAILED or not self._keep(task):
-                useless.append(stored.attempt)
+                if stored.attempt not in finished:
+                    useless.append(stored.attempt)
                 continue
             adopted += 1
             worker.holds[task] = None
@@ -777,12 +780,20 @@ class Scheduler:
                 task.holders = {worker: None}
                 self._has_value(task)
         if useless:
-            finished = {outcome.attempt for outcome in hello.finished}
-            self.post(worker, m.Free([attempt for attempt in useless if attempt not in finished]))
+            self.post(worker, m.Free(useless))
         if adopted:
-            self._incident(Incident(now, "worker back", worker.name, f"incarnation {hello.incarnation}", adopted=adopted))
-        given = [*hello.running, *((outcome.task, outcome.attempt) for outcome in hello.finished)]
-        return [pair for pair in given if not self._readopt(worker, *pair) and pair in hello.running]
+            cause = f"incarnation {worker.hello.incarnation:x} brought its store"
+            self._incident(Incident(now, "worker back", worker.name, cause, adopted=adopted))
+
+    def _adopt_attempts(self, now: float, worker: Worker) -> None:
+        """Attempts that were taken for lost, and that no others have replaced, go on; the rest is stopped."""
+        hello = worker.hello
+        orphans = [attempt for number, attempt in hello.running if not self._readopt(worker, number, attempt)]
+        for outcome in hello.finished:
+            self._readopt(worker, outcome.task, outcome.attempt)
+            self._handlers[type(outcome)](now, worker, outcome)
+        if orphans:
+            self.post(worker, m.Abort(orphans, True))
 
     def _keep(self, task: Task) -> bool:
         """Whether a value of this task is of use: it is needed, or it is held already."""

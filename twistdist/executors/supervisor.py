@@ -86,7 +86,7 @@ class Writer(Reader):
 
 @attrs.define(eq=False)
 class _Executor:
-    """One executor process, or one that is being forked (``pid`` 0)."""
+    """One executor process, or one that is being forked (``pid`` 0).  ``expected`` outcomes are to come."""
 
     slot: int
     tasks: socket.socket
@@ -97,6 +97,7 @@ class _Executor:
     frames: FrameReader = attrs.field(factory=FrameReader)
     pid: int = 0
     killed_for: int = 0
+    expected: int = 0
     read_at: float = 0.0
     backlog: deque[tuple[bytes, list[int]]] = attrs.field(factory=deque)
     files: list[str] = attrs.field(factory=list)
@@ -247,7 +248,7 @@ class Supervisor:
         now = self._reactor.seconds()
         if not self._read(executor):
             self._reactor.removeReader(executor.reader)  # its end is closed; the template will say why
-        elif now - executor.read_at < BUSY_S:
+        elif executor.expected and now - executor.read_at < BUSY_S:
             self._reactor.removeReader(executor.reader)
             self._reactor.callLater(PAUSE_S, self._read_again, executor)
         executor.read_at = now
@@ -273,6 +274,7 @@ class Supervisor:
             if len(data) < 4096:
                 break  # the pipe is empty, most likely; the reactor tells if not
         if outcomes:
+            executor.expected -= len(outcomes)
             self._listener.executor_outcomes(executor.slot, outcomes)
         return open_still
 
@@ -298,6 +300,7 @@ class Supervisor:
 
     def _send(self, executor: _Executor, data: bytes, messages: list[Any]) -> None:
         attempts = [one.attempt for one in messages if isinstance(one, m.Compute)]
+        executor.expected += len(attempts)
         executor.backlog.append((data, attempts))
         if len(executor.backlog) == 1:
             self._send_backlog(executor)
@@ -328,6 +331,7 @@ class Supervisor:
             for _, unsent in executor.backlog:
                 attempts += unsent
             executor.backlog.clear()
+            executor.expected -= len(attempts)
         self._listener.taken_back(slot, attempts)
 
     def _attempts_in(self, content: list[Any]) -> list[int]:

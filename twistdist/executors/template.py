@@ -61,7 +61,10 @@ class Template:
             os.waitpid(pid, 0)
 
     def _request(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
+        except ConnectionResetError:
+            return False
         if not data:
             return False
         request = msgspec.msgpack.decode(data)

@@ -77,9 +77,14 @@ class LocalCluster(Service):
         """The scheduler's pid; 0 while there is none."""
         return self._scheduler.pid if self._scheduler is not None else 0
 
-    def kill_worker(self, name: str) -> None:
-        """SIGKILL a worker's control process, for tests and demonstrations.  ``KeyError`` for an unknown name."""
+    def kill_worker(self, name: str, wipe: bool = False) -> None:
+        """SIGKILL a worker's control process, for tests and demonstrations; ``KeyError`` for an unknown name.
+
+        ``wipe`` removes its store too, as the loss of a machine would.
+        """
         self._children[name].signal(signal.SIGKILL)
+        if wipe:
+            shutil.rmtree(f"{self._folder}/{name}", ignore_errors=True)
 
     def kill_scheduler(self) -> None:
         """SIGKILL the scheduler, for tests and demonstrations."""

@@ -1,0 +1,93 @@
+"""The ``twistdist`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import twistdist
+from twistdist.errors import TwistdistError
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from twistdist import demo
+
+    kill = 0 if options.no_kill else options.kill
+    report = demo.run(options.workers, kill, options.seed, options.wipe, options.files)
+    print(report)
+    return 0 if report.right else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    from twistdist.blocking import Client
+
+    with Client(options.address, timeout=options.timeout) as client:
+        status = client.status(options.timeout)
+        incidents = client.incidents(timeout=options.timeout)
+    tasks = ", ".join(f"{count} {state}" for state, count in sorted(status["tasks"].items())) or "none"
+    print(f"scheduler {options.address}, epoch {status['epoch']}")
+    print(f"tasks     {tasks}; {status['done']} executed, {status['failed']} failed, {status['replays']} replayed")
+    print(f"sessions  {status['sessions']['connected'] - 1} connected beside this one, {status['sessions']['away']} away")
+    for name, info in sorted(status["workers"].items()):
+        print(f"worker    {name}: {info['state']}, {info['running']} of {info['slots']} slots busy, {info['queued']} queued, "
+              f"{info['keys']} results of {info['memory']} bytes, pid {info['pid']} at {info['address']}")  # fmt: skip
+        for trouble in info["troubles"][-3:]:
+            print(f"          {trouble}")
+    for one in incidents[-options.incidents :]:
+        print(f"incident  {one.age:.0f} s ago: {one.kind}, {one.what}: {one.cause}; {one.requeued} requeued, {one.lost} lost, "
+              f"{one.replayed} replayed, {one.adopted} adopted")  # fmt: skip
+    return 0
+
+
+def _clear(options: argparse.Namespace) -> int:
+    from twistdist.client import clear
+
+    gone = clear(options.address, timeout=options.timeout)
+    print(f"{gone['sessions']} sessions of absent clients and {gone['tasks']} tasks dropped")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="twistdist", description="Distributed tasks that bring their results back.")
+    parser.add_argument("--version", action="version", version=f"twistdist {twistdist.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="compute on a cluster of this machine while its workers are killed")
+    demo.add_argument("--workers", type=_count, default=2, help="worker processes [%(default)s]")
+    demo.add_argument("--kill", type=_count, default=1, help="how many times a worker is killed [%(default)s]")
+    demo.add_argument("--no-kill", action="store_true", help="kill nobody")
+    demo.add_argument("--wipe", action="store_true", help="a killed worker's stored results are lost with it")
+    demo.add_argument("--seed", type=int, help="draws moments and victims")
+    demo.add_argument("--files", type=_count, help="read this many files only")
+    demo.set_defaults(run=_demo)
+
+    status = commands.add_parser("status", help="what a cluster is doing")
+    status.add_argument("--incidents", type=_count, default=10, help="show this many of the last incidents [%(default)s]")
+    status.set_defaults(run=_status)
+    clear = commands.add_parser("clear", help="drop what no connected client wants")
+    clear.set_defaults(run=_clear)
+    for command in (status, clear):
+        command.add_argument("address", help="the scheduler: host:port or a Twisted endpoint")
+        command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the command; the exit status: 0, or 1 with one line on standard error."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.run(options))
+    except (TwistdistError, OSError) as error:
+        print(f"twistdist: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

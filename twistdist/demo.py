@@ -1,0 +1,168 @@
+"""The demonstration: read Python's own library on a cluster of this machine while its workers are killed.
+
+Each source file of the running Python's standard library is one task: count its identifiers, list what it imports.  A tree of
+merges makes one table of both.  At random moments workers are ended with SIGKILL; the answer is compared with a serial run.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import sysconfig
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from twistdist.blocking import Client, Future, LocalCluster, wait
+from twistdist.net.futures import Bar
+
+#: How many partial tables one merge takes.
+FAN_IN = 8
+
+#: Folders of the standard library that are left out: other people's packages, and files that are broken on purpose.
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3", "__pycache__"}
+
+#: (identifier -> uses, module -> modules it imports)
+Table = tuple[Counter[str], dict[str, list[str]]]
+
+
+def source_files(most: int | None = None) -> list[str]:
+    """The standard library's source files, at most ``most``."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(str(p) for p in root.rglob("*.py") if not _LEFT_OUT.intersection(p.relative_to(root).parts[:-1]))
+    return files[:most]
+
+
+def read_file(path: str) -> Table:
+    """One file's identifiers and imports.  A file that can't be parsed by this Python has none."""
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (SyntaxError, ValueError):
+        return Counter(), {}
+    names: Counter[str] = Counter()
+    imports: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            names[node.id] += 1
+        elif isinstance(node, ast.Attribute):
+            names[node.attr] += 1
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names[node.name] += 1
+        elif isinstance(node, ast.Import):
+            imports.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imports.add("." * node.level + (node.module or ""))
+    module = Path(path).relative_to(sysconfig.get_paths()["stdlib"]).with_suffix("")
+    return names, {".".join(module.parts): sorted(imports)}
+
+
+def merge(tables: Sequence[Table]) -> Table:
+    """Several tables as one."""
+    names: Counter[str] = Counter()
+    imports: dict[str, list[str]] = {}
+    for more, graph in tables:
+        names.update(more)
+        imports.update(graph)
+    return names, imports
+
+
+def serial(files: Sequence[str]) -> Table:
+    """The answer, without a cluster."""
+    return merge([read_file(path) for path in files])
+
+
+def submit_all(client: Client, files: Sequence[str]) -> tuple[Future, list[Future]]:
+    """(the future of the whole answer, the futures of all tasks)."""
+    level = client.map(read_file, files)
+    everything = list(level)
+    while len(level) > 1:
+        level = client.map(merge, [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)])
+        everything += level
+    return level[0], everything
+
+
+@attrs.frozen
+class Report:
+    """What a demonstration saw.  ``right`` says that the answer is that of the serial run; times are in seconds."""
+
+    files: int
+    tasks: int
+    killed: list[str]
+    right: bool
+    seconds: float
+    serial_seconds: float
+    incidents: list[Any]
+    statistics: dict[str, Any]
+    answer: Table
+
+    def __str__(self) -> str:
+        top = ", ".join(f"{name} {count}" for name, count in self.answer[0].most_common(5))
+        edges = sum(map(len, self.answer[1].values()))
+        lost = sum(one.lost for one in self.incidents if one.kind == "worker lost")
+        adopted = sum(one.adopted for one in self.incidents)
+        requeued = sum(one.requeued for one in self.incidents if one.kind == "worker lost")
+        lines = [
+            f"files read        {self.files} of Python's standard library, {self.tasks} tasks",
+            f"identifiers       {sum(self.answer[0].values())} uses of {len(self.answer[0])}; most used: {top}",
+            f"import graph      {len(self.answer[1])} modules, {edges} imports",
+            f"workers killed    {', '.join(self.killed) or 'none'}",
+            f"lost              {lost} results without another copy; {requeued} tasks given to a dead worker",
+            f"brought back      {self.statistics['replays']} results replayed from their lineage, "
+            f"{adopted} taken over from a dead worker's store",
+            f"executed          {self.statistics['done']} tasks in all, {self.statistics['done'] - self.tasks} again",
+            f"time              {self.seconds:.2f} s on the cluster, {self.serial_seconds:.2f} s serially",
+            f"answer            {'right: the same as the serial run' if self.right else 'WRONG: not that of the serial run'}",
+        ]
+        return "\n".join(lines)
+
+
+def run(workers: int = 2, kill: int = 1, seed: int | None = None, wipe: bool = False, most_files: int | None = None,
+        show: bool = True) -> Report:  # fmt: skip
+    """The whole demonstration on ``workers`` workers, of which ``kill`` are killed (one after the other) at moments drawn
+    from ``seed``; with ``wipe`` a killed worker's store is lost too."""
+    rng = random.Random(seed)
+    files = source_files(most_files)
+    with LocalCluster(n_workers=workers) as cluster, Client(cluster.address) as client:
+        began = time.monotonic()
+        last, everything = submit_all(client, files)
+        middle = len(everything) / (kill + 1)
+        moments = [int(middle * (i + 1) + rng.uniform(-0.3, 0.3) * middle) for i in range(kill)]
+        victims = _victims(sorted(cluster.workers), kill, rng)
+        killed = _watch(cluster, everything, list(zip(moments, victims, strict=True)), wipe, show)
+        answer: Table = last.result()
+        seconds = time.monotonic() - began
+        incidents, statistics = client.incidents(), client.status()
+    began = time.monotonic()
+    expected = serial(files)
+    return Report(len(files), len(everything), killed, answer == expected, seconds, time.monotonic() - began, incidents,
+                  statistics, answer)  # fmt: skip
+
+
+def _victims(names: list[str], kill: int, rng: random.Random) -> list[str]:
+    """Each worker once before any a second time."""
+    order = rng.sample(names, len(names))
+    return [order[i % len(order)] for i in range(kill)]
+
+
+def _watch(cluster: LocalCluster, futures: list[Future], plan: list[tuple[int, str]], wipe: bool, show: bool) -> list[str]:
+    """Show progress and kill when it is time, until all tasks have ended; what was killed, in words."""
+    bar, killed = Bar(len(futures), "tasks "), []
+    pending: set[Any] = set(futures)
+    while pending:
+        pending = wait(pending, 0.02).not_done
+        done = len(futures) - len(pending)
+        if show:
+            bar.show(done)
+        while plan and done >= plan[0][0]:
+            _, name = plan.pop(0)
+            pids = cluster.workers
+            if name in pids:
+                cluster.kill_worker(name, wipe)
+                killed.append(f"{name} (pid {pids[name]}) when {done} tasks were done")
+    if show:
+        bar.end()
+    return killed
