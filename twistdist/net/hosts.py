@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import socket
 import tempfile
+from typing import Any
 
 from twistdist.errors import ConfigError
 
@@ -48,3 +49,11 @@ def refuse_open_listening(endpoints: list[str], plaintext: bool) -> None:
                 f"{endpoint!r} can be reached from other machines and nothing would be encrypted; "
                 "add interface=127.0.0.1, or say --plaintext if the network is yours alone"
             )
+
+def address_of(port: Any) -> str:
+    """The address at which a client on this machine reaches a port."""
+    host = port.getHost()
+    if hasattr(host, "port"):
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host, host.host)
+        return f"tcp:{name}:{host.port}".replace(":::1", r":\:\:1")
+    return f"unix:{host.name.decode() if isinstance(host.name, bytes) else host.name}"

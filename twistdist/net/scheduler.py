@@ -18,6 +18,7 @@ from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
 from twistdist.net.dialing import ACK_S
+from twistdist.net.hosts import address_of
 from twistdist.net.timers import Alarm
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FROM_CLIENT, FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame
@@ -205,12 +206,3 @@ class SchedulerService(Service):
             connection = self._connections.get(peer)
             if connection is not None and peer.session.owes_ack:
                 connection.send([peer.session.bare_ack()])
-
-
-def address_of(port: Any) -> str:
-    """The address at which a client on this machine reaches a port."""
-    host = port.getHost()
-    if hasattr(host, "port"):
-        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host, host.host)
-        return f"tcp:{name}:{host.port}".replace(":::1", r":\:\:1")
-    return f"unix:{host.name.decode() if isinstance(host.name, bytes) else host.name}"

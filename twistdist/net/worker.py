@@ -20,8 +20,7 @@ from twistdist.executors.supervisor import Supervisor
 from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.connection import ServerFactory
 from twistdist.net.dialing import Dialing
-from twistdist.net.hosts import host_identity
-from twistdist.net.scheduler import address_of
+from twistdist.net.hosts import address_of, host_identity
 from twistdist.net.timers import Alarm
 from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire import messages as m

@@ -1,0 +1,30 @@
+"""What all tests share: a secret of their own, and a cluster to use."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+
+import pytest
+
+os.environ["TWISTDIST_SECRET_FILE"] = os.path.join(tempfile.mkdtemp(prefix="twistdist-test-"), "secret")
+os.environ.pop("TWISTDIST_SCHEDULER", None)
+pathlib.Path(os.environ["TWISTDIST_SECRET_FILE"]).touch(mode=0o600)
+pathlib.Path(os.environ["TWISTDIST_SECRET_FILE"]).write_text("a secret of the tests alone\n")
+
+from twistdist.blocking import Client, LocalCluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers of one slot, shared by the tests of a module."""
+    with LocalCluster(n_workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster):
+    with Client(cluster.address) as connected:
+        connected.wait_for_workers(2, timeout=60)
+        yield connected

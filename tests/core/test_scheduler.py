@@ -1,0 +1,377 @@
+"""The scheduler's core by hand: one story each."""
+
+from __future__ import annotations
+
+import pytest
+
+from twistdist.core import scheduler as core
+from twistdist.core.invariants import check_scheduler
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+
+class Story:
+    """A scheduler with one client, and workers whose messages are written by the test."""
+
+    def __init__(self):
+        self.core = core.Scheduler(1)
+        self.now = 0.0
+        self.client = self.core.greet(self.now, m.HelloClient(1))
+        self.tell(self.client, m.Function(1, "f", b"f", b"blob"))
+        self.incarnation = 100
+        self.cid = 0
+
+    def tell(self, peer, *messages):
+        self.core.receive(self.now, peer, messages)
+        check_scheduler(self.core)
+
+    def later(self, seconds):
+        self.now += seconds
+        self.core.tick(self.now)
+        check_scheduler(self.core)
+
+    def worker(self, name="w", slots=1, **inventory):
+        self.incarnation += 1
+        fields = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
+        hello = m.HelloWorker(self.incarnation, name, self.incarnation, 1, slots, "tcp:x:1", "h", "/s", fields["resources"],
+                              fields["stored"], fields["running"], fields["finished"])  # fmt: skip
+        worker = self.core.greet(self.now, hello)
+        check_scheduler(self.core)
+        return worker
+
+    def submit(self, *inputs, key=None, **options):
+        self.cid += 1
+        given = m.Options(**options) if options else None
+        self.tell(self.client, m.Submit(self.cid, 1, [b"%d" % self.cid], [list(inputs)], [key] if key else None, given))
+        return self.cid
+
+    def said(self, peer, kind=None):
+        """What the core said to a peer since the last look."""
+        messages = [one for frame in peer.session.take() for one in frame[2]]
+        return messages if kind is None else [one for one in messages if isinstance(one, kind)]
+
+    def given(self, worker):
+        return self.said(worker, m.Compute)
+
+    def done(self, worker, compute, value=b"v", size=1, us=50_000):
+        stored = value is None
+        self.tell(worker, m.Done(compute.task, compute.attempt, value, size, b"d" if stored else b"", us))
+
+    def outcome(self, cid):
+        found = [one for one in self.said(self.client) if isinstance(one, m.Finished | m.Erred) and one.cid == cid]
+        return found[-1] if found else None
+
+
+@pytest.fixture
+def story():
+    return Story()
+
+
+def test_a_task_runs_and_its_value_is_told(story):
+    worker = story.worker()
+    cid = story.submit()
+    function, compute = story.said(worker)
+    assert isinstance(function, m.WorkerFunction) and compute.args == b"1"
+    story.done(worker, compute, b"result")
+    assert story.outcome(cid).value == b"result"
+
+
+def test_tasks_wait_for_workers(story):
+    story.submit()
+    worker = story.worker()
+    assert len(story.given(worker)) == 1
+
+
+def test_a_small_value_rides_along_and_cuts_the_lineage(story):
+    worker = story.worker()
+    first = story.submit()
+    second = story.submit(first)
+    story.done(worker, story.given(worker)[0], b"one")
+    (compute,) = story.given(worker)
+    assert compute.inputs[0].value == b"one"
+    story.done(worker, compute, b"two")
+    story.tell(story.client, m.Release([first]))
+    assert len(story.core.tasks) == 1 and story.outcome(second).value == b"two"
+
+
+def test_a_lost_worker_s_values_are_replayed_only_where_needed(story):
+    a, b = story.worker("a"), story.worker("b")
+    first, second = story.submit(), story.submit()
+    computes = {a: story.given(a)[0], b: story.given(b)[0]}
+    for worker, compute in computes.items():
+        story.done(worker, compute, None, 10_000)
+    third = story.submit(first)
+    story.tell(story.client, m.Release([second]))
+    runner = a if story.given(a) else b
+    assert runner is a  # the worker that holds the input
+    story.core.connection_lost(story.now, a)
+    assert story.given(b) == []  # away is not gone
+    story.later(0.6)
+    again = story.given(b)
+    assert [one.args for one in again] == [b"1"]
+    incident = story.core.statistics.incidents[-1]
+    assert (incident.kind, incident.requeued, incident.lost, incident.replayed) == ("worker lost", 1, 1, 1)
+    story.done(b, again[0], None, 10_000)
+    (last,) = story.given(b)
+    story.done(b, last, b"end")
+    assert story.outcome(third).value == b"end"
+
+
+def test_a_resumed_worker_has_lost_nothing(story):
+    worker = story.worker()
+    story.submit()
+    (compute,) = story.given(worker)
+    story.core.connection_lost(story.now, worker)
+    story.later(0.3)
+    assert story.core.find_session(m.Resume(worker.hello.session, 1, 0)) is worker
+    story.core.reconnected(story.now, worker)
+    story.later(5)
+    assert worker.number in story.core.workers and story.given(worker) == []
+    story.done(worker, compute)
+    assert story.core.statistics.reruns == 0
+
+
+def test_a_stale_result_changes_nothing_and_its_file_is_freed(story):
+    a = story.worker("a")
+    cid = story.submit()
+    (old,) = story.given(a)
+    story.core.connection_lost(story.now, a)
+    story.later(0.6)
+    b = story.worker("b")
+    (new,) = story.given(b)
+    assert new.attempt != old.attempt
+    back = story.worker("a", finished=[m.Done(old.task, old.attempt, None, 10_000, b"d", 1)],
+                        stored=[m.Stored(old.task, old.attempt, 10_000, b"d")])  # fmt: skip
+    assert story.said(back, m.Free) == [m.Free([old.attempt])]
+    story.done(b, new, b"right")
+    assert story.outcome(cid).value == b"right" and story.core.statistics.stale == 1
+
+
+def test_a_worker_that_comes_back_in_time_goes_on_with_its_attempt(story):
+    a = story.worker("a")
+    cid = story.submit()
+    (compute,) = story.given(a)
+    story.core.connection_lost(story.now, a)
+    story.later(0.6)  # given up; nobody else is there to run it
+    back = story.worker("a", running=[(compute.task, compute.attempt)])
+    assert story.said(back) == []
+    story.done(back, compute, b"kept")
+    assert story.outcome(cid).value == b"kept"
+
+
+def test_a_worker_restarted_on_its_store_brings_its_values_back(story):
+    a = story.worker("a")
+    cid = story.submit()
+    (compute,) = story.given(a)
+    story.done(a, compute, None, 10_000)
+    back = story.worker("a", stored=[m.Stored(compute.task, compute.attempt, 10_000, b"d"), m.Stored(99, 99, 1, b"d")])
+    assert story.given(back) == [] and story.core.statistics.replays == 0
+    assert story.core.statistics.incidents[-1].kind == "worker lost"
+    assert story.core.statistics.incidents[-1].lost == 0
+    assert story.outcome(cid).attempt == compute.attempt
+    assert back.holds
+
+
+def test_the_replaced_incarnation_may_not_come_back(story):
+    a = story.worker("a")
+    story.worker("a")
+    assert story.core.replaced == [a]
+    assert story.core.refusal(a.hello).code == "replaced"
+
+
+def test_retries_and_then_the_error_for_all_that_depend_on_it(story):
+    worker = story.worker()
+    first = story.submit(retries=1)
+    second = story.submit(first)
+    error = m.ErrorInfo("", "ValueError", "bad")
+    for _ in range(2):
+        (compute,) = story.given(worker)
+        story.tell(worker, m.Failed(compute.task, compute.attempt, error, 1))
+    erred = {one.cid: one.error for one in story.said(story.client, m.Erred)}
+    assert erred.keys() == {first, second} and erred[second].text == "bad" and erred[first].key == erred[second].key
+    third = story.submit(second)
+    assert story.outcome(third).error.text == "bad"
+
+
+def test_crashes_up_to_the_limit(story):
+    worker = story.worker()
+    cid = story.submit(crash_limit=2)
+    for _ in range(2):
+        (compute,) = story.given(worker)
+        story.tell(worker, m.Crashed(compute.task, compute.attempt, "SIGSEGV (Segmentation fault)", "stack"))
+    error = story.outcome(cid).error
+    assert error.kind == "TaskCrashed" and error.text.count("SIGSEGV") == 3 and "stack" in error.text
+    assert [one.kind for one in story.core.statistics.incidents] == ["executor died", "executor died"]
+
+
+def test_our_own_kill_is_not_a_crash(story):
+    worker = story.worker()
+    cid = story.submit(time_limit=1.0)
+    (compute,) = story.given(worker)
+    assert compute.limit == 1.0
+    story.tell(worker, m.Crashed(compute.task, compute.attempt, "it ran longer", "", "TimeLimitExceeded"))
+    assert story.outcome(cid).error.kind == "TimeLimitExceeded"
+
+
+def test_cancel_stops_what_nobody_else_wants(story):
+    worker = story.worker()
+    first = story.submit()
+    second = story.submit(first)
+    (compute,) = story.given(worker)
+    story.tell(story.client, m.Cancel([first]))
+    assert story.said(worker, m.Abort) == []  # the second still needs it
+    story.tell(story.client, m.Cancel([second]))
+    assert {one.cid for one in story.said(story.client, m.Erred)} == {first, second}
+    assert story.said(worker, m.Abort) == [m.Abort([compute.attempt], False)]
+    assert not story.core.tasks
+
+
+def test_cancel_kills_a_running_task(story):
+    worker = story.worker()
+    cid = story.submit()
+    (compute,) = story.given(worker)
+    story.tell(story.client, m.Cancel([cid]))
+    assert story.said(worker, m.Abort) == [m.Abort([compute.attempt], True)]
+
+
+def test_the_same_key_is_one_task_and_another_recipe_is_refused(story):
+    story.worker()
+    first = story.submit(key="k")
+    task = story.core.keys["k"]
+    story.tell(story.client, m.Submit(50, 1, [b"%d" % first], None, ["k"]))
+    assert len(story.core.tasks) == 1 and len(task.watchers) == 2
+    story.tell(story.client, m.Submit(51, 1, [b"other"], None, ["k"]))
+    assert story.outcome(51).error.kind == "KeyConflict"
+    story.tell(story.client, m.Release([first, 50, 51]))
+    assert not story.core.tasks and not story.core.keys
+
+
+def test_the_same_key_after_its_inputs_were_let_go(story):
+    worker = story.worker()
+    first = story.submit(key="a")
+    second = story.submit(first, key="b")
+    story.done(worker, story.given(worker)[0], b"1")
+    story.done(worker, story.given(worker)[0], b"2")
+    story.tell(story.client, m.Submit(50, 1, [b"%d" % second], [[first]], ["b"]))
+    assert story.outcome(50).value == b"2"
+
+
+def test_an_input_named_twice(story):
+    worker = story.worker()
+    first = story.submit(key="k")
+    story.tell(story.client, m.Submit(50, 1, [b"%d" % first], None, ["k"]), m.Submit(51, 1, [b"x"], [[first, 50, first]]))
+    story.done(worker, story.given(worker)[0], b"v")
+    (compute,) = story.given(worker)
+    assert [one.value for one in compute.inputs] == [b"v", b"v", b"v"]
+    story.done(worker, compute)
+    assert story.outcome(51).value == b"v"
+
+
+def test_named_workers_and_resources(story):
+    a = story.worker("a")
+    b = story.worker("b", resources={"GPU": 1.0})
+    story.submit(workers=("b",))
+    assert story.given(a) == [] and len(story.given(b)) == 1
+    first = story.submit(resources={"GPU": 1.0})
+    second = story.submit(resources={"GPU": 1.0})
+    assert story.given(a) == []
+    (compute,) = story.given(b)
+    story.done(b, compute)
+    assert story.given(a) == [] and len(story.given(b)) == 1 and first != second
+    assert story.outcome(story.submit(workers=("nobody",))).error.kind == "NoValidWorker"
+
+
+def run_all(story, worker):
+    order = []
+    while computes := story.given(worker):
+        for compute in computes:
+            order.append(int(compute.args))
+            story.done(worker, compute)
+    return order
+
+
+def test_higher_priority_runs_first(story):
+    low, normal, high = story.submit(priority=-1), story.submit(), story.submit(priority=5)
+    assert run_all(story, story.worker()) == [high, normal, low]
+
+
+def test_what_lies_deeper_runs_before_other_beginnings(story):
+    first = story.submit()
+    others = [story.submit() for _ in range(5)]
+    child = story.submit(first)
+    order = run_all(story, story.worker())
+    assert order.index(child) <= 2 < order.index(others[-1])
+
+
+def test_an_idle_worker_gets_tasks_recalled_from_a_loaded_one(story):
+    a = story.worker("a")
+    for _ in range(40):
+        story.submit()
+    story.done(a, story.given(a)[0], us=300)
+    b = story.worker("b")
+    run_all(story, b)
+    (recall,) = story.said(a, m.Recall)
+    story.tell(a, m.Recalled(recall.attempts))
+    given = story.given(b)
+    assert given and {one.attempt for one in given}.isdisjoint(recall.attempts)
+
+
+def test_a_client_that_stays_away_is_released_after_its_grace(story):
+    worker = story.worker()
+    story.submit()
+    story.core.connection_lost(story.now, story.client)
+    story.later(59)
+    assert story.core.tasks
+    story.later(2)
+    assert not story.core.tasks and story.said(worker, m.Abort)
+
+
+def test_clear_drops_only_what_no_connected_session_wants(story):
+    other = story.core.greet(story.now, m.HelloClient(2))
+    mine = story.submit()
+    story.core.connection_lost(story.now, story.client)
+    story.tell(other, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"theirs"]), m.Query(1, "clear", []))
+    assert [task.args for task in story.core.tasks.values()] == [b"theirs"] and mine
+    assert story.said(other, m.Reply)[0].value == {"sessions": 1, "tasks": 1}
+
+
+def test_odd_messages_from_a_client_are_protocol_errors(story):
+    with pytest.raises(ProtocolError):
+        story.tell(story.client, m.Submit(1, 77, [b""]))
+
+
+def test_functions_are_forgotten_with_their_last_user(story):
+    worker = story.worker()
+    story.submit()
+    story.given(worker)
+    story.core.receive(story.now, story.client, [m.Bye()])
+    assert not story.core.functions and not story.core.tasks
+    assert story.said(worker, m.ForgetFunctions)
+
+
+def test_a_value_that_can_not_be_fetched_is_looked_for_and_recovered(story):
+    worker = story.worker()
+    cid = story.submit()
+    (compute,) = story.given(worker)
+    story.done(worker, compute, None, 10_000)
+    place = story.outcome(cid)
+    story.tell(story.client, m.Unreachable(cid, place.attempt, place.holders))
+    assert story.said(worker, m.Verify) == [m.Verify([compute.attempt])]
+    story.tell(worker, m.Missing([compute.attempt]))
+    (again,) = story.given(worker)
+    story.done(worker, again, None, 10_000)
+    assert story.outcome(cid).attempt == again.attempt
+
+
+def test_a_task_given_back_for_a_lost_input_runs_again_after_a_pause(story):
+    worker = story.worker()
+    first = story.submit()
+    cid = story.submit(first)
+    story.done(worker, story.given(worker)[0], None, 10_000)
+    (compute,) = story.given(worker)
+    story.tell(worker, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, 1)]))
+    assert story.given(worker) == []
+    story.later(0.2)
+    (again,) = story.given(worker)
+    story.done(worker, again)
+    assert story.outcome(cid).value == b"v"

@@ -1,0 +1,205 @@
+"""The server roles as a user starts them: twistd in shells of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from twistdist import cli, errors
+from twistdist.blocking import Client
+
+TWISTD = str(pathlib.Path(sys.executable).with_name("twistd"))
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+
+
+class Shell:
+    """One process, its lines as they come."""
+
+    def __init__(self, folder, *command):
+        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.lines, self._changed = [], threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self.lines.append("")
+            self._changed.notify_all()
+
+    def wait_for(self, pattern, seconds=60):
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: any(re.search(pattern, line) for line in self.lines) or self.lines[-1:] == [""], seconds
+            )
+        found = [match for line in self.lines if (match := re.search(pattern, line))]
+        assert found, "".join(self.lines)
+        return found[0]
+
+    def end(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(60)
+        self._reader.join(60)
+        self.process.stdout.close()
+        return status
+
+
+@pytest.fixture
+def shells(tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def start(*command):
+            shell = Shell(tmp_path, *command)
+            stack.callback(shell.end, signal.SIGKILL)
+            return shell
+
+        yield start
+
+
+def scheduler(shells, *options):
+    shell = shells(TWISTD, "-n", "twistdist-scheduler", "--listen", "tcp:0:interface=127.0.0.1", *options)
+    return shell, shell.wait_for(r"^twistdist scheduler ready at (\S+)")[1]
+
+
+def worker(shells, address, name, *options):
+    shell = shells(TWISTD, "-n", "twistdist-worker", address, "--slots", "1", "--name", name, *options)
+    shell.wait_for(rf"^twistdist worker {name} ready")
+    return shell
+
+
+def test_three_shells_the_examples_and_a_kill(shells, tmp_path):
+    first, address = scheduler(shells)
+    workers = [worker(shells, address, name) for name in ("a", "b")]
+    for example in ("blocking_api.py", "deferred_api.py"):
+        done = subprocess.run([sys.executable, str(EXAMPLES / example), address], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "ZeroDivisionError" in done.stdout
+
+    log = tmp_path / "log"
+    running = shells(sys.executable, str(EXAMPLES / "survivor.py"), address, str(log))
+    running.wait_for("half of the leaves are done")
+    workers[0].end(signal.SIGKILL)
+    running.wait_for("the right answer")
+    assert running.end() == 0
+    text = "".join(running.lines)
+    again, lost, requeued = map(int, re.search(r"again (\d+) lost (\d+) requeued (\d+)", text).groups())
+    assert lost <= again <= lost + requeued
+
+    assert workers[1].end() == 0
+    assert first.end() == 0
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".pid"]
+
+
+def test_status_clear_and_a_clean_stop_leave_nothing(shells, capsys):
+    shell, address = scheduler(shells)
+    one = worker(shells, address, "a", "--resources", "GPU=2")
+    with Client(address) as client:
+        assert client.submit(abs, -1, resources={"GPU": 1}).result(30) == 1
+        assert cli.main(["status", address]) == 0
+        assert "worker    a: connected" in capsys.readouterr().out
+        store = next(iter(client.workers()))
+    assert store == "a"
+    assert cli.main(["clear", address]) == 0
+    assert "dropped" in capsys.readouterr().out
+    assert one.end() == 0 and shell.end() == 0
+    assert cli.main(["status", address, "--timeout", "0.3"]) == 1
+    assert "no scheduler answers" in capsys.readouterr().err
+
+
+def test_shutdown_by_a_client(shells):
+    shell, address = scheduler(shells)
+    one = worker(shells, address, "a")
+    client = Client(address)
+    client.shutdown()
+    assert one.process.wait(30) == 0 and shell.process.wait(30) == 0
+
+
+def fails(shells, *command):
+    shell = shells(TWISTD, "-n", *command)
+    assert shell.process.wait(60) != 0
+    shell.end()
+    return "".join(shell.lines)
+
+
+def test_bad_options_end_with_one_clear_line(shells, tmp_path):
+    assert "name the scheduler's address" in fails(shells, "twistdist-worker")
+    assert "is no address" in fails(shells, "twistdist-worker", "nonsense")
+    assert "--slots is a number" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--slots", "none")
+    assert "NAME=NUMBER" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--resources", "GPU=x")
+    assert "can be reached from other machines" in fails(shells, "twistdist-scheduler", "--listen", "tcp:0")
+    assert "is no place to listen" in fails(shells, "twistdist-scheduler", "--listen", "what:0")
+    assert "can't be read" in fails(shells, "twistdist-scheduler", "--secret-file", str(tmp_path / "none"))
+    open_to_all = tmp_path / "open"
+    open_to_all.write_text("x" * 40)
+    open_to_all.chmod(0o644)
+    assert "chmod 600" in fails(shells, "twistdist-scheduler", "--secret-file", str(open_to_all))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+        assert "Address already in use" in fails(shells, "twistdist-scheduler", "--listen", endpoint)
+
+
+def test_a_worker_with_the_wrong_secret_gives_up(shells, tmp_path):
+    _, address = scheduler(shells)
+    wrong = tmp_path / "wrong"
+    wrong.touch(mode=0o600)
+    wrong.write_text("the secret of another cluster")
+    assert "secret is wrong" in fails(shells, "twistdist-worker", address, "--secret-file", str(wrong))
+
+
+def test_two_workers_of_one_name_do_not_fight(shells, tmp_path):
+    _, address = scheduler(shells)
+    first = worker(shells, address, "same", "--store", str(tmp_path / "s1"))
+    worker(shells, address, "same", "--store", str(tmp_path / "s2"))
+    assert first.process.wait(60) == 1
+    first.end()
+    assert "give each worker a name of its own" in "".join(first.lines)
+
+
+def test_garbage_on_the_port_disturbs_nobody(shells):
+    shell, address = scheduler(shells)
+    worker(shells, address, "a")
+    port = int(address.rsplit(":", 1)[1])
+    with Client(address) as client:
+        for garbage in (b"GET / HTTP/1.0\r\n\r\n", os.urandom(1000), b"twistdist\n" + bytes(500), b""):
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.sendall(garbage)
+                assert client.submit(abs, -5).result(30) == 5
+        half = socket.create_connection(("127.0.0.1", port))
+        half.sendall(b"twistdist\n")
+        assert client.submit(abs, -6).result(30) == 6
+        half.close()
+    assert shell.process.poll() is None
+
+
+def test_the_plugins_are_listed():
+    listed = subprocess.run([TWISTD, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "twistdist-scheduler" in listed and "twistdist-worker" in listed
+
+
+def test_a_worker_waits_for_a_scheduler_that_starts_later(shells):
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    early = shells(TWISTD, "-n", "twistdist-worker", f"127.0.0.1:{port}", "--slots", "1", "--name", "early")
+    early.wait_for("Starting|reactor|Log opened")
+    shells(TWISTD, "-n", "twistdist-scheduler", "--listen", f"tcp:{port}:interface=127.0.0.1")
+    early.wait_for("^twistdist worker early ready")
+
+
+def test_version_of_the_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and "twistdist" in capsys.readouterr().out
+    assert issubclass(errors.TaskCancelled, errors.TwistdistError)

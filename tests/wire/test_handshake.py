@@ -1,0 +1,79 @@
+"""Both sides prove the secret, or learn nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
+from twistdist.wire.handshake import ClientHandshake, ServerHandshake
+
+SECRET = b"0123456789abcdef"
+
+
+def meet(server_secret=SECRET, client_secret=SECRET, server_version=1, client_version=1):
+    server = ServerHandshake(server_secret, b"s" * 32, server_version)
+    client = ClientHandshake(client_secret, b"c" * 32, client_version)
+    proof, _ = client.feed(server.start())
+    answer, left = server.feed(proof + b"more")
+    assert left == b"more"
+    client.feed(answer + b"rest")
+    return server, client
+
+
+def test_the_same_secret():
+    server, client = meet()
+    assert server.done and client.done
+
+
+def test_byte_by_byte():
+    server, client = ServerHandshake(SECRET, b"s" * 32), ClientHandshake(SECRET, b"c" * 32)
+    proof = b"".join(client.feed(bytes([byte]))[0] for byte in server.start())
+    answer = b"".join(server.feed(bytes([byte]))[0] for byte in proof)
+    for byte in answer:
+        client.feed(bytes([byte]))
+    assert server.done and client.done
+
+
+def test_a_client_with_another_secret_is_refused():
+    with pytest.raises(AuthenticationError, match="client does not know"):
+        meet(client_secret=b"another secret ..")
+
+
+def test_a_server_with_another_secret_is_found_out():
+    client = ClientHandshake(SECRET, b"c" * 32)
+    client.feed(ServerHandshake(b"x" * 16, b"s" * 32).start())
+    with pytest.raises(AuthenticationError, match="not our cluster"):
+        client.feed(b"+" + bytes(32))
+
+
+def test_another_version_is_told_on_both_sides():
+    with pytest.raises(VersionMismatch, match="speaks version 2"):
+        meet(server_version=2)
+    server = ServerHandshake(SECRET, b"s" * 32, 2)
+    client = ClientHandshake(SECRET, b"c" * 32, 2)
+    proof, _ = client.feed(server.start())
+    with pytest.raises(VersionMismatch):
+        ServerHandshake(SECRET, b"s" * 32, 1).feed(proof)
+
+
+def test_a_proof_can_not_be_played_back_to_another_connection():
+    client = ClientHandshake(SECRET, b"c" * 32)
+    proof, _ = client.feed(ServerHandshake(SECRET, b"s" * 32).start())
+    with pytest.raises(AuthenticationError):
+        ServerHandshake(SECRET, b"t" * 32).feed(proof)
+
+
+def test_a_proof_can_not_be_reflected():
+    server = ServerHandshake(SECRET, b"s" * 32)
+    with pytest.raises(AuthenticationError):
+        server.feed(server.start() + bytes(32))
+
+
+@given(st.binary(min_size=1, max_size=500))
+def test_garbage_ends_in_a_protocol_error_or_waits(data):
+    for side in (ServerHandshake(SECRET, b"s" * 32), ClientHandshake(SECRET, b"c" * 32)):
+        try:
+            side.feed(data)
+        except (ProtocolError, AuthenticationError, VersionMismatch):
+            pass
+        assert not side.done

@@ -1,0 +1,89 @@
+"""Objects to bytes and back."""
+
+import mmap
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twistdist.errors import SerializationError
+from twistdist.wire import payload
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(PLAIN)
+def test_values_come_back(value):
+    assert payload.load_value(b"".join(payload.dump_value(value))) == value
+
+
+def test_buffers_travel_out_of_band_aligned_and_uncopied():
+    np = pytest.importorskip("numpy")
+    arrays = [np.arange(1000.0), np.zeros((3, 0)), np.ones(77, dtype="u1")]
+    data = b"".join(payload.dump_value(arrays))
+    mapped = mmap.mmap(-1, len(data))
+    mapped.write(data)
+    back = payload.load_value(memoryview(mapped).toreadonly())
+    for array, again in zip(arrays, back, strict=True):
+        assert (array == again).all()
+    assert not back[0].flags.writeable
+    assert back[0].ctypes.data % 64 == 0
+    assert not back[0].flags.owndata
+
+
+class Reference:
+    """Stands for a future."""
+
+    def __reduce__(self):
+        return payload.reference(self)
+
+
+class Box:
+    def __init__(self, content):
+        self.content = content
+
+
+def test_references_anywhere_become_inputs():
+    a, b = Reference(), Reference()
+    data, found = payload.dump_call((1, [a, {"k": Box((b, a))}]), {"x": b})
+    assert set(map(id, found)) == {id(a), id(b)}
+    values = {id(a): "A", id(b): "B"}
+    args, kwargs = payload.load_call(data, [values[id(one)] for one in found])
+    assert args[1][0] == "A" and args[1][1]["k"].content == ("B", "A") and kwargs == {"x": "B"}
+
+
+def test_references_beside_what_only_cloudpickle_can():
+    a = Reference()
+    data, found = payload.dump_call((a, lambda: 5), {})
+    args, _ = payload.load_call(data, ["value"])
+    assert found == [a] and args[0] == "value" and args[1]() == 5
+
+
+def test_a_reference_outside_of_a_call_is_an_error():
+    with pytest.raises(SerializationError, match="take its result"):
+        payload.dump_value(Reference())
+
+
+def test_the_argument_that_can_not_be_pickled_is_named():
+    with pytest.raises(SerializationError, match="argument 2, a lock"):
+        payload.dump_call((1, threading.Lock()), {})
+    with pytest.raises(SerializationError, match="argument 'x'"):
+        payload.dump_call((1,), {"x": threading.Lock()})
+
+
+def test_functions():
+    assert payload.dump_function(len)[1] is True
+    data, by_name = payload.dump_function(lambda x: x + 1)
+    import pickle
+
+    assert by_name is False and pickle.loads(data)(1) == 2
+    with pytest.raises(TypeError, match="not callable"):
+        payload.dump_function(5)
+    held = Reference()
+    with pytest.raises(SerializationError, match="closure"):
+        payload.dump_function(lambda: held)
