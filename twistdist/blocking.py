@@ -26,6 +26,7 @@ from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
+from twistdist.net.timers import use_monotonic_time
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 
@@ -50,6 +51,7 @@ class _Loop:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.reactor = _new_reactor()
+        use_monotonic_time(self.reactor)
         started = threading.Event()
         self.reactor.callWhenRunning(started.set)
         self.thread = threading.Thread(target=self.reactor.run, kwargs={"installSignalHandlers": False},
@@ -96,6 +98,30 @@ class _Waiters(list[Any]):
     def __init__(self, session: _Session, future: Future) -> None:
         super().__init__()
         self._session, self.future = session, future
+        self._told = False
+
+    def append(self, waiter: Any) -> None:
+        super().append(waiter)
+        if self._told:
+            self._tell_one(waiter)
+        elif self.future.done():  # the reactor's thread has just changed the record, and will tell nobody twice
+            self.tell()
+
+    def tell(self) -> None:
+        """The future has ended.  Each waiter hears it once, though the record may be told anew after a replay."""
+        if not self._told:
+            self._told = True
+            for waiter in self:
+                self._tell_one(waiter)
+
+    def _tell_one(self, waiter: Any) -> None:
+        record, future = self.future._record, self.future
+        if record.state is State.CANCELLED:
+            waiter.add_cancelled(future)
+        elif record.error is not None:
+            waiter.add_exception(future)
+        else:
+            waiter.add_result(future)
 
     def remove(self, waiter: Any) -> None:
         super().remove(waiter)
@@ -107,23 +133,20 @@ class _Session(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
     def __init__(self, reactor: Any, address: str, secret: bytes) -> None:
-        super().__init__(reactor, address, secret, reactor.callFromThread)
+        super().__init__(reactor, address, secret)
+        self.loop = _get_loop()
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
         self.condition = threading.Condition()
         self.waiters: dict[int, _Waiters] = {}
-
-    def _messages(self, messages: list[Any]) -> None:
-        with self.condition:
-            super()._messages(messages)
 
     def _tell(self, changed: list[Record]) -> None:
         with self.condition:
             if self.waiters:
                 for record in changed:
-                    for waiter in list(self.waiters.get(record.cid, ())):
-                        waiter.add_result(self.waiters[record.cid].future)
+                    if record.cid in self.waiters:
+                        self.waiters[record.cid].tell()
             self.condition.notify_all()
-        super()._tell(changed)
+        super()._tell(changed)  # users' callbacks, and so without the lock
 
 
 class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
@@ -157,9 +180,9 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
 
     def _wait(self, timeout: float | None) -> Raw:
         """The bytes of the value, or the error, when the task has ended."""
-        record, condition = self._record, self._client.condition
-        _get_loop().check()
+        record, condition, loop = self._record, self._client.condition, self._client.loop
         if record.state is State.PENDING:
+            loop.check()
             end = None if timeout is None else time.monotonic() + timeout
             with condition:
                 while record.state is State.PENDING:
@@ -169,7 +192,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
             return record.value
         if record.error is not None:
             return record.error
-        raws: list[Raw] = _get_loop().call(lambda: self._client.collect([record]), timeout)
+        raws: list[Raw] = loop.call(lambda: self._client.collect([record]), timeout)
         return raws[0]
 
     def result(self, timeout: float | None = None) -> Any:
@@ -189,7 +212,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
     def cancel(self) -> bool:
         """Stop the task unless somebody else wants it; whether this future is cancelled now."""
         if not self.done():
-            _get_loop().call(lambda: self._client.cancel([self]))
+            self._client.loop.call(lambda: self._client.cancel([self]))
         return self.cancelled()
 
     def running(self) -> bool:
@@ -249,13 +272,13 @@ class Client:
     def _make(self, record: Record, name: str) -> Future:
         return Future(self._session, record, name)
 
-    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.  Options as in :meth:`twistdist.Client.submit`."""
         self._loop.check()
         future: Future = self._session.submit_records(fn, [args], kwargs, self._make, batch=False)[0]
         return future
 
-    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
+    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
         """``submit`` for each tuple of ``zip(*iterables)``, in one message."""
         self._loop.check()
         return self._session.submit_records(fn, zip(*iterables), kwargs, self._make, batch=True)  # noqa: B905
@@ -288,6 +311,10 @@ class Client:
     def has_what(self, workers: Iterable[str] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
         """Worker name -> keys of the values that it holds."""
         return self._call(lambda: self._session.has_what(workers), timeout)  # type: ignore[no-any-return]
+
+    def why(self, future_or_key: Any, timeout: float | None = None) -> dict[str, Any] | None:
+        """What the scheduler knows of one task: state, worker, inputs, crashes; None for an unknown key."""
+        return self._call(lambda: self._session.why(future_or_key), timeout)  # type: ignore[no-any-return]
 
     def incidents(self, since: float | None = None, timeout: float | None = None) -> list[Incident]:
         """The faults seen (those of the last ``since`` seconds), oldest first."""

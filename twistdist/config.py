@@ -57,6 +57,13 @@ def parse_address(address: str) -> str:
     return f"tcp:{host}:{match[2]}"
 
 
+def resource_units(amount: float) -> int:
+    """An amount of a resource in millionths: integers add up where 0.1 + 0.2 does not.  ``ValueError`` unless 0 to 10**9."""
+    if not 0 <= amount <= 1e9:
+        raise ValueError(f"an amount of a resource is a number from 0 to 1,000,000,000, not {amount!r}")
+    return round(amount * 1_000_000)
+
+
 def default_secret_file() -> pathlib.Path:
     """``$TWISTDIST_SECRET_FILE``, else ``~/.config/twistdist/secret`` (under ``$XDG_CONFIG_HOME`` where that is set)."""
     named = os.environ.get("TWISTDIST_SECRET_FILE")

@@ -269,11 +269,14 @@ def test_an_input_named_twice(story):
 
 def test_named_workers_and_resources(story):
     a = story.worker("a")
-    b = story.worker("b", resources={"GPU": 1.0})
+    b = story.worker("b", resources={"GPU": 1_000_000})
     story.submit(workers=("b",))
-    assert story.given(a) == [] and len(story.given(b)) == 1
-    first = story.submit(resources={"GPU": 1.0})
-    second = story.submit(resources={"GPU": 1.0})
+    assert story.given(a) == []
+    (compute,) = story.given(b)
+    first = story.submit(resources={"GPU": 1_000_000})
+    assert story.given(a) == [] and story.given(b) == []  # restricted tasks are not given ahead
+    story.done(b, compute)
+    second = story.submit(resources={"GPU": 1_000_000})
     assert story.given(a) == []
     (compute,) = story.given(b)
     story.done(b, compute)

@@ -30,7 +30,9 @@ def test_failures_are_trapped_by_their_own_type(cluster):
     client = yield twistdist.connect(reactor, cluster.address)
     try:
         bad = client.submit(divide, 1, 0)
-        failure = yield bad.result().addErrback(lambda failure: failure)
+        failures = []
+        yield bad.result().addErrback(failures.append)
+        (failure,) = failures
         assert failure.trap(ZeroDivisionError) is ZeroDivisionError
         text = failure.getTraceback()
         assert "test_deferred.py" in text and "in divide" in text and "return a / b" in text

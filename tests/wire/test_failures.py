@@ -84,7 +84,7 @@ def test_a_local_class_travels_by_value():
 
 def test_long_texts_are_cut_and_that_is_said():
     info = failures.dump_error(raised(ValueError("x" * 10_000_000)))
-    assert len(info.text) < 20_000 and len(info.traceback) < 40_000 and len(info.pickled) < 100_000
+    assert len(info.text) < 20_000 and len(info.traceback) < 70_000 and not info.pickled
     again = failures.load_error(info)
     assert isinstance(again, errors.TaskError) and "cut: 10000000" in str(again)
 

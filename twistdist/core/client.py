@@ -160,7 +160,8 @@ class Client:
 
     def hello(self) -> m.HelloClient:
         """The opening of a new session.  Whatever an earlier one had asked for is lost with the scheduler's memory."""
-        if self.dialer.fresh:
+        if self.dialer.refused:
+            self.dialer.refused = False  # once: what is asked for from now on is for the new session
             self._start_over()
         return m.HelloClient(self.dialer.number, self.name)
 

@@ -54,17 +54,23 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
     if task.state is WAITING:
         missing = sum(1 for one in task.inputs if one.state is not DONE)
-        pausing = task.missing > len(task.inputs) or task.missing > missing
-        _must(pausing or task.missing == missing, "missing counts the inputs without a value", task)
+        missing += task.trouble is not None and task.trouble.paused
+        _must(task.missing == missing, "missing counts the inputs without a value", task)
         _must(task.missing > 0, "a waiting task waits for something", task)
+    known = task.worker is None or scheduler.workers.get(task.worker.number) is task.worker
+    _must(known, "the worker of an assigned task is part of the cluster", task)
     for holder in task.holders or ():
         _must(scheduler.workers.get(holder.number) is holder, "holders are known workers", task)
         _must(task in holder.holds, "a holder's list names what it holds", task)
 
 
 def _check_workers(scheduler: Scheduler) -> None:
+    place = scheduler.placement
+    for worker in (*place.idle, *place.open, *place.ahead):
+        _must(scheduler.workers.get(worker.number) is worker, "only workers of the cluster are given work", worker.name)
     for worker in scheduler.workers.values():
         for task in worker.assigned:
+            _must(task.number in scheduler.tasks, "assigned tasks are kept", task)
             _must(task.worker is worker and task.state is ASSIGNED, "assigned tasks know their worker", task)
         _must(worker.load_us == sum(task.cost_us for task in worker.assigned), "load is the sum of costs", worker.name)
         for task in worker.holds:
@@ -72,8 +78,8 @@ def _check_workers(scheduler: Scheduler) -> None:
             _must(task.number in scheduler.tasks, "held tasks are kept", task)
         _must(worker.connected or not scheduler.placement.has_room(worker), "no work for who is away", worker.name)
         for name, amount in worker.resources.items():
-            used = sum((t.options.resources or {}).get(name, 0.0) for t in worker.assigned)
-            _must(abs(amount + used - worker.hello.resources[name]) < 1e-6, "resources add up", f"{worker.name} {name}")
+            used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
+            _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")
     if scheduler.placement.idle:
         row = [task for task in scheduler.tasks.values() if task.state is READY and not _is_restricted(task)]
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])

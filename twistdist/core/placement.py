@@ -69,41 +69,33 @@ class Placement:
                 return max(held, key=held.__getitem__)
         return next(iter(pool))
 
-    def next_restricted(self, worker: Worker) -> Task | None:
-        """The first ready task of ``worker``'s own queue that its free resources allow."""
-        held_back, found = [], None
-        while worker.own and found is None:
-            entry = heapq.heappop(worker.own)
-            task = entry[2]
-            if task.state is not TaskState.READY:
-                continue
-            if resources_fit(task, worker.resources):
-                found = task
-            else:
-                held_back.append(entry)
-        for entry in held_back:
-            heapq.heappush(worker.own, entry)
-        return found
+    @staticmethod
+    def next_restricted(worker: Worker) -> Task | None:
+        """The first ready task of ``worker``'s own queues, of those whose kind of resources is free."""
+        best: list[tuple[int, Task]] | None = None
+        for kind in list(worker.own):
+            queue = worker.own[kind]
+            while queue and queue[0][1].state is not TaskState.READY:
+                heapq.heappop(queue)
+            if not queue:
+                del worker.own[kind]
+            elif all(worker.resources.get(name, 0) >= amount for name, amount in kind) and (
+                best is None or queue[0][0] < best[0][0]
+            ):
+                best = queue
+        return heapq.heappop(best)[1] if best else None
 
     def has_room(self, worker: Worker) -> bool:
         return worker in self.idle or worker in self.open
 
-    def overloaded(self, now: float) -> Worker | None:
-        """The worker from which tasks should be recalled for an idle one, if any."""
-        best, most = None, 0
+    def overloaded(self, now: float) -> list[Worker]:
+        """The workers from which tasks should be recalled for an idle one, the most loaded first."""
+        found = []
         for worker in self.ahead:
-            if worker.recalling or now < worker.recall_after:
-                continue
-            stalled = now - worker.progress_at >= RECALL_STALL_S
-            if (worker.load_us > RECALL_LOAD_US or stalled) and worker.load_us > most:
-                best, most = worker, worker.load_us
-        return best
-
-
-def resources_fit(task: Task, free: dict[str, float]) -> bool:
-    """Whether ``free`` has all that the task asks for."""
-    wanted = task.options.resources
-    return not wanted or all(free.get(name, 0.0) >= amount for name, amount in wanted.items())
+            stalled = now >= worker.progress_at + RECALL_STALL_S
+            if (worker.load_us > RECALL_LOAD_US or stalled) and not worker.recalling and now >= worker.recall_after:
+                found.append(worker)
+        return sorted(found, key=lambda worker: -worker.load_us)
 
 
 def allowed(task: Task, worker: Worker) -> bool:
@@ -111,4 +103,5 @@ def allowed(task: Task, worker: Worker) -> bool:
     names = task.options.workers
     if names and worker.name not in names and not task.options.allow_other_workers:
         return False
-    return resources_fit(task, worker.hello.resources)
+    total = worker.hello.resources
+    return all(total.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())

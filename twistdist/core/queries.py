@@ -13,15 +13,11 @@ if TYPE_CHECKING:
     from twistdist.core.scheduler import Scheduler
 
 
-class BadQuery(Exception):
-    """The question can't be answered; the text goes to who asked."""
-
-
 def answer(scheduler: Scheduler, now: float, client: Client, what: str, args: list[Any]) -> Any:
-    """The answer to ``what``, as plain data.  Raises :class:`BadQuery`."""
+    """The answer to ``what``, as plain data.  ``LookupError``, ``TypeError`` or ``ValueError`` for an odd question."""
     query = _QUERIES.get(what)
     if query is None:
-        raise BadQuery(f"this scheduler does not know the question {what!r}")
+        raise LookupError("this scheduler does not know it")
     return query(scheduler, now, client, args)
 
 
@@ -93,6 +89,27 @@ def _watch(scheduler: Scheduler, now: float, client: Client, args: list[Any]) ->
     return known
 
 
+def _why(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any] | None:
+    """What is known of the one task that ``args`` names by cid or key; None when there is no such task."""
+    task = _find(scheduler, client, args[0])
+    if task is None:
+        return None
+    trouble = task.trouble
+    return {
+        "key": task.key,
+        "state": task.state.value,
+        "worker": task.worker.name if task.worker is not None else "",
+        "attempt": task.attempt,
+        "holders": [worker.name for worker in task.holders or ()],
+        "missing": task.missing,
+        "inputs": {one.key: one.state.value for one in task.inputs},
+        "raised": trouble.raised if trouble else 0,
+        "crashes": list(trouble.crashes) if trouble else [],
+        "lost_inputs": trouble.lost_inputs if trouble else 0,
+        "error": task.error.text if task.error is not None else "",
+    }
+
+
 def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
     states: dict[str, int] = {}
     for task in scheduler.tasks.values():
@@ -118,6 +135,10 @@ def _clear(scheduler: Scheduler, now: float, client: Client, args: list[Any]) ->
     return {"sessions": sessions, "tasks": before - len(scheduler.tasks)}
 
 
+def _sync(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> None:
+    """The answer comes after everything that was said before."""
+
+
 def _shutdown(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> bool:
     scheduler.shutdown(f"shutdown asked for by client {client.name or format(client.number, 'x')[:8]}")
     return True
@@ -130,6 +151,8 @@ _QUERIES: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
     "has_what": _has_what,
     "watch": _watch,
     "status": _status,
+    "why": _why,
     "clear": _clear,
+    "sync": _sync,
     "shutdown": _shutdown,
 }

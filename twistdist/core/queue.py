@@ -11,6 +11,9 @@ _READY = TaskState.READY
 
 #: Bits of a rank, from the low end: task number, inverted depth, batch; the priority is above them.
 _NUMBER_BITS, _DEPTH_BITS, _BATCH_BITS = 48, 12, 40
+#: Entries before stale ones are looked for.
+_COMPACT = 10_000
+
 _DEEPEST = (1 << _DEPTH_BITS) - 1
 
 
@@ -27,18 +30,28 @@ class ReadyQueue:
     twice may have two entries, of which the second is skipped.
     """
 
-    __slots__ = ("_heap", "_row")
+    __slots__ = ("_compact_at", "_heap", "_row")
 
     def __init__(self) -> None:
         self._row: deque[Task] = deque()
+        self._compact_at = _COMPACT
         self._heap: list[tuple[int, Task]] = []
 
     def push(self, task: Task) -> None:
+        if len(self._row) + len(self._heap) >= self._compact_at:
+            self._compact()
         row = self._row
         if not row or row[-1].rank <= task.rank:
             row.append(task)
         else:
             heapq.heappush(self._heap, (task.rank, task))
+
+    def _compact(self) -> None:
+        """Drop stale entries, so that they never outnumber the live ones for long."""
+        self._row = deque(task for task in self._row if task.state is _READY)
+        self._heap = [entry for entry in self._heap if entry[1].state is _READY]
+        heapq.heapify(self._heap)
+        self._compact_at = max(_COMPACT, 2 * len(self))
 
     def pop(self) -> Task | None:
         """The ready task with the smallest rank, or None."""

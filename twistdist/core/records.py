@@ -66,7 +66,7 @@ class Task:
     digest: bytes = b""
     value_attempt: int = 0
     holders: dict[Worker, None] | None = None
-    watchers: list[tuple[Client, int]] = attrs.field(factory=list)
+    watchers: dict[tuple[Client, int], None] = attrs.field(factory=dict)
     dependents: dict[Task, None] | None = None
     error: m.ErrorInfo | None = None
     trouble: Trouble | None = None
@@ -87,6 +87,7 @@ class Trouble:
     crashes: list[str] = attrs.field(factory=list)
     exposed: int = 0
     lost_inputs: int = 0
+    paused: bool = False
 
 
 @attrs.define(eq=False)
@@ -106,8 +107,8 @@ class Worker:
     recalling: bool = False
     recall_after: float = 0.0
     progress_at: float = 0.0
-    own: list[tuple[int, int, Task]] = attrs.field(factory=list)
-    resources: dict[str, float] = attrs.field(factory=dict)
+    own: dict[tuple[tuple[str, int], ...], list[tuple[int, Task]]] = attrs.field(factory=dict)
+    resources: dict[str, int] = attrs.field(factory=dict)
     troubles: deque[str] = attrs.field(factory=lambda: deque(maxlen=20))
 
     @property

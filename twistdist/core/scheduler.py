@@ -32,6 +32,15 @@ BATCH_S = 0.1
 #: The counter's bits of an attempt; the epoch is above them.
 ATTEMPT_BITS = 36
 
+#: Durations are counted up to this many microseconds (eleven days).
+LONGEST_US = 10**12
+
+#: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
+MOST_COMPUTE_BYTES = 128 << 20
+
+#: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
+MOST_LOST_INPUTS = 4
+
 #: How many incarnations of workers are remembered as replaced by a later one.
 MOST_OUTLIVED = 10_000
 
@@ -214,19 +223,26 @@ class Scheduler:
     def _submit(self, now: float, client: Client, message: m.Submit) -> None:
         if message.fn not in client.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was submitted")
+        count = len(message.args)
+        if any(given is not None and len(given) != count for given in (message.inputs, message.keys)):
+            raise ProtocolError("a submit whose lists are not of one length")
         function, options = client.functions[message.fn], message.options or _DEFAULTS
+        if options.resources and min(options.resources.values()) <= 0:
+            raise ProtocolError("a task asks for nothing, or less, of a resource")
         if now >= client.batch_until:
             client.batch, client.batch_until = self._next("batch"), now + BATCH_S
         self.statistics.submitted += len(message.args)
         stranger = self._stranger(options)
         for i, args in enumerate(message.args):
             cid = message.first + i
+            if cid in client.futures:
+                raise ProtocolError(f"the future {cid} was submitted twice")
             named = message.inputs[i] if message.inputs is not None else ()
             inputs = tuple([client.futures.get(one) for one in named])
             key = message.keys[i] if message.keys is not None else None
             known, recipe, error = None, b"", stranger
             if key is not None:
-                known, recipe = self.keys.get(key), _recipe(function, args, inputs)
+                known, recipe = self._known(key), _recipe(function, args, inputs)
             if known is not None and known.recipe == recipe:
                 self.watch(known, client, cid)
                 continue
@@ -239,11 +255,19 @@ class Scheduler:
                                   key if known is None else None)  # fmt: skip
             task.recipe = recipe
             client.futures[cid] = task
-            task.watchers.append((client, cid))
+            task.watchers[(client, cid)] = None
             if error is not None:
                 self._fail(task, error)
             else:
                 self._admit(task)
+
+    def _known(self, key: str) -> Task | None:
+        """The task of that key, unless nobody wants it any more."""
+        task = self.keys.get(key)
+        if task is not None and not task.watchers and not task.pending:
+            self.collect()
+            task = self.keys.get(key)
+        return task
 
     def _stranger(self, options: m.Options) -> m.ErrorInfo | None:
         """The error of a task that names only workers which were never here."""
@@ -272,7 +296,7 @@ class Scheduler:
     def watch(self, task: Task, client: Client, cid: int) -> None:
         """One more future for a task that is there already."""
         client.futures[cid] = task
-        task.watchers.append((client, cid))
+        task.watchers[(client, cid)] = None
         if task.state is DONE or task.state is FAILED:
             self._tell(task, [(client, cid)])
         elif task.state is IDLE:
@@ -307,7 +331,7 @@ class Scheduler:
     def _unwatch(self, client: Client, cid: int) -> None:
         task = client.futures.pop(cid, None)
         if task is not None:
-            task.watchers.remove((client, cid))
+            task.watchers.pop((client, cid), None)
             self._garbage.append(task)
 
     def _cancel(self, now: float, client: Client, message: m.Cancel) -> None:
@@ -315,7 +339,7 @@ class Scheduler:
             task = client.futures.get(cid)
             if task is None or task.state not in _UNFINISHED:
                 continue
-            task.watchers.remove((client, cid))
+            task.watchers.pop((client, cid), None)
             client.futures[cid] = None
             self.post(client, m.Erred(cid, m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)))
             if not task.watchers and not task.pending:
@@ -342,8 +366,8 @@ class Scheduler:
     def _query(self, now: float, client: Client, message: m.Query) -> None:
         try:
             answer = queries.answer(self, now, client, message.what, message.args)
-        except queries.BadQuery as error:
-            self.post(client, m.Reply(message.query, str(error)))
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            self.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
         else:
             self.post(client, m.Reply(message.query, "", answer))
 
@@ -400,7 +424,8 @@ class Scheduler:
 
     def _offer(self, task: Task, worker: Worker) -> None:
         if placement.allowed(task, worker):
-            heapq.heappush(worker.own, (task.rank, task.number, task))
+            kind = tuple(sorted((task.options.resources or {}).items()))
+            heapq.heappush(worker.own.setdefault(kind, []), (task.rank, task))
 
     def _recover(self, lost: list[Task], incident: Incident | None = None) -> None:
         """The resilience manager's one way to bring values back: make the plan, start what it names."""
@@ -421,8 +446,9 @@ class Scheduler:
         place = self.placement
         if not place:
             return
-        for worker in [w for w in (*place.idle, *place.open) if w.own] if self.restricted else ():
-            while place.has_room(worker) and (task := place.next_restricted(worker)) is not None:
+        # Restricted tasks are never given ahead: they could not be recalled for another worker that may run them.
+        for worker in [w for w in place.idle if w.own] if self.restricted else ():
+            while worker in place.idle and (task := place.next_restricted(worker)) is not None:
                 self._assign(now, task, worker)
         while place:
             task = self.ready.pop()
@@ -433,6 +459,12 @@ class Scheduler:
             self._recall(now)
 
     def _assign(self, now: float, task: Task, worker: Worker) -> None:
+        weight = len(task.args) + sum([len(one.value) for one in task.inputs if one.value is not None])
+        if weight > MOST_COMPUTE_BYTES:
+            text = (f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
+                    f"{MOST_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
+            self._fail(task, m.ErrorInfo("SerializationError", "", text, key=task.key))
+            return
         mean = task.function.mean_us
         cost = int(mean) + placement.OVERHEAD_US if mean >= 0 else placement.UNKNOWN_US
         attempt = self.epoch << ATTEMPT_BITS | self._next("attempt")
@@ -450,13 +482,12 @@ class Scheduler:
         if function.number not in worker.functions:
             worker.functions.add(function.number)
             self.post(worker, m.WorkerFunction(function.number, function.name, function.blob), len(function.blob))
-        inputs, weight = None, len(task.args)
+        inputs = None
         if task.inputs:
             inputs = []
             for one in task.positions or task.inputs:
                 inputs.append(m.Input(one.number, one.value_attempt, one.value, one.size, one.digest,
                                       self._introduce(worker, one.holders or ())))  # fmt: skip
-                weight += len(one.value or b"")
         compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean))
         self.post(worker, compute, weight)
 
@@ -474,15 +505,22 @@ class Scheduler:
         if worker.connected:
             self.placement.update(worker)
 
-    def _again(self, task: Task) -> None:
-        """ASSIGNED no more, and still wanted: back to the queue, or to waiting when an input was lost meanwhile."""
+    def _again(self, task: Task, same: bool = False) -> None:
+        """ASSIGNED no more, and still wanted: back to the queue, or to waiting when an input was lost meanwhile.
+
+        ``same``: the attempt may still be going on somewhere, and is taken up again if its worker comes back in time.
+        """
         self._unassign(task)
+        if not same:
+            task.attempt = 0
         self._let_go(task)
         self._recover([task])
 
     def _let_go(self, task: Task) -> None:
         """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
         task.state = IDLE
+        if task.trouble is not None:
+            task.trouble.paused = False
         self.restricted.pop(task, None)
         for one in task.inputs:
             one.pending -= 1
@@ -498,19 +536,17 @@ class Scheduler:
 
     def _recall(self, now: float) -> None:
         """Idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
-        worker = self.placement.overloaded(now)
-        if worker is None:
-            if not self._recall_alarm:
-                self._recall_alarm = True
-                self._alarm(now + placement.RECALL_STALL_S, self._look_again, None)
-            return
-        given = [task for task in worker.assigned if not task.options.workers and not task.options.resources]
-        ahead = min(len(given), len(worker.assigned) - worker.hello.slots)
-        chosen = [task.attempt for task in given[len(given) - (ahead + 1) // 2 :]] if ahead else []
-        if chosen:
-            worker.recalling = True
-            self.statistics.recalls += 1
-            self.post(worker, m.Recall(chosen))
+        for worker in self.placement.overloaded(now):
+            given = [task for task in worker.assigned if not task.options.workers and not task.options.resources]
+            ahead = min(len(given), len(worker.assigned) - worker.hello.slots)
+            if ahead:
+                worker.recalling = True
+                self.statistics.recalls += 1
+                self.post(worker, m.Recall([task.attempt for task in given[len(given) - (ahead + 1) // 2 :]]))
+                return
+        if not self._recall_alarm:
+            self._recall_alarm = True
+            self._alarm(now + placement.RECALL_STALL_S, self._look_again, None)
 
     def _look_again(self, now: float, subject: None) -> None:
         """The end of this turn will see whether somebody is overloaded now."""
@@ -529,13 +565,14 @@ class Scheduler:
     def _done(self, now: float, worker: Worker, message: m.Done) -> None:
         task = self._current(worker, message.task, message.attempt)
         if task is None:
-            if message.value is None:
+            if message.value is None and not self._holds(worker, message):
                 self.post(worker, m.Free([message.attempt]))
             return
         worker.progress_at = now
         function = task.function
         mean = function.mean_us
-        function.mean_us = mean + 0.2 * (message.us - mean) if mean >= 0 else float(message.us)
+        us = min(max(message.us, 0), LONGEST_US)
+        function.mean_us = mean + 0.2 * (us - mean) if mean >= 0 else float(us)
         self._unassign(task)
         self.statistics.done += 1
         task.trouble = None
@@ -549,6 +586,11 @@ class Scheduler:
             self._let_go(task)
             self._cut_lineage(task)
         self._has_value(task)
+
+    def _holds(self, worker: Worker, message: m.Done) -> bool:
+        """Whether this very file is the accepted value already: the outcome came a second time."""
+        task = self.tasks.get(message.task)
+        return task is not None and task.value_attempt == message.attempt and worker in (task.holders or ())
 
     def _has_value(self, task: Task) -> None:
         """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
@@ -580,7 +622,7 @@ class Scheduler:
         worker.progress_at = now
         trouble = self._trouble(task)
         trouble.raised += 1
-        if trouble.raised <= task.options.retries and not message.error.kind:
+        if trouble.raised <= task.options.retries and message.error.kind != "SerializationError":
             self.statistics.reruns += 1
             self._again(task)
         else:
@@ -637,18 +679,24 @@ class Scheduler:
         self._let_go(task)
         for attempt, holder in message.inputs:
             other = self.workers.get(holder)
-            if other is not None:
+            if other is None:
+                continue
+            if trouble.lost_inputs >= MOST_LOST_INPUTS:
+                self._missing(now, other, m.Missing([attempt]))
+                self.post(other, m.Free([attempt]))
+            else:
                 self.post(other, m.Verify([attempt]))
         pause = min(5.0, 0.05 * 2 ** min(trouble.lost_inputs, 10))
-        # Held as WAITING on nothing that exists, so that nobody thinks it forgotten; the alarm lets it go on.
-        task.state, task.missing = WAITING, len(task.inputs) + 1
+        # WAITING, with the pause as one more thing that is missing; the alarm ends it.
+        task.state, task.missing, trouble.paused = WAITING, 1, True
         for one in task.inputs:
             one.pending += 1
+            task.missing += one.state is not DONE
         self._alarm(now + pause, self._after_pause, (task, task.attempt))
 
     def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
         task, attempt = subject
-        if task.state is WAITING and task.attempt == attempt and task.number in self.tasks:
+        if task.trouble is not None and task.trouble.paused and task.attempt == attempt and task.number in self.tasks:
             self._let_go(task)
             self._recover([task])
 
@@ -765,14 +813,13 @@ class Scheduler:
         useless, adopted = [], 0
         for stored in worker.hello.stored:
             task = self.tasks.get(stored.task)
-            if task is None or task.value_attempt != stored.attempt or task.state is FAILED or not self._keep(task):
+            if task is None or task.value_attempt != stored.attempt or not self._keep(task):
                 if stored.attempt not in finished:
                     useless.append(stored.attempt)
                 continue
             adopted += 1
             worker.holds[task] = None
-            if task.state is DONE:
-                assert task.holders is not None  # a stored value was accepted for this attempt
+            if task.holders is not None:
                 task.holders[worker] = None
             else:
                 if task.state in _UNFINISHED:
@@ -796,8 +843,8 @@ class Scheduler:
             self.post(worker, m.Abort(orphans, True))
 
     def _keep(self, task: Task) -> bool:
-        """Whether a value of this task is of use: it is needed, or it is held already."""
-        return self._needed(task) or task.state is DONE
+        """Whether a stored value of this task is of use: it is stored already, or it is needed and being made again."""
+        return task.holders is not None or (task.state in _UNFINISHED and self._needed(task))
 
     def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
         """An attempt that was taken for lost, and that no other has replaced, goes on."""
@@ -822,6 +869,7 @@ class Scheduler:
         """Give a worker up: its tasks go elsewhere, its sole copies are recovered."""
         if self.workers.pop(worker.number, None) is None:
             return
+        worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
         self.placement.remove(worker)
         self.dirty.pop(worker, None)
         incident = Incident(now, "worker lost", worker.name, cause, requeued=len(worker.assigned))
@@ -834,7 +882,7 @@ class Scheduler:
         self._lose(worker, held, incident)
         for task in requeued:
             self.statistics.reruns += 1
-            self._again(task)
+            self._again(task, same=True)
         self._incident(incident)
 
     def _recalled(self, now: float, worker: Worker, message: m.Recalled) -> None:

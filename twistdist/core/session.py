@@ -121,7 +121,8 @@ class Dialer:
     """The dialing side's end of a session: what to say on a new connection, and what the answer means.
 
     ``number`` identifies the session to the scheduler; ``epoch`` is the scheduler's, 0 before the first Ready.
-    ``fresh`` counts the Readys: when it changes, a new session began and nothing of the old one will be delivered.
+    ``fresh`` counts the Readys: when it changes, a new session began and nothing of the old one will be delivered;
+    ``refused`` tells that the old one was refused and no other has begun.
     """
 
     number: int
@@ -129,6 +130,7 @@ class Dialer:
     epoch: int = 0
     fresh: int = 0
     connected: bool = False
+    refused: bool = False
 
     def greeting(self) -> m.Resume | None:
         """The first message on a new connection; None: say Hello."""
@@ -143,10 +145,10 @@ class Dialer:
             self.connected = True
             return self.session.resume(answer.received)
         if isinstance(answer, m.Ready):
-            self.connected, self.epoch = True, answer.epoch
+            self.connected, self.refused, self.epoch = True, False, answer.epoch
             self.fresh += 1
             return []
         if answer.code != "session":
             raise Fatal(answer.code, answer.text)
-        self.epoch = 0
+        self.epoch, self.refused = 0, True
         return None

@@ -31,6 +31,9 @@ STALL_S = 0.02
 #: Seconds between looks at an attempt that is to be ended and is not running yet.
 INTERRUPT_S = 0.05
 
+#: An attempt that runs while all executors of the worker die together is taken to be the cause when that happens so often.
+MOST_EXPOSED = 3
+
 #: Pauses before an executor that ended without any outcome is started again: doubled each time, in seconds.
 BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 10.0
 
@@ -43,6 +46,7 @@ class Job:
     fetching: set[int] = attrs.field(factory=set)
     slot: Slot | None = None
     doomed: bool = False
+    exposed: int = 0
 
     @property
     def attempt(self) -> int:
@@ -162,6 +166,8 @@ class Worker:
         self.peers: dict[int, m.Peer] = {}
         self.transfers: dict[int, Transfer] = {}
         self.unmappable: set[str] = set()
+        self._finished: list[m.Done | m.Failed | m.Crashed] = []
+        self._told_at = 0
         self._recalling: set[int] | None = None
         self._taking_back: set[int] = set()
         self._alarms: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
@@ -198,12 +204,16 @@ class Worker:
 
     def hello(self) -> m.HelloWorker:
         """The registration with the whole inventory, for a new session."""
-        finished = [one for one in self.dialer.session.undelivered() if isinstance(one, m.Done | m.Failed | m.Crashed)]
+        if self._told_at != self.dialer.fresh:
+            self._told_at, self._finished = self.dialer.fresh, []  # the Hello before this one was accepted
+        undelivered = self.dialer.session.undelivered()
+        finished = self._finished
+        finished += [one for one in undelivered if isinstance(one, m.Done | m.Failed | m.Crashed)]
         self.dialer.session = Session()
         who = self.identity
         running = [(job.compute.task, job.attempt) for job in self.jobs.values() if not job.doomed]
         return m.HelloWorker(who.session, who.name, who.incarnation, who.pid, who.slots, who.address, who.host, who.store,
-                             who.resources, list(self.stored.values()), running, finished)  # fmt: skip
+                             who.resources, list(self.stored.values()), running, list(finished))  # fmt: skip
 
     def receive(self, now: float, messages: Iterable[Any]) -> None:
         """Messages from the scheduler that the session accepted, in order."""
@@ -239,6 +249,7 @@ class Worker:
 
     def _peer(self, now: float, message: m.Peer) -> None:
         self.peers[message.worker] = message
+        self.unmappable.discard(message.store)
 
     def _compute(self, now: float, message: m.Compute) -> None:
         job = Job(message)
@@ -267,6 +278,8 @@ class Worker:
         return f"{store}/{attempt:x}"
 
     def _fetch(self, job: Job, source: m.Input) -> None:
+        if source.attempt in job.fetching:
+            return  # the same input a second time
         job.fetching.add(source.attempt)
         transfer = self.transfers.get(source.attempt)
         if transfer is None:
@@ -399,10 +412,20 @@ class Worker:
         job.slot = None
         self._compute(0.0, compute)
 
-    def executor_ended(self, now: float, number: int, exit: str, detail: str, running: int) -> None:
-        """The slot's process is gone, and all that it had sent was seen.  ``running``: the attempt its page names, or 0."""
+    def executor_ended(self, now: float, number: int, exit: str, detail: str, running: int, blame: bool = True) -> None:
+        """The slot's process is gone, and all that it had sent was seen.  ``running``: the attempt its page names, or 0.
+
+        Without ``blame`` all executors died together, and what was running is charged only when that repeats itself.
+        """
         slot = self.slots[number]
+        if running and running not in self.stored:
+            self.effects.append(DeleteFiles([running]))  # it may have died between file and outcome
         guilty = slot.given.pop(running, None)
+        if guilty is not None and not blame:
+            guilty.exposed += 1
+            if guilty.exposed < MOST_EXPOSED:
+                slot.given = {running: guilty, **slot.given}
+                guilty = None
         innocent = list(slot.given.values())
         ending, slot.ending = slot.ending, None
         slot.up, slot.expected_us = False, 0
@@ -450,14 +473,15 @@ class Worker:
             if not self._taking_back and self._recalling is not None:
                 self._answer_recall()
 
-    def _time_over(self, now: float, job: Job) -> None:
-        slot = job.slot
-        if slot is None or slot.given.get(job.attempt) is not job:
+    def _time_over(self, now: float, subject: tuple[Slot, int]) -> None:
+        slot, attempt = subject
+        job = slot.given.get(attempt)
+        if job is None:
             return
         limit = job.compute.limit
         slot.ending = (job.attempt, "TimeLimitExceeded", f"it ran longer than its time_limit of {limit:g} s and was ended")
         self.effects.append(Interrupt(slot.number, job.attempt))
-        self._alarm(now + INTERRUPT_S, self._time_over, job)
+        self._alarm(now + INTERRUPT_S, self._time_over, subject)
 
     def _feed(self, now: float) -> None:
         """Give queued jobs to executors: the idle ones first, then ahead of time to those with short tasks."""
@@ -499,7 +523,7 @@ class Worker:
         slot.expected_us += job.cost
         job.slot = slot
         if job.compute.limit:
-            self._alarm(now + job.compute.limit, self._time_over, job)
+            self._alarm(now + job.compute.limit, self._time_over, (slot, job.attempt))
 
     def _level(self, now: float) -> None:
         """An executor is idle and another has tasks waiting behind one that takes long: take those back."""

@@ -34,6 +34,7 @@ class Executor:
         self._slot, self._page, self._tasks, self._outcomes, self._store = slot, page, tasks, outcomes, store
         self._pickled: dict[int, m.WorkerFunction] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._pid = os.getpid()
 
     def run(self) -> None:
         """Until the control process closes its end."""
@@ -76,6 +77,8 @@ class Executor:
             outcome = self._failed(compute, error, "", began)
         except BaseException as error:  # SystemExit, KeyboardInterrupt: raised by the task, must not end a client
             outcome = self._failed(compute, error, "TaskError", began)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the task forked and both came back: the copy has no business here
         self._write(packets.encode_outcome(outcome))
 
     def _write(self, data: bytes) -> None:
@@ -140,9 +143,12 @@ class Executor:
 
     @staticmethod
     def _failed(compute: m.Compute, error: BaseException, kind: str, began: int) -> m.Failed:
-        if error.__traceback__ is not None and not kind:
-            _strip_own_frames(error)
-        info = dump_error(error, kind)
+        try:
+            if not kind:
+                _strip_own_frames(error)
+            info = dump_error(error, kind)
+        except BaseException as own:  # an exception that fights back is still only that task's affair
+            info = m.ErrorInfo("TaskError", type(error).__qualname__, f"its exception can't be described: {type(own).__qualname__}")
         if kind == "TaskError":
             info = m.ErrorInfo(kind, info.type, f"the task raised {info.type}: {info.text}", info.traceback)
         return m.Failed(compute.task, compute.attempt, info, (time.perf_counter_ns() - began) // 1000)
@@ -158,4 +164,4 @@ def _strip_own_frames(error: BaseException) -> None:
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next
     if tb is not None:
-        error.__traceback__ = tb
+        BaseException.with_traceback(error, tb)

@@ -26,6 +26,9 @@ from twistdist.wire.framing import FrameReader
 BUSY_S = 0.002
 PAUSE_S = 0.001
 
+#: Forks asked for and not yet answered: each lies in the template's socket with two descriptors.
+MOST_FORKING = 32
+
 #: Pause before another template is started, in seconds.
 TEMPLATE_PAUSE_S = 0.2
 
@@ -40,7 +43,7 @@ class Listener(Protocol):
 
     def executor_outcomes(self, slot: int, outcomes: list[Any]) -> None: ...
 
-    def executor_ended(self, slot: int, exit: str, detail: str, running: int) -> None: ...
+    def executor_ended(self, slot: int, exit: str, detail: str, running: int, blame: bool) -> None: ...
 
     def taken_back(self, slot: int, attempts: list[int]) -> None: ...
 
@@ -117,6 +120,8 @@ class Supervisor:
         self._control: socket.socket | None = None
         self._control_reader: Reader | None = None
         self._packet_files = 0
+        self._forking = 0
+        self._forks_waiting: deque[int] = deque()
         self._stopped = False
 
     # ---- template ---------------------------------------------------------------------------
@@ -131,6 +136,7 @@ class Supervisor:
         theirs.close()
         ours.setblocking(False)
         self._control = ours
+        self._forking = 0
         self._control_reader = Reader(ours.fileno(), self._template_says)
         self._reactor.addReader(self._control_reader)
 
@@ -148,6 +154,9 @@ class Supervisor:
                 return
             word, slot, pid, *rest = msgspec.msgpack.decode(data)
             executor = self._executors.get(slot)
+            if word in ("started", "refused"):
+                self._forking -= 1
+                self._fork_waiting()
             if executor is None:
                 continue
             if word == "started":
@@ -167,8 +176,9 @@ class Supervisor:
         if self._stopped:
             return
         self._log.error("the executors' template died ({exit}); another is started", exit=exit)
+        self._forks_waiting.clear()
         for executor in list(self._executors.values()):
-            self._ended(executor, f"its template died ({exit})", "")
+            self._ended(executor, f"its template died ({exit})", "", blame=False)
         self._reactor.callLater(TEMPLATE_PAUSE_S, self._restart_template)
 
     def _restart_template(self) -> None:
@@ -203,6 +213,9 @@ class Supervisor:
         if self._control is None:  # between two templates
             self._reactor.callLater(TEMPLATE_PAUSE_S, self._fork, slot)
             return
+        if self._forking >= MOST_FORKING:
+            self._forks_waiting.append(slot)
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
         ours.setblocking(False)
         outcomes, outcomes_end = os.pipe()
@@ -217,8 +230,16 @@ class Supervisor:
         executor.reader = Reader(outcomes, lambda: self._readable(executor))
         executor.writer = Writer(ours.fileno(), lambda: self._send_backlog(executor))
         self._reactor.addReader(executor.reader)
-        socket.send_fds(self._control, [msgspec.msgpack.encode(("fork", slot))], [theirs.fileno(), outcomes_end])
+        self._forking += 1
+        try:
+            socket.send_fds(self._control, [msgspec.msgpack.encode(("fork", slot))], [theirs.fileno(), outcomes_end])
+        except OSError as error:
+            self._log.debug("the template is gone, which its socket will tell: {error}", error=error)
         os.close(outcomes_end)
+
+    def _fork_waiting(self) -> None:
+        if self._forks_waiting:
+            self._fork(self._forks_waiting.popleft())
 
     def _close(self, executor: _Executor) -> None:
         self._reactor.removeReader(executor.reader)
@@ -231,7 +252,7 @@ class Supervisor:
             if os.path.exists(path):
                 os.unlink(path)
 
-    def _ended(self, executor: _Executor, exit: str, detail: str) -> None:
+    def _ended(self, executor: _Executor, exit: str, detail: str, blame: bool = True) -> None:
         """What it wrote before it died comes first; then the page says what it was running."""
         self._read(executor)
         running = self._page.get(executor.slot)
@@ -240,7 +261,7 @@ class Supervisor:
         self._close(executor)
         if self._executors.get(executor.slot) is executor:
             del self._executors[executor.slot]
-        self._listener.executor_ended(executor.slot, exit, detail, running)
+        self._listener.executor_ended(executor.slot, exit, detail, running, blame)
 
     # ---- outcomes ---------------------------------------------------------------------------
 
@@ -353,4 +374,7 @@ class Supervisor:
             return
         if attempt in (0, self._page.get(slot)):
             executor.killed_for = attempt
-            self._control.send(msgspec.msgpack.encode(("kill", slot, executor.pid)))
+            try:
+                self._control.send(msgspec.msgpack.encode(("kill", slot, executor.pid)))
+            except OSError as error:
+                self._log.debug("the template is gone, and with it the executor: {error}", error=error)

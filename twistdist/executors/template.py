@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import os
 import selectors
 import signal
@@ -25,6 +26,7 @@ from twistdist.executors import packets
 from twistdist.executors.child import Executor
 
 _PR_SET_PDEATHSIG = 1
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Template:
@@ -56,13 +58,13 @@ class Template:
             if self._control in ready and not self._request():
                 break
         for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
+            self._kill(pid)
         for pid in self._children:
             os.waitpid(pid, 0)
 
     def _request(self) -> bool:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2, _CLOEXEC)
         except ConnectionResetError:
             return False
         if not data:
@@ -71,8 +73,15 @@ class Template:
         if request[0] == "fork":
             self._fork(request[1], descriptors[0], descriptors[1])
         elif request[2] in self._children:
-            os.kill(request[2], signal.SIGKILL)
+            self._kill(request[2])
         return True
+
+    @staticmethod
+    def _kill(pid: int) -> None:
+        """End an executor and whatever processes its task has started."""
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):  # its group is made a moment after the fork
+                end(pid, signal.SIGKILL)
 
     def _say(self, *words: object) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen by the next read
@@ -82,6 +91,8 @@ class Template:
         for pid in list(self._children):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)  # what its task had started dies with it
                 self._say("ended", self._children.pop(pid), pid, os.waitstatus_to_exitcode(status))
 
     def _fork(self, slot: int, tasks: int, outcomes: int) -> None:
@@ -102,6 +113,7 @@ class Template:
         """The child's side of the fork; never returns."""
         status = 1
         try:
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
@@ -112,6 +124,9 @@ class Template:
                 self._wake_read.close()
                 self._wake_write.close()
                 self._page.set(slot, 0)
+                for stream in (sys.stdout, sys.stderr):
+                    if isinstance(stream, io.TextIOWrapper):
+                        stream.reconfigure(line_buffering=True)  # an executor has no orderly end to flush at
                 kind = packets.SOCKET_TYPE
                 Executor(slot, self._page, socket.socket(socket.AF_UNIX, kind, fileno=tasks), outcomes, self._store).run()
                 status = 0

@@ -27,6 +27,9 @@ from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame
 #: A connection that brings nothing for this many seconds while it should is given up.
 STALL_S = 10.0
 
+#: Requests that may wait on one connection.
+MOST_WAITING = 100
+
 #: An unused connection to a holder is closed after this many seconds.
 IDLE_S = 30.0
 
@@ -54,8 +57,15 @@ class BulkServer:
                 self._send(connection, fetch)
 
     def _send(self, connection: Connection, fetch: m.Fetch) -> None:
+        """Start to send a file; one asked for while another is being sent waits for its turn.
+
+        The other side may ask as soon as it has the last byte, which is before this side's producer knows that it has ended.
+        """
         if connection.peer is not None:
-            raise ProtocolError("a second file was asked for before the first had ended")
+            connection.peer.append(fetch)
+            if len(connection.peer) > MOST_WAITING:
+                raise ProtocolError("too many files were asked for at once")
+            return
         try:
             stream = open(file_path(self._store.path, fetch.attempt), "rb")  # noqa: SIM115  closed when sent
         except FileNotFoundError:
@@ -70,18 +80,21 @@ class BulkServer:
         if not length:
             stream.close()
             return
-        connection.peer = stream
+        connection.peer = deque()
         sending = _Sender().beginFileTransfer(stream, connection.transport)  # type: ignore[no-untyped-call]
         sending.addBoth(self._sent, connection, stream)
 
-    @staticmethod
-    def _sent(result: Any, connection: Connection, stream: Any) -> None:
+    def _sent(self, result: Any, connection: Connection, stream: Any) -> None:
         """The file has left, or the connection broke on the way (and says so itself)."""
-        connection.peer = None
+        waiting, connection.peer = connection.peer, None
         stream.close()
+        while waiting and connection in self._connections:
+            self._send(connection, waiting.popleft())
 
     def closed(self, connection: Connection, error: Exception) -> None:
         self._connections.discard(connection)
+        if connection.peer:
+            connection.peer.clear()
 
     def close(self) -> None:
         for connection in list(self._connections):
@@ -139,6 +152,7 @@ class _Source:
         self._connecting: Deferred[Any] | None = None
         self._timer = Alarm(reactor, self._timed_out)
         self._deadline = 0.0
+        self._closed = False
 
     def request(self, request: _Request) -> None:
         self._waiting.append(request)
@@ -149,6 +163,11 @@ class _Source:
             self._connecting = endpoint.connect(ClientFactory(self._reactor, self, self._secret))
             self._connecting.addErrback(self._not_connected)
 
+    @property
+    def unused(self) -> bool:
+        """Whether there is neither a connection nor a request."""
+        return self._connection is None and self._connecting is None and not self._waiting
+
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         self._fail_all(failure)
@@ -158,11 +177,21 @@ class _Source:
         self._current = None
         self._waiting.clear()
         for request in requests:
+            self._give_up(request, failure)
+
+    @staticmethod
+    def _give_up(request: _Request, failure: Failure) -> None:
+        try:
             request.sink.discard()
-            request.result.errback(failure)
+        except OSError as error:
+            failure = Failure(error)
+        request.result.errback(failure)
 
     def opened(self, connection: Connection) -> None:
         self._connecting = None
+        if self._closed:
+            connection.close()
+            return
         self._connection = connection
         connection.make_bulk()
         self._next()
@@ -191,8 +220,7 @@ class _Source:
                     raise ProtocolError("an answer came that nobody asked for")
                 if isinstance(answer, m.Absent):
                     self._current = None
-                    request.sink.discard()
-                    request.result.errback(DataLost(f"{self._address} does not have the file"))
+                    self._give_up(request, Failure(DataLost(f"{self._address} does not have the file")))
                     self._next()
                 else:
                     request.left = answer.length
@@ -209,11 +237,16 @@ class _Source:
             self._connection.fail(ProtocolError("more bytes came than were announced"))
             return
         self._patience(STALL_S)
-        request.sink.write(data)
+        try:
+            request.sink.write(data)
+            whole = request.left == 0 and request.sink.finish()
+        except OSError as error:  # our disk is full: what else comes on this connection is of no use
+            self._connection.fail(error)
+            return
         if request.left == 0:
             self._connection.read_raw(None)
             self._current = None
-            if request.sink.finish():
+            if whole:
                 request.result.callback(None)
             else:
                 request.result.errback(DataLost(f"the file from {self._address} does not fit its digest"))
@@ -225,6 +258,7 @@ class _Source:
         self._fail_all(Failure(error))
 
     def close(self) -> None:
+        self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -252,10 +286,16 @@ class BulkFetcher:
             result.errback(last)
             return
         address = addresses.pop(0)
+        try:
+            sink = make_sink()
+        except OSError as error:
+            result.errback(error)
+            return
         source = self._sources.get(address)
         if source is None:
+            for idle in [one for one, known in self._sources.items() if known.unused]:
+                del self._sources[idle]
             source = self._sources[address] = _Source(self._reactor, address, self._secret)
-        sink = make_sink()
         request = _Request(attempt, sink, Deferred())
         request.result.addCallbacks(
             lambda _: result.callback(sink), lambda failure: self._try(addresses, attempt, make_sink, result, failure)

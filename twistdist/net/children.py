@@ -40,7 +40,8 @@ class Child:
         self._socket.setblocking(False)
         command = [sys.executable, "-m", "twistdist.tap", "--parent-fd", str(theirs.fileno()), *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment,
-                                        pass_fds=[theirs.fileno(), *descriptors])  # fmt: skip
+                                        pass_fds=[theirs.fileno(), *descriptors],
+                                        start_new_session=True)  # fmt: skip  Ctrl-C is for the parent alone
         theirs.close()
         self._reader = Reader(self._socket.fileno(), self._readable)
         reactor.addReader(self._reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import itertools
 import os
@@ -18,7 +19,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.config import MAX_ARGUMENT_BYTES, as_secret
+from twistdist.config import MAX_ARGUMENT_BYTES, as_secret, resource_units
 from twistdist.core import client as core
 from twistdist.core.client import FunctionRef, Record, State
 from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, TwistdistError
@@ -38,6 +39,9 @@ MOST_FUNCTIONS = 1_000
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
 
+#: How often a value is tried to be had, each time from where the scheduler says it is now.
+MOST_FETCHES = 8
+
 #: Options of the contract that this version does not have yet, with the only value that it can honour.
 _LATER: dict[str, Any] = {"replay": "always", "replicas": 1, "checkpoint": False}
 
@@ -54,9 +58,16 @@ class TaskOptions:
 def _number(name: str, value: Any, least: float, kind: type | tuple[type, ...] = int) -> Any:
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name} is a number, not {value!r}")
-    if float(value) < least:  # type: ignore[arg-type]
-        raise ValueError(f"{name} is at least {least:g}, not {value!r}")
+    if not least <= float(value) <= 1e9:  # type: ignore[arg-type]
+        raise ValueError(f"{name} is a number from {least:g} to 1,000,000,000, not {value!r}")
     return value
+
+
+def _encodable(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} has characters that UTF-8 can't express: {text!r}") from None
 
 
 def split_options(kwargs: dict[str, Any]) -> TaskOptions:
@@ -77,8 +88,11 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     if not all(isinstance(name, str) for name in workers or ()):
         raise TypeError(f"workers is a list of worker names, not {workers!r}")
     resources = take("resources", None)
+    for name in (*(workers or ()), *(resources or ())):
+        _encodable("a name", str(name))
     if resources is not None:
-        resources = {str(name): float(_number(f"resources[{name!r}]", v, 0, (int, float))) for name, v in resources.items()}
+        amounts = {str(name): _number(f"resources[{name!r}]", v, 0, (int, float)) for name, v in resources.items()}
+        resources = {name: units for name, v in amounts.items() if (units := resource_units(v))}
     options = m.Options(
         retries=_number("retries", take("retries", 0), 0),
         crash_limit=_number("crash_limit", take("crash_limit", 3), 1),
@@ -110,8 +124,13 @@ class _Functions:
         if known is not None:
             return known[1]
         blob, by_name = dump_function(function)
+        if len(blob) > MAX_ARGUMENT_BYTES:
+            raise SerializationError(
+                f"the function {function!r} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
+                "pass the data in its closure as an argument, or let a task read it"
+            )
         ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
-        if by_name or _is_self_contained(function):
+        if (by_name and _is_reference(function)) or _is_self_contained(function):
             if len(self._known) >= MOST_FUNCTIONS:
                 self._known.clear()
             self._known[id(function)] = (function, ref)  # holding the function keeps its id its own
@@ -120,7 +139,12 @@ class _Functions:
 
 def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", None) or type(function).__name__
-    return str(name) if isinstance(name, str) else "task"
+    return name.encode("utf-8", "replace").decode()[:200] if isinstance(name, str) else "task"
+
+
+def _is_reference(function: Any) -> bool:
+    """Whether its pickle is nothing but its name: partials, methods and callable objects carry state that may change."""
+    return isinstance(function, types.FunctionType | types.BuiltinFunctionType | type) and "." not in function.__qualname__
 
 
 def _is_self_contained(function: Any) -> bool:
@@ -130,28 +154,29 @@ def _is_self_contained(function: Any) -> bool:
 
 
 def _reads_nothing(code: types.CodeType, names: dict[str, Any]) -> bool:
-    """Whether no global but modules is named in the code."""
-    if any(name in names and not isinstance(names[name], types.ModuleType) for name in code.co_names):
-        return False
+    """Whether all that the code names are builtins and modules; what is not there yet may come."""
+    for name in code.co_names:
+        if not (isinstance(names.get(name), types.ModuleType) or (name not in names and hasattr(builtins, name))):
+            return False
     return all(_reads_nothing(one, names) for one in code.co_consts if isinstance(one, types.CodeType))
 
 
 class Client:
     """One session with a scheduler.  Made by :func:`connect`.
 
-    Orders (``submit``, ``release``, …) may come from any thread; ``wake`` has them carried out in the reactor's thread soon.
+    Orders (``submit``, ``release``, …) may come from any thread; they are carried out in the reactor's thread soon.
     Everything else belongs to the reactor's thread.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: str, secret: bytes, wake: Callable[[Callable[[], None]], Any] | None = None):
+    def __init__(self, reactor: Any, address: str, secret: bytes) -> None:
         self.reactor = reactor
         self._core = core.Client(secrets.randbits(62))
         self._origin = f"{self._core.dialer.number:x}"[:8]
         self._orders: deque[tuple[Any, ...]] = deque()
         self._woken = False
-        self._wake = wake or partial(reactor.callLater, 0)
+        self._wake = reactor.callFromThread  # futures are dropped in any thread, and by the garbage collector
         self._cids = itertools.count(1)
         self._functions = _Functions()
         self._host = host_identity()
@@ -253,14 +278,24 @@ class Client:
                 released.append(args[0])
                 continue
             if released:
-                self._core.release(released)
+                self._release(released)
                 released = []
             action(*args)
         if released:
-            self._core.release(released)
+            self._release(released)
         if self._error is None:
             self._core.close_batch()
             self._dialing.flush()
+
+    def _release(self, cids: list[int]) -> None:
+        """Records that were pending will never be told of: who still waits for one hears so."""
+        records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
+        self._core.release(cids)
+        given_up = [record for record in records if record.state is State.PENDING]
+        for record in given_up:
+            record.state, record.error = State.LOST, _RELEASED
+        if given_up:
+            self._tell(given_up)
 
     def forget(self, record: Record) -> None:
         """A future is not wanted any more; called from its ``__del__``, so from any thread at any moment."""
@@ -274,12 +309,12 @@ class Client:
         self._order(self._add_callback, record, function)
 
     def _add_callback(self, record: Record, function: Callable[[Record], Any]) -> None:
-        if record.state is not State.PENDING:
-            function(record)
-        elif record.callbacks is None:
+        if record.callbacks is None:
             record.callbacks = [function]
         else:
             record.callbacks.append(function)
+        if record.state is not State.PENDING:
+            self._fire(record)
 
     def submit_records(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any],
                        make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
@@ -291,6 +326,11 @@ class Client:
             raise ClientClosed(f"this client can't be used: {self._error}")
         options = split_options(kwargs)
         ref = self._functions.ref(fn)
+        if batch and options.key is not None and not isinstance(options.key, str):
+            calls, keys = list(calls), list(options.key)
+            options = attrs.evolve(options, key=keys)
+            if len(keys) != len(calls):
+                raise ValueError(f"{len(keys)} keys were given for {len(calls)} tasks")
         futures: list[Any] = []
         chunk: list[tuple[Any, ...]] = []
         generated = f"{ref.name}-{self._origin}-"
@@ -343,9 +383,10 @@ class Client:
         if key is None:
             return None
         if number >= 0:
-            key = f"{key}-{number}" if isinstance(key, str) else list(key)[number]
+            key = f"{key}-{number}" if isinstance(key, str) else key[number]
         if not isinstance(key, str) or not key or key.endswith("-") or len(key) > 1000:
             raise ValueError(f"a key is text of 1 to 1,000 characters that does not end with '-', not {key!r}")
+        _encodable("a key", key)
         return key
 
     # ---- what came ----------------------------------------------------------------------------
@@ -381,7 +422,7 @@ class Client:
     def _collect(self, collection: _Collection) -> None:
         collection.start()
 
-    def fetch(self, record: Record) -> Deferred[Raw]:
+    def fetch(self, record: Record, tries: int = 0) -> Deferred[Raw]:
         """The bytes of a finished record's value: inline, mapped from a store of this host, or over the network.
 
         When no holder gives it the scheduler is told, and what it says next is tried.
@@ -399,15 +440,24 @@ class Client:
                 except (OSError, ValueError):
                     continue
         fetching = self._fetcher.fetch([peer.address for peer in peers], place.attempt, partial(MemorySink, place.digest))
-        return fetching.addCallbacks(lambda sink: sink.data, lambda failure: self._elsewhere(record, failure))
+        return fetching.addCallbacks(lambda sink: sink.data,
+                                     lambda failure: self._elsewhere(record, place, failure, tries + 1))  # fmt: skip
 
-    def _elsewhere(self, record: Record, failure: Failure) -> Deferred[Raw]:
+    def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int) -> Deferred[Raw]:
         again: Deferred[Raw] = Deferred()
         if self._error is not None:
             return succeed(m.ErrorInfo("ClientClosed", "", str(self._error)))
+        if record.cid not in self._core.records:
+            return succeed(_RELEASED)
+        if record.place is not place:  # what became of it was told meanwhile
+            return self.fetch(record, tries)
+        if tries >= MOST_FETCHES:
+            text = (f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
+                    "can this machine reach the addresses that they listen at?")  # fmt: skip
+            return succeed(m.ErrorInfo("DataLost", "", text))
 
         def retry(_: Record) -> None:
-            self.fetch(record).chainDeferred(again)
+            self.fetch(record, tries).chainDeferred(again)
 
         self._core.unreachable(record)
         record.callbacks = [*(record.callbacks or ()), retry]
@@ -419,7 +469,7 @@ class Client:
     def _make(self, record: Record, name: str) -> Future:
         return Future(self, record, name)
 
-    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.
 
         Futures anywhere inside the arguments become inputs.  Task options (``key``, ``pure``, ``retries``, ``crash_limit``,
@@ -429,7 +479,7 @@ class Client:
         future: Future = self.submit_records(fn, [args], kwargs, self._make, batch=False)[0]
         return future
 
-    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
+    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
         """``submit`` for each tuple of ``zip(*iterables)``, in one message; options and ``kwargs`` hold for all of them.
 
         ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
@@ -456,7 +506,7 @@ class Client:
     def cancel(self, futures: Any) -> Deferred[None]:
         """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so."""
         self.cancel_records([future._record for future in flatten(futures, "raise")])
-        return self._query("status").addCallback(lambda _: None)
+        return self._query("sync")
 
     def _query(self, what: str, *args: Any) -> Deferred[Any]:
         result: Deferred[Any] = Deferred()
@@ -468,6 +518,12 @@ class Client:
             result.errback(ClientClosed(f"this client can't be used: {self._error}"))
         else:
             self._queries[self._core.query(what, args)] = result
+
+    def _watch(self, records: list[tuple[Record, str]], result: Deferred[Any]) -> None:
+        if self._error is not None:
+            result.errback(ClientClosed(f"this client can't be used: {self._error}"))
+        else:
+            self._queries[self._core.watch(records)] = result
 
     def workers(self) -> Deferred[dict[str, WorkerInfo]]:
         """A Deferred of worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
@@ -502,8 +558,15 @@ class Client:
         """A Deferred of worker name -> keys of the values that it holds."""
         return self._query("has_what", *(workers or ()))
 
+    def why(self, future_or_key: Any) -> Deferred[dict[str, Any] | None]:
+        """A Deferred of what the scheduler knows of one task: state, worker, inputs, crashes; None for an unknown key."""
+        name = future_or_key._record.cid if isinstance(future_or_key, BaseFuture) else str(future_or_key)
+        return self._query("why", name)
+
     def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
         """A Deferred of the faults seen (those of the last ``since`` seconds), oldest first."""
+        if since is not None:
+            _number("since", since, 0, (int, float))
         return self._query("incidents", since).addCallback(lambda found: [Incident(**fields) for fields in found])
 
     def status(self) -> Deferred[dict[str, Any]]:
@@ -519,7 +582,7 @@ class Client:
         records = [(Record(next(self._cids)), key) for key in keys]
         futures = [Future(self, record, key) for record, key in records]
         result: Deferred[Any] = Deferred()
-        self._order(lambda: self._queries.__setitem__(self._core.watch(records), result))
+        self._order(self._watch, records, result)
         return result.addCallback(lambda known: [one if one._record.cid in known else None for one in futures])
 
     def shutdown(self) -> Deferred[None]:
@@ -637,6 +700,8 @@ def _rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
         pairs = ((key, _rebuild(one, raws, errors)) for key, one in shape.items())
         return {key: value for key, value in pairs if value is not _SKIP}
     values = [value for one in shape if (value := _rebuild(one, raws, errors)) is not _SKIP]
+    if hasattr(shape, "_make"):  # a named tuple
+        return shape._make(values)
     return values if isinstance(shape, list) else type(shape)(values)
 
 

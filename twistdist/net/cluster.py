@@ -99,6 +99,8 @@ class LocalCluster(Service):
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ConfigError(f"a cluster is scaled to a number of workers, not {n!r}")
         self._wanted = n
         names = [*self._children, *self._restarts]
         for name in names[n:]:
@@ -139,7 +141,7 @@ class LocalCluster(Service):
         assert self._listener is not None
         descriptor = self._listener.fileno()
         arguments = ["scheduler", "--secret-file", f"{self._folder}/secret"]
-        self._scheduler = Child(self._reactor, ["--listen-fd", str(descriptor), *arguments], self._environment(),
+        self._scheduler = Child(self._reactor, ["--listen-fd", str(descriptor), "--folder", self._folder, *arguments], self._environment(),
                                 lambda line: None, self._scheduler_ended, [descriptor])  # fmt: skip
 
     def _scheduler_ended(self, status: int) -> None:

@@ -7,6 +7,7 @@ finish it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -48,6 +49,7 @@ class Connection(TwistedProtocol):
         self._reactor, self._owner, self._handshake = reactor, owner, handshake
         self._reader = FrameReader()
         self._raw: Any = None
+        self._most = sys.maxsize
         self.peer: Any = None
         self.error: Exception | None = None
         self.transport: Any = None
@@ -83,9 +85,10 @@ class Connection(TwistedProtocol):
             self._raw(data)
             return
         try:
-            bodies = self._reader.feed(data)
-            if bodies:
+            bodies = self._reader.feed(data, most=self._most)
+            while bodies:
                 self._owner.frames(self, bodies)
+                bodies = self._reader.feed(b"", most=1) if self._most == 1 and self._raw is None else []
         except ProtocolError as error:
             self.fail(error)
 
@@ -124,7 +127,9 @@ class Connection(TwistedProtocol):
         self._owner.closed(self, self.error or reason.value)  # type: ignore[arg-type]
 
     def make_bulk(self) -> None:
-        """Larger reads and writes, for a connection that carries files."""
+        """For a connection that carries files: larger reads and writes, and no look at what follows a frame, which may be
+        a file's bytes."""
+        self._most = 1
         self.transport.SEND_LIMIT = self.transport.bufferSize = BULK_BYTES
 
 

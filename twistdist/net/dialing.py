@@ -104,6 +104,9 @@ class Dialing:
 
     def opened(self, connection: Connection) -> None:
         self._connecting = None
+        if self._stopped:
+            connection.close()
+            return
         self._connection = connection
         connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello()])])
 
@@ -163,7 +166,11 @@ class Dialing:
         if self._connection is not None and self._core.dialer.connected:
             frames = self._core.dialer.session.take()
             if frames:
-                self._connection.send(frames)
+                try:
+                    self._connection.send(frames)
+                except (ProtocolError, UnicodeError, OverflowError) as error:
+                    # Numbered and never to be sent: the session can't go on, and must say so rather than hang.
+                    self._give_up(ProtocolError(f"a message can't be encoded: {error}"))
 
     def _send_ack(self) -> None:
         session = self._core.dialer.session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from twistdist.core.client import Record, State
-from twistdist.errors import TaskCancelled
+from twistdist.errors import SerializationError, TaskCancelled
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -37,7 +38,10 @@ def unpack(raw: Raw) -> Any:
     """The value, or its exception raised."""
     if isinstance(raw, m.ErrorInfo):
         raise load_error(raw)
-    return load_value(raw)
+    try:
+        return load_value(raw)
+    except Exception as error:
+        raise SerializationError(f"the value can't be unpickled here: {type(error).__qualname__}: {error}") from error
 
 
 def as_failure(error: BaseException) -> Failure:
@@ -168,7 +172,7 @@ class AsCompleted:
     def __init__(self, futures: Iterable[Future]) -> None:
         members = list(futures)
         self._left = len(members)
-        self._ended: list[Future] = []
+        self._ended: deque[Future] = deque()
         self._waiting: list[Deferred[Future | None]] = []
         for future in members:
             future.add_done_callback(self._end)
@@ -187,7 +191,7 @@ class AsCompleted:
             return result
         self._left -= 1
         if self._ended:
-            result.callback(self._ended.pop(0))
+            result.callback(self._ended.popleft())
         else:
             self._waiting.append(result)
         return result

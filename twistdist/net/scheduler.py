@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,8 +46,8 @@ class SchedulerService(Service):
         adopt: Sequence[int] = (),
     ) -> None:
         self._reactor, self._endpoints, self._adopt = reactor, endpoints, adopt
-        # Without a journal the epoch is the time of the start: larger than any before on this host, and below 2**27.
-        self.core = Scheduler(int(time.time()) % (1 << 27) or 1 if epoch is None else epoch, settings)
+        # Without a journal nobody knows the epochs before: a random one is none of them, but for one chance in 10**8.
+        self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
         self._on_stop = on_stop or (lambda text, failed: None)
         self._connections: dict[Client | Worker, Connection] = {}
@@ -120,7 +120,7 @@ class SchedulerService(Service):
         self._flush()
 
     def _greet(self, connection: Connection, body: memoryview) -> None:
-        for greeting in decode_frame(GREETING_TO_SCHEDULER, body)[2]:
+        for greeting in decode_frame(GREETING_TO_SCHEDULER, body)[2][:1]:
             if isinstance(greeting, m.Resume):
                 self._resume(connection, greeting)
             elif (refused := self.core.refusal(greeting)) is not None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
+
+
+def use_monotonic_time(reactor: Any) -> None:
+    """Let a reactor of ours count by the monotonic clock: Twisted's default is the wall clock, which may jump.
+
+    Nothing happens when timers are set already, since their times would not be comparable.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
 
 
 class Alarm:

@@ -28,7 +28,7 @@ from twistdist.wire.framing import TO_WORKER
 
 
 class WorkerService(Service):
-    """A worker named ``name`` with ``slots`` executors and its results in the folder ``store``.
+    """A worker named ``name`` with ``slots`` executors, ``resources`` (millionths) and its results in the folder ``store``.
 
     ``on_ready(text)`` is called when the scheduler has taken it in, ``on_stop(text, failed)`` when it ends by itself.
     """
@@ -44,7 +44,7 @@ class WorkerService(Service):
         slots: int,
         store: str,
         listen: str = "tcp:0:interface=127.0.0.1",
-        resources: dict[str, float] | None = None,
+        resources: dict[str, int] | None = None,
         on_ready: Callable[[str], None] | None = None,
         on_stop: Callable[[str, bool], None] | None = None,
     ) -> None:
@@ -61,6 +61,7 @@ class WorkerService(Service):
         self._port: Any = None
         self._alarm = Alarm(reactor, lambda: self._event(self._the_core.tick))
         self._busy = False
+        self._broken = False
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -101,7 +102,7 @@ class WorkerService(Service):
         if self._supervisor is not None:
             self._supervisor.stop()
         closing: Deferred[Any] = maybeDeferred(self._port.stopListening) if self._port is not None else succeed(None)
-        return closing.addCallback(lambda _: self._store.destroy())
+        return closing.addCallback(lambda _: self._store.close() if self._broken else self._store.destroy())
 
     def _ready(self, fresh: bool) -> None:
         if fresh:
@@ -131,6 +132,7 @@ class WorkerService(Service):
                 self._busy = False
         except Exception:
             self._log.failure("an error in the worker's core; this process ends")
+            self._broken = True  # the results stay, for the next worker on this store
             self._on_stop("an error in the worker's core, see the log", True)
             return
         assert self._dialing is not None
@@ -150,9 +152,9 @@ class WorkerService(Service):
     def executor_outcomes(self, slot: int, outcomes: list[Any]) -> None:
         self._event(self._the_core.executor_outcomes, slot, outcomes)
 
-    def executor_ended(self, slot: int, exit: str, detail: str, running: int) -> None:
+    def executor_ended(self, slot: int, exit: str, detail: str, running: int, blame: bool) -> None:
         self._log.info("executor {slot} of {name} ended: {exit}", slot=slot, name=self._worker_name, exit=exit)
-        self._event(self._the_core.executor_ended, slot, exit, detail, running)
+        self._event(self._the_core.executor_ended, slot, exit, detail, running, blame)
 
     def taken_back(self, slot: int, attempts: list[int]) -> None:
         self._event(self._the_core.taken_back, slot, attempts)

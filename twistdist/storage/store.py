@@ -10,6 +10,7 @@ It is written under a name that starts with a dot and made visible by rename, so
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -112,6 +113,8 @@ class Store:
         found = []
         for name in sorted(os.listdir(self.path)):
             path = f"{self.path}/{name}"
+            if not os.path.isfile(path):
+                continue
             if name.startswith(".") and name != ".lock":
                 os.unlink(path)
             elif not name.startswith("."):
@@ -126,10 +129,9 @@ class Store:
     def delete(self, attempts: Iterable[int]) -> None:
         """Remove files; those that are gone already are no matter."""
         for attempt in attempts:
-            try:
-                os.unlink(file_path(self.path, attempt))
-            except FileNotFoundError:
-                continue
+            for path in (file_path(self.path, attempt), f"{self.path}/.{attempt:x}"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def close(self) -> None:
         """Let the folder go, with all that is in it."""
@@ -137,11 +139,12 @@ class Store:
 
     def destroy(self) -> None:
         """Remove every file and the folder itself (unless something foreign lies in it)."""
-        for name in os.listdir(self.path):
-            if name != ".lock":
-                os.unlink(f"{self.path}/{name}")
-        os.unlink(f"{self.path}/.lock")
-        os.rmdir(self.path)
+        with contextlib.suppress(FileNotFoundError):  # the owner of a cluster may be removing it at the same time
+            for entry in list(os.scandir(self.path)):
+                if entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
+        with contextlib.suppress(OSError):  # something foreign lies in it
+            os.rmdir(self.path)
         os.close(self._lock)
 
 
@@ -176,7 +179,7 @@ class IncomingFile:
 
     def finish(self) -> bool:
         """Whether size and digest are right; then the file is visible, otherwise it is gone."""
-        os.close(self._descriptor)
+        self._close()
         if self.received == self.stored.size and self._digest.digest() == self.stored.digest:
             os.rename(self._hidden, self._path)
             return True
@@ -185,5 +188,11 @@ class IncomingFile:
 
     def discard(self) -> None:
         """The transfer failed."""
-        os.close(self._descriptor)
-        os.unlink(self._hidden)
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._hidden)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m twistdist.tap")
     parser.add_argument("--parent-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
+    parser.add_argument("--folder", help="removed when the parent is gone")
     parser.add_argument("role", choices=("scheduler", "worker"))
     parser.add_argument("options", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -50,11 +52,20 @@ def main() -> None:
         options["listen-fd"] = arguments.listen_fd
     the_reactor: Any = reactor
     role = Role(the_reactor, lambda role: module.make(options, the_reactor, role))
-    parent = ParentLink(the_reactor, arguments.parent_fd, role.end)
+    orphaned = False
+
+    def parent_is_gone() -> None:
+        nonlocal orphaned
+        orphaned = True
+        role.end()
+
+    parent = ParentLink(the_reactor, arguments.parent_fd, parent_is_gone)
     role.on_ready = parent.say
     role.startService()
     the_reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
     the_reactor.run()
+    if orphaned and arguments.folder:
+        shutil.rmtree(arguments.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from twistdist.errors import TwistdistError
+from twistdist.net.timers import use_monotonic_time
 
 #: Objects made before the collector looks at the youngest: cores make many that live, and a low threshold costs a third.
 GC_THRESHOLD = (50_000, 20, 50)
@@ -44,10 +45,12 @@ class Role(Service):
         self._service: Service | None = None
         self.status = 0
         self._ending = False
-        self.on_ready: Callable[[str], None] = lambda line: print(line, flush=True)
+        # twistd puts its log in the place of sys.stdout and sys.stderr; these lines are for who started it.
+        self.on_ready: Callable[[str], None] = lambda line: print(line, file=sys.__stdout__, flush=True)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
+        use_monotonic_time(self._reactor)
         self._reactor.addSystemEventTrigger("after", "shutdown", self._exit)
         self._reactor.callWhenRunning(self._start)
 
@@ -60,7 +63,8 @@ class Role(Service):
             started.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
-        if failure.check(TwistdistError, OSError) or type(failure.value).__module__.startswith("twisted.internet"):
+        known = (TwistdistError, OSError, ValueError, OverflowError)
+        if failure.check(*known) or type(failure.value).__module__.startswith("twisted.internet"):
             self.stop(str(failure.value), True)
         else:
             self.stop(failure.getTraceback(), True)
@@ -74,7 +78,7 @@ class Role(Service):
 
     def stop(self, text: str, failed: bool) -> None:
         """End the process, with status 1 if ``failed``."""
-        print(f"twistdist: {text}", file=sys.stderr, flush=True)
+        print(f"twistdist: {text}", file=sys.__stderr__, flush=True)
         self.status = self.status or int(failed)
         self.end()
 

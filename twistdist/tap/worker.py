@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python import usage
 
-from twistdist.config import as_secret, parse_address
+from twistdist.config import as_secret, parse_address, resource_units
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import default_store_root, refuse_open_listening
 from twistdist.net.worker import WorkerService, default_slots, default_worker_name
@@ -52,18 +53,18 @@ class Options(RoleOptions):
 def _slots(text: str | None) -> int:
     if text is None:
         return default_slots()
-    if not text.isdigit() or not 1 <= int(text) <= 4096:
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= 4096:
         raise ConfigError(f"--slots is a number from 1 to 4096, not {text!r}")
     return int(text)
 
 
-def _resources(text: str | None) -> dict[str, float]:
+def _resources(text: str | None) -> dict[str, int]:
     found = {}
     for part in (text or "").split(","):
         name, _, number = part.partition("=")
         if part:
             try:
-                found[name] = float(number)
+                found[name] = resource_units(float(number))
             except ValueError:
                 raise ConfigError(f"--resources is NAME=NUMBER,… such as GPU=1, not {text!r}") from None
     return found
@@ -74,6 +75,8 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     parse_address(options["scheduler"])
     refuse_open_listening([options["listen"]], bool(options["plaintext"]))
     name = options["name"] or default_worker_name()
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise ConfigError(f"--name is made of letters, digits, '_', '-' and '.', not {name!r}")
     store = options["store"] or os.path.join(default_store_root(), name)
     service = WorkerService(reactor, options["scheduler"], as_secret(None, options["secret-file"]), name,
                             _slots(options["slots"]), os.path.abspath(store), options["listen"],

@@ -15,8 +15,8 @@ from twistdist.wire.messages import ErrorInfo
 
 #: Longest text, traceback and pickle that an error may have on the wire; the rest is cut, and that is said.
 MAX_TEXT = 16 << 10
-MAX_TRACEBACK = 32 << 10
-MAX_PICKLE = 64 << 10
+MAX_TRACEBACK = 64 << 10
+MAX_PICKLE = 4 << 20
 
 #: Frames kept of a traceback's outer and inner end.
 _OUTER, _INNER = 20, 60
@@ -29,10 +29,15 @@ def cut(text: str, limit: int) -> str:
     return f"{text[: limit // 2]}\n[… cut: {len(text)} characters in all …]\n{text[-limit // 2 :]}"
 
 
+def _clean(text: str) -> str:
+    """``text`` without what UTF-8 can't express (lone surrogates, as in the names of odd files)."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _text_of(error: BaseException) -> str:
     try:
-        return cut(str(error), MAX_TEXT)
-    except Exception as own:
+        return cut(_clean(str(error)), MAX_TEXT)
+    except BaseException as own:  # the user's __str__ may do anything
         return f"<{type(error).__qualname__}.__str__ raised {type(own).__qualname__}>"
 
 
@@ -74,7 +79,7 @@ def _pickle(error: BaseException) -> bytes:
 
     try:
         for one in _chain(error):
-            one.__traceback__ = _trim(one.__traceback__)
+            BaseException.with_traceback(one, _trim(one.__traceback__))
             pickling_support.install(one)
         try:
             data = pickle.dumps(error, 5)
@@ -83,7 +88,7 @@ def _pickle(error: BaseException) -> bytes:
 
             data = cloudpickle.dumps(error, 5)
         again = pickle.loads(data)
-    except Exception:
+    except BaseException:  # the user's __reduce__ may do anything
         return b""  # carried in words: the caller keeps type, text and traceback
     return data if type(again) is type(error) and len(data) <= MAX_PICKLE else b""
 
@@ -92,13 +97,13 @@ def dump_error(error: BaseException, kind: str = "", key: str = "", attempt: int
     """``error`` for the wire.  ``kind`` names the class of ``twistdist.errors`` it is to become at the client."""
     try:
         remote = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception as own:
+    except BaseException as own:
         remote = f"<the traceback can't be formatted: {type(own).__qualname__}>"
     return ErrorInfo(
         kind=kind,
-        type=_type_name(error),
+        type=_clean(_type_name(error)),
         text=_text_of(error),
-        traceback=cut(remote, MAX_TRACEBACK),
+        traceback=cut(_clean(remote), MAX_TRACEBACK),
         pickled=b"" if kind else _pickle(error),
         key=key,
         attempt=attempt,

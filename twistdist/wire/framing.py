@@ -6,7 +6,8 @@ decoder with :class:`~twistdist.errors.ProtocolError` and never reaches a core.
 
 from __future__ import annotations
 
-from typing import Any, Union
+import sys
+from typing import Any
 
 import msgspec
 
@@ -32,7 +33,7 @@ def encode_frame(frame: m.Frame) -> bytes:
 
 
 def _decoder(*kinds: Any) -> msgspec.msgpack.Decoder[m.Frame]:
-    return msgspec.msgpack.Decoder(tuple[int, int, list[Union[kinds]]])  # type: ignore[valid-type]
+    return msgspec.msgpack.Decoder(tuple[int, int, list[kinds]])  # type: ignore[valid-type]
 
 
 #: What the scheduler reads on a new connection, and what the dialing side reads until it is greeted.
@@ -64,8 +65,11 @@ class FrameReader:
         self._have = 0
         self._need = _HEADER
 
-    def feed(self, data: bytes, limit: int = MAX_FRAME_BYTES) -> list[memoryview]:
-        """The complete frame bodies that ``data`` ends.  ``ProtocolError`` when one says it is longer than ``limit``."""
+    def feed(self, data: bytes, limit: int = MAX_FRAME_BYTES, most: int = sys.maxsize) -> list[memoryview]:
+        """The complete frame bodies that ``data`` ends, at most ``most``: what is behind the last of them stays unparsed.
+
+        ``ProtocolError`` when one says it is longer than ``limit``.
+        """
         self._chunks.append(data)
         self._have += len(data)
         if self._have < self._need:
@@ -73,7 +77,7 @@ class FrameReader:
         view = memoryview(self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
         at, end, frames = 0, len(view), []
         self._need = _HEADER
-        while end - at >= _HEADER:
+        while end - at >= _HEADER and len(frames) < most:
             length = int.from_bytes(view[at : at + _HEADER], "big")
             if length > limit:
                 raise ProtocolError(f"a frame of {length} bytes announced, the limit is {limit}")

@@ -15,7 +15,8 @@ tags      between
 
 Integers that name things: ``cid`` a future's number within its client session, ``task`` a task's number on the scheduler,
 ``attempt`` one execution (epoch in the high bits), ``fn`` a function's number (within a client session in client messages,
-on the scheduler in worker messages), ``worker`` a worker's number on the scheduler.  Sizes are bytes, durations
+on the scheduler in worker messages), ``worker`` a worker's number on the scheduler.  Sizes are bytes, resources
+millionths (so that they add up), durations
 microseconds, limits seconds.
 """
 
@@ -44,7 +45,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     priority: int = 0
     workers: tuple[str, ...] = ()
     allow_other_workers: bool = False
-    resources: dict[str, float] | None = None
+    resources: dict[str, int] | None = None
 
 
 class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
@@ -110,10 +111,10 @@ class HelloWorker(Message, tag=2):
     address: str
     host: str
     store: str
-    resources: dict[str, float]
+    resources: dict[str, int]
     stored: list[Stored]
     running: list[tuple[int, int]]
-    finished: list[Union[Done, Failed, Crashed]]
+    finished: list[Done | Failed | Crashed]
 
 
 class Resume(Message, tag=3):
