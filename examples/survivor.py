@@ -1,7 +1,7 @@
 """A computation to kill workers under: python survivor.py ADDRESS LOGFILE
 
-Each execution leaves a line in LOGFILE, so that executions can be counted.  When half of the leaves are done it says so: then is the
-time for ``kill -9`` of a worker.
+Each execution leaves a line in LOGFILE, so that executions can be counted.  When half of the leaves are done it says so:
+then is the time for ``kill -9`` of a worker.
 """
 
 import collections

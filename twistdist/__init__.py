@@ -1,4 +1,4 @@
-"""Distributed tasks on Twisted that bring their results back by themselves.
+"""Distributed tasks on Twisted that bring their results back by themselves::
 
     import twistdist
     client = yield twistdist.connect(reactor, "tcp:127.0.0.1:8786")

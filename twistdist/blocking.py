@@ -1,4 +1,4 @@
-"""The blocking API for scripts: the same names as the Deferred API, each returning the value.
+"""The blocking API for scripts: the same names as the Deferred API, each returning the value::
 
     from twistdist.blocking import Client
     with Client() as client:

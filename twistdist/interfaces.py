@@ -9,9 +9,9 @@ import attrs
 class WorkerInfo:
     """One worker as the scheduler sees it.
 
-    ``slots`` tasks run at a time, ``running`` do now and ``queued`` more are given; ``memory`` bytes of results in ``keys`` files;
-    ``address`` is where peers fetch; ``state`` is "connected" or "away", since ``last_seen`` seconds.  ``troubles`` are the
-    last things that went wrong with its executors.
+    ``slots`` tasks run at a time, ``running`` do now and ``queued`` more are given; ``memory`` bytes of results in ``keys``
+    files; ``address`` is where peers fetch; ``state`` is "connected" or "away", since ``last_seen`` seconds.  ``troubles``
+    are the last things that went wrong with its executors.
     """
 
     slots: int

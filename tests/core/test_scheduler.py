@@ -378,3 +378,100 @@ def test_a_task_given_back_for_a_lost_input_runs_again_after_a_pause(story):
     (again,) = story.given(worker)
     story.done(worker, again)
     assert story.outcome(cid).value == b"v"
+
+
+# ---- found by review and by tests on real processes ----------------------------------------------
+
+
+def test_nothing_is_given_to_a_replaced_incarnation_whose_break_was_not_seen(story):
+    story.worker("a")
+    story.submit()
+    new = story.worker("a")  # the old connection still looks alive
+    assert len(story.given(new)) == 1
+    story.submit()
+    assert len(story.given(new)) == 1
+
+
+def test_an_outcome_told_twice_does_not_free_the_accepted_file(story):
+    a = story.worker("a")
+    cid = story.submit()
+    (compute,) = story.given(a)
+    done = m.Done(compute.task, compute.attempt, None, 10_000, b"d", 1)
+    story.tell(a, done)
+    back = story.worker("a", stored=[m.Stored(compute.task, compute.attempt, 10_000, b"d")], finished=[done])
+    assert story.said(back, m.Free) == [] and story.outcome(cid) is not None
+
+
+def test_a_failure_told_twice_is_charged_once(story):
+    a = story.worker("a")
+    cid = story.submit(retries=1)
+    (compute,) = story.given(a)
+    failed = m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "bad"), 1)
+    story.core.placement.remove(a)  # so that the retry stays in the queue
+    story.tell(a, failed)
+    back = story.worker("a", finished=[failed])
+    assert len(story.given(back)) == 1 and story.outcome(cid) is None
+
+
+def test_a_released_key_may_be_used_again_in_the_same_breath(story):
+    worker = story.worker()
+    first = story.submit(key="k")
+    story.done(worker, story.given(worker)[0])
+    story.tell(story.client, m.Release([first]), m.Submit(50, 1, [b"other"], None, ["k"]))
+    story.done(worker, story.given(worker)[0], b"new")
+    assert story.outcome(50).value == b"new"
+
+
+def test_resources_add_up_again(story):
+    worker = story.worker(resources={"GPU": 1_000_000})
+    for amount in (900_000, 300_000, 600_000, 280_000, 330_000, 80_000):
+        story.submit(resources={"GPU": amount})
+        story.done(worker, story.given(worker)[0])
+    story.submit(resources={"GPU": 1_000_000})
+    assert len(story.given(worker)) == 1
+
+
+def test_an_input_that_can_never_be_had_is_computed_again(story):
+    worker = story.worker(slots=2)
+    first = story.submit()
+    story.submit(first)
+    story.done(worker, story.given(worker)[0], None, 10_000)
+    for _ in range(core.MOST_LOST_INPUTS):
+        (compute,) = story.given(worker)
+        story.tell(worker, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, worker.number)]))
+        story.later(10)
+    assert [one.args for one in story.given(worker)] == [b"1"]
+
+
+@pytest.mark.parametrize("what", ["incidents", "who_has", "watch", "why", "nothing"])
+def test_odd_questions_are_answered_with_an_error(story, what):
+    story.tell(story.client, m.Query(1, what, [["x"], {}]))
+    (reply,) = story.said(story.client, m.Reply)
+    assert reply.error or what == "who_has"
+
+
+@pytest.mark.parametrize("message", [m.Submit(1, 1, [b"", b""], [[]]), m.Submit(1, 1, [b""], None, [])])
+def test_lists_of_different_lengths_are_protocol_errors(story, message):
+    with pytest.raises(ProtocolError):
+        story.tell(story.client, message)
+
+
+def test_a_future_submitted_twice_is_a_protocol_error(story):
+    story.submit()
+    with pytest.raises(ProtocolError):
+        story.tell(story.client, m.Submit(1, 1, [b""]))
+
+
+def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection(story, monkeypatch):
+    monkeypatch.setattr(core, "MOST_COMPUTE_BYTES", 100)
+    worker = story.worker()
+    first = story.submit()
+    story.done(worker, story.given(worker)[0], b"x" * 101, 101)
+    assert story.outcome(story.submit(first)).error.kind == "SerializationError"
+
+
+def test_ten_thousand_futures_of_one_task_are_released_in_linear_time(story):
+    count = 10_000
+    story.core.receive(0.0, story.client, [m.Submit(i + 1, 1, [b"x"], None, ["k"]) for i in range(count)])
+    story.core.receive(0.0, story.client, [m.Release(list(range(count, 0, -1)))])
+    assert not story.core.tasks

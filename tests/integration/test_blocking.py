@@ -116,7 +116,7 @@ def test_retries(client, tmp_path):
 
 def test_a_time_limit_ends_the_task_and_frees_the_slot(client):
     slow = client.submit(hold, "/nonexistent/path", time_limit=0.2)
-    with pytest.raises(errors.TimeLimitExceeded, match="0.2 s"):
+    with pytest.raises(errors.TimeLimitExceeded, match=r"0\.2 s"):
         slow.result(30)
     assert client.gather(client.map(add, range(10)), timeout=30) == list(range(10))
 
@@ -232,7 +232,7 @@ def test_loose_functions(client, cluster):
 
 
 def test_connecting_to_nothing_and_with_the_wrong_secret(cluster):
-    with pytest.raises(errors.SchedulerUnreachable, match="127.0.0.1:1"):
+    with pytest.raises(errors.SchedulerUnreachable, match=r"127\.0\.0\.1:1"):
         Client("127.0.0.1:1", timeout=0.3)
     with pytest.raises(errors.AuthenticationError, match="secret"):
         Client(cluster.address, secret="quite another secret")
@@ -263,3 +263,138 @@ def test_large_arguments_go_through_a_file(client):
     data = os.urandom(1_000_000)
     assert client.submit(len, data).result(30) == len(data)
     assert client.gather(client.map(len, [data[:100_000]] * 20)) == [100_000] * 20
+
+
+# ---- found by people who tried to break it -------------------------------------------------------
+
+
+class Adder:
+    def __init__(self, n):
+        self.n = n
+
+    def __call__(self, x):
+        return x + self.n
+
+
+def test_callables_with_state_are_pickled_as_they_are_at_the_call(client):
+    adder = Adder(1)
+    assert client.submit(adder, 1).result(30) == 2
+    adder.n = 100
+    assert client.submit(adder, 1).result(30) == 101
+    names = {}
+    exec("def late(x):\n    return helper(x)", names)
+    with pytest.raises(NameError):
+        client.submit(names["late"], 1).result(30)
+    exec("def helper(x):\n    return x + 1", names)
+    assert client.submit(names["late"], 1).result(30) == 2
+
+
+def surrogate():
+    raise ValueError("name \udcff")
+
+
+class Frozen(Exception):
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+def raise_frozen():
+    raise Frozen("cold")
+
+
+def test_odd_exceptions_are_their_own_task_s_affair(client):
+    for function, text in ((surrogate, "udcff"), (raise_frozen, "cold")):
+        error = client.submit(function, crash_limit=1).exception(30)
+        assert text in str(error) or text in error.__twistdist__.traceback
+        assert not isinstance(error, errors.TaskCrashed)
+    with pytest.raises(UnicodeDecodeError):
+        client.submit(lambda: (b"a" * 100_000 + b"\xff").decode()).result(30)
+
+
+def test_a_callback_may_ask_for_the_result_and_may_fail(client):
+    seen = []
+    ready = threading.Event()
+
+    def look(future):
+        seen.append(future.result())
+        ready.set()
+        raise RuntimeError("a callback's own error")
+
+    future = client.submit(add, 20, 1)
+    assert future.result(30) == 21
+    future.add_done_callback(look)
+    assert client.submit(add, 1).result(30) == 1 and ready.wait(30) and seen == [21]
+
+
+def test_waiting_for_the_first_exception(client, tmp_path):
+    slow, bad = client.submit(hold, str(tmp_path / "go")), client.submit(fail, "first")
+    done, not_done = wait([slow, bad], timeout=30, return_when="FIRST_EXCEPTION")
+    assert bad in done and slow in not_done
+    (tmp_path / "go").touch()
+
+
+def test_a_released_future_says_so(client, tmp_path):
+    future = client.submit(hold, str(tmp_path / "never"))
+    future.release()
+    with pytest.raises(errors.DataLost, match="released"):
+        future.result(30)
+
+
+def test_what_can_not_be_sent_is_an_error_at_the_call_and_the_client_goes_on(client):
+    for options in ({"key": "a\udcff"}, {"retries": 2**70}, {"priority": 2**70}, {"time_limit": float("nan")},
+                    {"resources": {"GPU": float("inf")}}, {"resources": {"\udcff": 1}}):  # fmt: skip
+        with pytest.raises(ValueError):
+            client.submit(add, 1, **options)
+    big = b"x" * (17 << 20)
+    with pytest.raises(errors.SerializationError, match="closure"):
+        client.submit(lambda: len(big))
+    assert client.submit(add, 1, resources={"GPU": 0}).result(30) == 1
+    with pytest.raises(TypeError):
+        client.incidents(since="1h")
+
+
+def fork_and_return():
+    os.fork()
+    return "once"
+
+
+def test_a_task_that_forks_and_returns_on_both_sides(client):
+    assert client.submit(fork_and_return).result(30) == "once"
+    assert client.gather(client.map(add, range(100)), timeout=30) == list(range(100))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_after_a_fork_a_client_says_that_it_can_not_be_used(client, tmp_path):
+    future = client.submit(hold, str(tmp_path / "never"))
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            future.result(5)
+        except errors.TwistdistError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    assert b"forked" in os.read(read, 1000)
+    os.close(read)
+
+
+class Bomb:
+    """Goes off when it is unpickled in the process with this number."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __reduce__(self):
+        return defuse, (self.pid,)
+
+
+def defuse(pid):
+    return Bomb(pid if os.getpid() != pid else 1 // 0)
+
+
+def test_a_value_that_can_not_be_loaded_here(client):
+    with pytest.raises(errors.SerializationError, match="ZeroDivisionError"):
+        client.submit(Bomb, os.getpid()).result(30)

@@ -102,7 +102,7 @@ def test_workers_killed_one_after_the_other_in_the_middle_of_work(own_cluster, t
 
 
 def test_a_killed_executor_is_replaced_and_only_its_task_is_charged(own_cluster):
-    cluster, client = own_cluster
+    _, client = own_cluster
     pids = set(client.gather(client.map(lambda i: os.getpid(), range(20))))
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_a_killed_executor_is_replaced_and_only_its_task_is_charged(own_cluster)
 
 
 def test_a_killed_template_is_replaced(own_cluster):
-    cluster, client = own_cluster
+    _, client = own_cluster
     pid = client.submit(os.getppid, workers=["w0"]).result(30)
     executor = client.submit(os.getpid, workers=["w0"]).result(30)
     os.kill(pid, signal.SIGKILL)

@@ -36,8 +36,13 @@ def test_the_same_seed_gives_the_same_run_under_another_hash_seed():
         "    w = World(seed); w.run(); print(seed, w.now, w._count, sorted(w.executions.items()), sorted(w.faults.items()))"
     )
     traces = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                       env={**os.environ, "PYTHONHASHSEED": hash_seed}).stdout  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        ).stdout
         for hash_seed in ("1", "2")
     ]
     assert traces[0] == traces[1] and len(traces[0].splitlines()) == 30

@@ -1,5 +1,6 @@
 """Exceptions in transit."""
 
+import builtins
 import sys
 import traceback
 
@@ -63,7 +64,7 @@ def test_cause_and_context():
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")
 def test_exception_groups():
-    again = travel(ExceptionGroup("several", [ValueError(1), OwnInit(2, text="two")]))
+    again = travel(builtins.ExceptionGroup("several", [ValueError(1), OwnInit(2, text="two")]))
     assert [type(one) for one in again.exceptions] == [ValueError, OwnInit]
 
 

@@ -57,10 +57,8 @@ class ReadyQueue:
         """The ready task with the smallest rank, or None."""
         row, heap = self._row, self._heap
         while row or heap:
-            if not heap or (row and row[0].rank <= heap[0][0]):
-                task = row.popleft()
-            else:
-                task = heapq.heappop(heap)[1]
+            from_row = not heap or (row and row[0].rank <= heap[0][0])
+            task = row.popleft() if from_row else heapq.heappop(heap)[1]
             if task.state is _READY:
                 return task
         return None

@@ -148,7 +148,8 @@ class Executor:
                 _strip_own_frames(error)
             info = dump_error(error, kind)
         except BaseException as own:  # an exception that fights back is still only that task's affair
-            info = m.ErrorInfo("TaskError", type(error).__qualname__, f"its exception can't be described: {type(own).__qualname__}")
+            text = f"its exception can't be described: {type(own).__qualname__}"
+            info = m.ErrorInfo("TaskError", type(error).__qualname__, text)
         if kind == "TaskError":
             info = m.ErrorInfo(kind, info.type, f"the task raised {info.type}: {info.text}", info.traceback)
         return m.Failed(compute.task, compute.attempt, info, (time.perf_counter_ns() - began) // 1000)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import socket
 import struct
-from typing import Union
 
 import msgspec
 
@@ -30,8 +29,8 @@ class PacketFile(m.Message, tag=70):
     path: str
 
 
-_Task = Union[m.WorkerFunction, m.Compute, m.ForgetFunctions, PacketFile]
-Outcome = Union[m.Done, m.Failed, m.InputLost]
+_Task = m.WorkerFunction | m.Compute | m.ForgetFunctions | PacketFile
+Outcome = m.Done | m.Failed | m.InputLost
 
 encode_packet = msgspec.msgpack.Encoder().encode
 decode_packet = msgspec.msgpack.Decoder(list[_Task]).decode

@@ -48,7 +48,7 @@ class LocalCluster(Service):
             from twisted.internet import reactor
         for name, value in (("n_workers", n_workers), ("slots", slots)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < (name == "slots")):
-                raise ConfigError(f"{name} is a number of {'workers' if name == 'n_workers' else 'tasks at a time'}, not {value!r}")
+                raise ConfigError(f"{name} is a whole number{' from 1 on' if name == 'slots' else ''}, not {value!r}")
         self._reactor, self._slots = reactor, slots
         self._secret = as_secret(secret)
         self._wanted = default_slots() if n_workers is None else n_workers
@@ -141,8 +141,9 @@ class LocalCluster(Service):
         assert self._listener is not None
         descriptor = self._listener.fileno()
         arguments = ["scheduler", "--secret-file", f"{self._folder}/secret"]
-        self._scheduler = Child(self._reactor, ["--listen-fd", str(descriptor), "--folder", self._folder, *arguments], self._environment(),
-                                lambda line: None, self._scheduler_ended, [descriptor])  # fmt: skip
+        command = ["--listen-fd", str(descriptor), "--folder", self._folder, *arguments]
+        self._scheduler = Child(self._reactor, command, self._environment(), lambda line: None, self._scheduler_ended,
+                                [descriptor])  # fmt: skip
 
     def _scheduler_ended(self, status: int) -> None:
         self._log.warn("the scheduler ended: {exit}", exit=exit_in_words(status))

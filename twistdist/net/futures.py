@@ -139,7 +139,7 @@ def _only(raws: list[Raw], future: BaseFuture) -> Raw:
 
 
 def wait(futures: Iterable[Future], return_when: str = "ALL_COMPLETED") -> Deferred[tuple[set[Future], set[Future]]]:
-    """A Deferred of (done, not done) when all, or with "FIRST_COMPLETED" one, or with "FIRST_EXCEPTION" one badly, has ended."""
+    """A Deferred of (done, not done) when all have ended; "FIRST_COMPLETED": one; "FIRST_EXCEPTION": one badly."""
     if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
         raise ValueError(f"return_when is ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, not {return_when!r}")
     members = list(futures)

@@ -118,7 +118,7 @@ class WorkerService(Service):
         self._event(self._the_core.receive, messages)
 
     def _event(self, what: Callable[..., None], *args: Any) -> None:
-        """One event of the core, then its effects and messages.  Events that effects cause nest, and leave those to the outer."""
+        """One event of the core, then its effects and messages.  Effects cause events that nest."""
         if not self.running:
             return
         try:

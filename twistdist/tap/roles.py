@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -23,8 +23,10 @@ GC_THRESHOLD = (50_000, 20, 50)
 class RoleOptions(usage.Options):
     """Options that scheduler and worker share."""
 
-    optParameters = [["secret-file", None, None, "File with the shared secret [default: made in the user's configuration]"]]
-    optFlags = [["plaintext", None, "Allow listening beyond this machine without encryption"]]
+    optParameters: ClassVar[list[Any]] = [
+        ["secret-file", None, None, "File with the shared secret [default: made in the user's configuration]"]
+    ]
+    optFlags: ClassVar[list[Any]] = [["plaintext", None, "Allow listening beyond this machine without encryption"]]
 
     def postOptions(self) -> None:
         # Several roles are run from one folder in as many shells; twistd's default pid file allows one only.

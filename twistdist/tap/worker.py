@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -24,7 +24,7 @@ class Options(RoleOptions):
 
     synopsis = "[options] SCHEDULER"
     longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint."
-    optParameters = [
+    optParameters: ClassVar[list[Any]] = [
         ["scheduler", None, None, "The scheduler's address, instead of as an argument"],
         ["listen", None, "tcp:0:interface=127.0.0.1", "Where peers fetch results, as a Twisted endpoint"],
         ["slots", None, None, "How many tasks run at a time [default: processors]"],

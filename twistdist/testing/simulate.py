@@ -1,4 +1,4 @@
-"""A whole cluster in one thread under one seed: the three cores on a simulated network, clock and set of processes.
+"""A whole cluster in one thread under one seed: the three cores on a simulated network, clock and set of processes::
 
     python -m twistdist.testing.simulate --seeds 10000 --jobs 2
     python -m twistdist.testing.simulate --first-seed 4711 --seeds 1 --trace      # one run again, told step by step
@@ -410,8 +410,9 @@ class World:
         for node in range(rng.randint(3, 25)):
             inputs = rng.sample(range(node), min(node, rng.choice((0, 0, 1, 1, 2, 3))))
             kind = rng.random() if trouble else 1.0
-            plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05, poison=0.05 <= kind < 0.08,
-                              flaky=1 if 0.08 <= kind < 0.15 else 0, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2))))  # fmt: skip
+            plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05,
+                              poison=0.05 <= kind < 0.08, flaky=1 if 0.08 <= kind < 0.15 else 0,
+                              seconds=rng.choice((0.0001, 0.001, 0.02, 0.2))))  # fmt: skip
         return plans
 
     # time

@@ -6,6 +6,8 @@ decoder with :class:`~twistdist.errors.ProtocolError` and never reaches a core.
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from typing import Any
 
@@ -33,7 +35,7 @@ def encode_frame(frame: m.Frame) -> bytes:
 
 
 def _decoder(*kinds: Any) -> msgspec.msgpack.Decoder[m.Frame]:
-    return msgspec.msgpack.Decoder(tuple[int, int, list[kinds]])  # type: ignore[valid-type]
+    return msgspec.msgpack.Decoder(tuple[int, int, list[functools.reduce(operator.or_, kinds)]])  # type: ignore[misc]
 
 
 #: What the scheduler reads on a new connection, and what the dialing side reads until it is greeted.
@@ -75,7 +77,8 @@ class FrameReader:
         if self._have < self._need:
             return []
         view = memoryview(self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
-        at, end, frames = 0, len(view), []
+        at, end = 0, len(view)
+        frames: list[memoryview] = []
         self._need = _HEADER
         while end - at >= _HEADER and len(frames) < most:
             length = int.from_bytes(view[at : at + _HEADER], "big")

@@ -22,7 +22,7 @@ microseconds, limits seconds.
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 from msgspec import Struct
 
@@ -387,13 +387,13 @@ class Absent(Message, tag=62):
     attempt: int
 
 
-Greeting = Union[HelloClient, HelloWorker, Resume, Ready, Resumed, Refused]
-FromClient = Union[Function, Submit, Release, Cancel, Unreachable, Query, Bye]
-ToClient = Union[Finished, Erred, Reply, Peer]
-FromWorker = Union[Done, Failed, Crashed, InputLost, Have, Missing, Recalled, WorkerLog]
-ToWorker = Union[WorkerFunction, Compute, Recall, Free, Abort, Verify, ForgetFunctions, Stop, Peer]
-Bulk = Union[Fetch, Data, Absent]
-AnyMessage = Union[Greeting, FromClient, ToClient, FromWorker, ToWorker, Bulk]
+Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
+FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye
+ToClient = Finished | Erred | Reply | Peer
+FromWorker = Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog
+ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer
+Bulk = Fetch | Data | Absent
+AnyMessage = Greeting | FromClient | ToClient | FromWorker | ToWorker | Bulk
 
 #: One frame of a session: its number (0: outside the numbers), the last number received, messages.
 Frame = tuple[int, int, list[Any]]
