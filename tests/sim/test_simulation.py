@@ -16,6 +16,7 @@ FOUND = {
     18: "what was posted to a peer that was away stayed in its session after the resume",
     32: "a timer at the very moment it asked for was taken to be early, for ever",
     268: "as 18, for a client",
+    103497: "a copy that could not be had was given up before the task that waits for it was counted",
     4081: "the simulated executor ran two packets at once",
 }
 

@@ -677,6 +677,12 @@ class Scheduler:
         trouble.lost_inputs += 1
         self._unassign(task)
         self._let_go(task)
+        pause = min(5.0, 0.05 * 2 ** min(trouble.lost_inputs, 10))
+        # WAITING, with the pause as one more thing that is missing; the alarm ends it.
+        task.state, task.missing, trouble.paused = WAITING, 1, True
+        for one in task.inputs:
+            one.pending += 1
+            task.missing += one.state is not DONE
         for attempt, holder in message.inputs:
             other = self.workers.get(holder)
             if other is None:
@@ -686,12 +692,6 @@ class Scheduler:
                 self.post(other, m.Free([attempt]))
             else:
                 self.post(other, m.Verify([attempt]))
-        pause = min(5.0, 0.05 * 2 ** min(trouble.lost_inputs, 10))
-        # WAITING, with the pause as one more thing that is missing; the alarm ends it.
-        task.state, task.missing, trouble.paused = WAITING, 1, True
-        for one in task.inputs:
-            one.pending += 1
-            task.missing += one.state is not DONE
         self._alarm(now + pause, self._after_pause, (task, task.attempt))
 
     def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
