@@ -23,6 +23,9 @@ WORKER_GRACE_S = 0.5
 #: Seconds that an unnamed client session is held after its connection closed.
 CLIENT_GRACE_S = 60.0
 
+#: Seconds that a task waits for workers of names that were never here before it fails with NoValidWorker.
+NAME_GRACE_S = 20.0
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]/]+):(\d{1,5})")
 _ENDPOINTS = ("tcp:", "unix:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from twistdist.core import resilience, tasks
 from twistdist.core import scheduler as core
 from twistdist.core.invariants import check_scheduler
 from twistdist.errors import ProtocolError
@@ -281,7 +282,12 @@ def test_named_workers_and_resources(story):
     (compute,) = story.given(b)
     story.done(b, compute)
     assert story.given(a) == [] and len(story.given(b)) == 1 and first != second
-    assert story.outcome(story.submit(workers=("nobody",))).error.kind == "NoValidWorker"
+    stranger = story.submit(workers=("nobody",))
+    late = story.submit(workers=("late",))
+    story.later(10)
+    story.worker("late")
+    story.later(11)
+    assert story.outcome(stranger).error.kind == "NoValidWorker" and story.outcome(late) is None
 
 
 def run_all(story, worker):
@@ -436,7 +442,7 @@ def test_an_input_that_can_never_be_had_is_computed_again(story):
     first = story.submit()
     story.submit(first)
     story.done(worker, story.given(worker)[0], None, 10_000)
-    for _ in range(core.MOST_LOST_INPUTS):
+    for _ in range(resilience.MOST_LOST_INPUTS):
         (compute,) = story.given(worker)
         story.tell(worker, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, worker.number)]))
         story.later(10)
@@ -463,7 +469,7 @@ def test_a_future_submitted_twice_is_a_protocol_error(story):
 
 
 def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection(story, monkeypatch):
-    monkeypatch.setattr(core, "MOST_COMPUTE_BYTES", 100)
+    monkeypatch.setattr(tasks, "MOST_COMPUTE_BYTES", 100)
     worker = story.worker()
     first = story.submit()
     story.done(worker, story.given(worker)[0], b"x" * 101, 101)

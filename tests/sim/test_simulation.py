@@ -17,6 +17,7 @@ FOUND = {
     32: "a timer at the very moment it asked for was taken to be early, for ever",
     268: "as 18, for a client",
     103497: "a copy that could not be had was given up before the task that waits for it was counted",
+    1111: "the grace of a session whose Ready was lost ended the session that followed it",
     4081: "the simulated executor ran two packets at once",
 }
 

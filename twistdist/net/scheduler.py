@@ -13,7 +13,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 
 from twistdist.core.records import Client, Worker
-from twistdist.core.scheduler import Scheduler, Settings
+from twistdist.core.resilience import Settings
+from twistdist.core.scheduler import Scheduler
 from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory

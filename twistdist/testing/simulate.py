@@ -35,6 +35,9 @@ from twistdist.core.session import Gap
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
+#: Seconds after which an acknowledgement is sent although nothing else is, as at the real edge.
+ACK_S = 0.05
+
 #: Simulated seconds in which faults happen, and events after which a run counts as stuck.
 FAULT_S = 4.0
 MOST_EVENTS = 60_000
@@ -55,6 +58,7 @@ class Plan:
     flaky: int
     poison: bool
     seconds: float
+    options: m.Options
 
 
 def value_of(plan: Plan, inputs: list[bytes]) -> bytes:
@@ -75,6 +79,9 @@ class Link:
         """Deliver a frame later, through encoder and decoder, unless a fault hits it."""
         world, side = self.world, int(to_scheduler)
         data = framing.encode_frame(frame)[4:]
+        if frame[2] and not frame[0] and world.greeting_fault():
+            self.cut()
+            return
         at = max(self._last[side], world.now + world.rng.uniform(0.0001, world.latency))
         fault = world.frame_fault() if frame[0] else ""  # a connection that loses a greeting is cut
         if fault == "lose":
@@ -119,6 +126,7 @@ class Party:
         self.world = world
         self.alive = True
         self.link: Link | None = None
+        self._ack_due = False
 
     def dial(self) -> None:
         if not self.alive or self.link is not None:
@@ -155,8 +163,14 @@ class Party:
         if self.link is not None and dialer.connected:
             for frame in dialer.session.take():
                 self.link.send(True, frame)
-            if dialer.session.owes_ack:
-                self.link.send(True, dialer.session.bare_ack())
+            if dialer.session.owes_ack and not self._ack_due:
+                self._ack_due = True
+                self.world.after(ACK_S, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._ack_due = False
+        if self.link is not None and self.core.dialer.connected and self.core.dialer.session.owes_ack:
+            self.link.send(True, self.core.dialer.session.bare_ack())
 
     def lost(self, link: Link) -> None:
         if link is not self.link:
@@ -186,9 +200,8 @@ class SimClient(Party):
             return
         self._cid += 1
         record = self.futures[node] = Record(self._cid)
-        options = m.Options(retries=plan.flaky, crash_limit=3)
         inputs = [self.futures[one].cid for one in plan.inputs]
-        self.core.submit(record, self.function, str(node).encode(), inputs, key, options)
+        self.core.submit(record, self.function, str(node).encode(), inputs, key, plan.options)
         self.flush()
 
     def drop(self, node: int) -> None:
@@ -231,7 +244,7 @@ class SimWorker(Party):
         self.name, self.store = name, store
         host = "h1" if world.rng.random() < 0.5 else f"host-{name}"
         identity = m.HelloWorker(incarnation, name, incarnation, 1, world.rng.choice((1, 1, 2)), f"addr-{name}", host,
-                                 f"store-{name}", {}, [], [], [])  # fmt: skip
+                                 f"store-{name}", {"GPU": 1_000_000} if name == "w0" else {}, [], [], [])  # fmt: skip
         stored = [m.Stored(task, attempt, len(value), b"d") for attempt, (value, task) in store.items()]
         self.core: worker_core.Worker = worker_core.Worker(identity, stored)
         self.inboxes: dict[int, list[Any]] = {}
@@ -374,6 +387,8 @@ class SimWorker(Party):
 
     def kill_executor(self, slot: int) -> None:
         running = self.running.get(slot)
+        if running is not None and self.world.rng.random() < 0.3 and self.world.plans[int(running.args)].large:
+            self.store[running.attempt] = (b"made and never told of", running.task)
         self.lives[slot] += 1
         self.inboxes[slot], self.running[slot] = [], None
         attempt = running.attempt if running is not None else 0
@@ -400,19 +415,29 @@ class World:
         self._incarnations = 0
         self._wake: float | None = None
         self.touched = False
+        self._ack_due = False
         self.plans = self._make_plans()
         self.keyed = self.rng.random() < 0.4
         self.clients = [SimClient(self, number) for number in range(self.rng.choice((1, 1, 2)))]
 
     def _make_plans(self) -> list[Plan]:
         rng, plans = self.rng, []
-        trouble = rng.random() < 0.3
+        trouble, picky = rng.random() < 0.3, rng.random() < 0.3
         for node in range(rng.randint(3, 25)):
             inputs = rng.sample(range(node), min(node, rng.choice((0, 0, 1, 1, 2, 3))))
             kind = rng.random() if trouble else 1.0
-            plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05,
-                              poison=0.05 <= kind < 0.08, flaky=1 if 0.08 <= kind < 0.15 else 0,
-                              seconds=rng.choice((0.0001, 0.001, 0.02, 0.2))))  # fmt: skip
+            flaky = 1 if 0.08 <= kind < 0.15 else 0
+            special = rng.random() if picky else 1.0
+            options = m.Options(
+                retries=flaky,
+                crash_limit=3,
+                priority=rng.choice((0, 0, 1)),
+                workers=("w0",) if special < 0.1 else ("w0", "w1") if special < 0.2 else (),
+                allow_other_workers=special < 0.05,
+                resources={"GPU": rng.choice((300_000, 1_000_000))} if 0.2 < special < 0.4 else None,
+            )
+            plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05, poison=0.05 <= kind < 0.08,
+                              flaky=flaky, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)), options=options))  # fmt: skip
         return plans
 
     # time
@@ -474,13 +499,19 @@ class World:
             if link is not None and link.open:
                 for frame in peer.session.take():
                     link.send(False, frame)
-        for peer, link in self.links.items():
-            if link.open and peer.session.owes_ack:
-                link.send(False, peer.session.bare_ack())
+        if not self._ack_due and any(peer.session.owes_ack for peer in self.links):
+            self._ack_due = True
+            self.after(ACK_S, self._acknowledge)
         wake = self.core.wake
         if wake is not None and wake != self._wake:
             self._wake = wake
             self.at(wake, lambda: self._tick(wake))
+
+    def _acknowledge(self) -> None:
+        self._ack_due = False
+        for peer, link in self.links.items():
+            if link.open and peer.session.owes_ack:
+                link.send(False, peer.session.bare_ack())
 
     def _tick(self, wake: float) -> None:
         if self._wake == wake:
@@ -498,6 +529,13 @@ class World:
         self.faults[fault] += 1
         return fault
 
+    def greeting_fault(self) -> bool:
+        """Whether the connection breaks while a greeting is on it."""
+        if not self.faulty or self.now > FAULT_S or self.rng.random() > 0.05:
+            return False
+        self.faults["cut greeting"] += 1
+        return True
+
     def start_worker(self, name: str, store: dict[int, tuple[bytes, int]] | None = None) -> None:
         self._incarnations += 1
         worker = SimWorker(self, name, self._incarnations, {} if store is None else store)
@@ -512,8 +550,8 @@ class World:
         worker.alive = False
         link, worker.link = worker.link, None
         if link is not None:
-            link.open = False
-            self.after(self.rng.uniform(0, 0.01), lambda: self.scheduler_lost(link))
+            link.open = False  # the scheduler may see it only after the next incarnation has said Hello
+            self.after(self.rng.choice((0.001, 0.01, 0.4, 1.0)), lambda: self.scheduler_lost(link))
         store = worker.store if self.rng.random() < 0.6 else {}
         self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, store))
 
@@ -567,6 +605,7 @@ class World:
         """The whole run; raises :class:`SimulationFailed` or what broke."""
         self.prepare()
         self._drain("the cluster does not come to rest")
+        self._check_files()
         self._check_results()
         for client in self.clients:
             for node in list(client.futures):
@@ -590,6 +629,15 @@ class World:
     def _tell(self) -> None:
         states = " ".join(f"{t.args.decode()}:{t.state.value}{t.attempt & 0xFFF or ''}" for t in self.core.tasks.values())
         print(f"{self.now:9.4f} workers {[w.name for w in self.core.workers.values()]} {states}")
+
+    def _check_files(self) -> None:
+        """At rest every holder has what it is said to hold (but for what a fault took away)."""
+        if self.faults["lose file"]:
+            return
+        for task in self.core.tasks.values():
+            for holder in task.holders or ():
+                if task.value_attempt not in self.workers[holder.name].store:
+                    raise SimulationFailed(f"{holder.name} does not hold {task.key}, attempt {task.value_attempt}")
 
     def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
         """The right value of a node; None when it or an input of it must fail."""

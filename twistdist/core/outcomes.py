@@ -1,0 +1,92 @@
+"""What came of attempts: values, errors, dead executors.  Each changes something only if its attempt is the current one."""
+
+from __future__ import annotations
+
+from twistdist.core.records import Incident, Task, Worker
+from twistdist.core.tasks import TaskBook
+from twistdist.wire import messages as m
+
+#: Durations are counted up to this many microseconds (eleven days).
+LONGEST_US = 10**12
+
+
+class Outcomes(TaskBook):
+    """The book of tasks, and how attempts end."""
+
+    def _current(self, worker: Worker, number: int, attempt: int) -> Task | None:
+        """The task whose current attempt this is; None (and counted) when the message is stale."""
+        task = self.tasks.get(number)
+        if task is None or task.attempt != attempt or task.worker is not worker:
+            self.statistics.stale += 1
+            return None
+        return task
+
+    def _done(self, now: float, worker: Worker, message: m.Done) -> None:
+        task = self._current(worker, message.task, message.attempt)
+        if task is None:
+            if message.value is None and not self._holds(worker, message):
+                self.post(worker, m.Free([message.attempt]))
+            return
+        worker.progress_at = now
+        function = task.function
+        mean = function.mean_us
+        us = min(max(message.us, 0), LONGEST_US)
+        function.mean_us = mean + 0.2 * (us - mean) if mean >= 0 else float(us)
+        self._unassign(task)
+        self.statistics.done += 1
+        task.trouble = None
+        if message.value is None:
+            self._let_go(task)
+            task.holders = {worker: None}
+            worker.holds[task] = None
+        task.value, task.size, task.digest = message.value, message.size, message.digest
+        task.value_attempt = message.attempt
+        if message.value is not None:
+            self._let_go(task)
+            self._cut_lineage(task)
+        self._has_value(task)
+
+    def _holds(self, worker: Worker, message: m.Done) -> bool:
+        """Whether this very file is the accepted value already: the outcome came a second time."""
+        task = self.tasks.get(message.task)
+        return task is not None and task.value_attempt == message.attempt and worker in (task.holders or ())
+
+    def _failed(self, now: float, worker: Worker, message: m.Failed) -> None:
+        task = self._current(worker, message.task, message.attempt)
+        if task is None:
+            return
+        worker.progress_at = now
+        trouble = self._trouble(task)
+        trouble.raised += 1
+        if trouble.raised <= task.options.retries and message.error.kind != "SerializationError":
+            self.statistics.reruns += 1
+            self._again(task)
+        else:
+            self._unassign(task)
+            self._fail(task, _about(message.error, task, worker, message.attempt))
+
+    def _crashed(self, now: float, worker: Worker, message: m.Crashed) -> None:
+        task = self._current(worker, message.task, message.attempt)
+        if task is None:
+            return
+        worker.progress_at = now
+        trouble = self._trouble(task)
+        trouble.crashes.append(f"attempt {len(trouble.crashes) + 1} on {worker.name}: {message.exit}")
+        again = len(trouble.crashes) < task.options.crash_limit and not message.kind
+        self._incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
+        if again:
+            self.statistics.reruns += 1
+            self._again(task)
+            return
+        self._unassign(task)
+        text = "\n".join(part for part in (*trouble.crashes, message.detail) if part)
+        if not message.kind:
+            text = f"{task.key} ended its process {len(trouble.crashes)} times (crash_limit); the last: {message.exit}\n{text}"
+        error = m.ErrorInfo(message.kind or "TaskCrashed", "", text, exit=message.exit)
+        self._fail(task, _about(error, task, worker, message.attempt))
+
+
+def _about(error: m.ErrorInfo, task: Task, worker: Worker, attempt: int) -> m.ErrorInfo:
+    """``error`` with the task, attempt and worker filled in."""
+    return m.ErrorInfo(error.kind, error.type, error.text, error.traceback, error.pickled, task.key, attempt,
+                       worker.name, error.exit)  # fmt: skip

@@ -1,0 +1,246 @@
+"""The resilience manager: told of every loss and every return, it puts the book right and brings back what is needed.
+
+Losses: a worker given up, files that are not where they should be, inputs that can't be had.  Returns: a worker that comes
+back, with its store or with attempts that were taken for lost.  What to execute again is decided in :mod:`.lineage`; it is
+started like all other work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from twistdist import config
+from twistdist.core import placement
+from twistdist.core.outcomes import Outcomes
+from twistdist.core.records import Incident, Task, Worker
+from twistdist.core.session import Session
+from twistdist.core.tasks import ASSIGNED, DONE, IDLE, READY, UNFINISHED, WAITING
+from twistdist.wire import messages as m
+
+#: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
+MOST_LOST_INPUTS = 4
+
+#: How many incarnations of workers are remembered as replaced by a later one.
+MOST_OUTLIVED = 10_000
+
+
+@attrs.frozen
+class Settings:
+    """Times in seconds."""
+
+    worker_grace: float = config.WORKER_GRACE_S
+    client_grace: float = config.CLIENT_GRACE_S
+    name_grace: float = config.NAME_GRACE_S
+
+
+class Resilience(Outcomes):
+    """The book of tasks, and what becomes of it when workers come and go."""
+
+    def __init__(self, epoch: int, settings: Settings | None = None) -> None:
+        super().__init__(epoch)
+        self.settings = settings or Settings()
+        self.replaced: list[Worker] = []
+        self._outlived: dict[int, None] = {}
+        self._outcomes: dict[type, Callable[[float, Worker, Any], None]] = {
+            m.Done: self._done,
+            m.Failed: self._failed,
+            m.Crashed: self._crashed,
+        }
+
+    def _input_lost(self, now: float, worker: Worker, message: m.InputLost) -> None:
+        """The worker could not get inputs: ask the holders, and try again after a pause that doubles."""
+        task = self._current(worker, message.task, message.attempt)
+        if task is None:
+            return
+        trouble = self._trouble(task)
+        trouble.lost_inputs += 1
+        self._unassign(task)
+        self._let_go(task)
+        pause = min(5.0, 0.05 * 2 ** min(trouble.lost_inputs, 10))
+        # WAITING, with the pause as one more thing that is missing; the alarm ends it.
+        task.state, task.missing, trouble.paused = WAITING, 1, True
+        for one in task.inputs:
+            one.pending += 1
+            task.missing += one.state is not DONE
+        for attempt, holder in message.inputs:
+            other = self.workers.get(holder)
+            if other is None:
+                continue
+            if trouble.lost_inputs >= MOST_LOST_INPUTS:
+                self._missing(now, other, m.Missing([attempt]))
+                self.post(other, m.Free([attempt]))
+            else:
+                self.post(other, m.Verify([attempt]))
+        self._alarm(now + pause, self._after_pause, (task, task.attempt))
+
+    def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
+        task, attempt = subject
+        if task.trouble is not None and task.trouble.paused and task.attempt == attempt and task.number in self.tasks:
+            self._let_go(task)
+            self._recover([task])
+
+    def _have(self, now: float, worker: Worker, message: m.Have) -> None:
+        unknown = []
+        for stored in message.stored:
+            task = self.tasks.get(stored.task)
+            if task is not None and task.state is DONE and task.value_attempt == stored.attempt and task.holders is not None:
+                task.holders[worker] = None
+                worker.holds[task] = None
+            else:
+                unknown.append(stored.attempt)
+        if unknown:
+            self.post(worker, m.Free(unknown))
+
+    def _missing(self, now: float, worker: Worker, message: m.Missing) -> None:
+        gone = set(message.attempts)
+        lost = [task for task in worker.holds if task.value_attempt in gone]
+        if lost:
+            incident = Incident(now, "files lost", f"{len(lost)} results of {worker.name}", "the worker has not got the files")
+            for task in lost:
+                del worker.holds[task]
+            self._lose(worker, lost, incident)
+            self._incident(incident)
+
+    def _lose(self, worker: Worker, tasks: list[Task], incident: Incident) -> None:
+        """``worker`` holds these no more; the ones that nobody else holds are recovered if they are needed."""
+        lost = []
+        for task in tasks:
+            holders = task.holders
+            if task.state is not DONE or holders is None:
+                continue
+            holders.pop(worker, None)
+            if not holders:
+                self._drop_value(task)
+                lost.append(task)
+        needed = [task for task in lost if self._needed(task)]
+        incident.lost += len(needed)
+        self._recover(needed, incident)
+        self._garbage.extend(lost)
+
+    def _drop_value(self, task: Task) -> None:
+        """DONE no more.  Dependents that have not been given out wait for the value again."""
+        task.state, task.holders, task.value = IDLE, None, None
+        for dependent in task.dependents or ():
+            if dependent.state is READY:
+                dependent.state = WAITING
+                self.restricted.pop(dependent, None)
+                dependent.missing = 1
+            elif dependent.state is WAITING:
+                dependent.missing += 1
+
+    def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
+        """Values first, so that what an earlier incarnation held and this one brings is never taken for lost."""
+        worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now)
+        earlier = [w for w in self.workers.values() if w.name == hello.name]
+        self.workers[worker.number] = worker
+        self.worker_names.add(hello.name)
+        self._adopt_values(now, worker)
+        for old in earlier:
+            self._replace(now, old, hello)
+        self._adopt_attempts(now, worker)
+        for task in self.restricted:
+            self._offer(task, worker)
+        self.placement.update(worker)
+        return worker
+
+    def _replace(self, now: float, old: Worker, hello: m.HelloWorker) -> None:
+        self._worker_gone(now, old, "a new incarnation took its place")
+        if old.hello.incarnation != hello.incarnation:
+            self.replaced.append(old)
+            self._outlived[old.hello.incarnation] = None
+            if len(self._outlived) > MOST_OUTLIVED:
+                del self._outlived[next(iter(self._outlived))]
+
+    def _adopt_values(self, now: float, worker: Worker) -> None:
+        """Take in the stored values that were accepted and are of use; the others are to be deleted."""
+        finished = {outcome.attempt for outcome in worker.hello.finished}
+        useless, adopted = [], 0
+        for stored in worker.hello.stored:
+            task = self.tasks.get(stored.task)
+            if task is None or task.value_attempt != stored.attempt or not self._keep(task):
+                if stored.attempt not in finished:
+                    useless.append(stored.attempt)
+                continue
+            adopted += 1
+            worker.holds[task] = None
+            if task.holders is not None:
+                task.holders[worker] = None
+            else:
+                if task.state in UNFINISHED:
+                    self._stop(task)
+                task.holders = {worker: None}
+                self._has_value(task)
+        if useless:
+            self.post(worker, m.Free(useless))
+        if adopted:
+            cause = f"incarnation {worker.hello.incarnation:x} brought its store"
+            self._incident(Incident(now, "worker back", worker.name, cause, adopted=adopted))
+
+    def _adopt_attempts(self, now: float, worker: Worker) -> None:
+        """Attempts that were taken for lost, and that no others have replaced, go on; the rest is stopped."""
+        hello = worker.hello
+        orphans = [attempt for number, attempt in hello.running if not self._readopt(worker, number, attempt)]
+        for outcome in hello.finished:
+            self._readopt(worker, outcome.task, outcome.attempt)
+            self._outcomes[type(outcome)](now, worker, outcome)
+        if orphans:
+            self.post(worker, m.Abort(orphans, True))
+
+    def _keep(self, task: Task) -> bool:
+        """Whether a stored value of this task is of use: it is stored already, or it is needed and being made again."""
+        return task.holders is not None or (task.state in UNFINISHED and self._needed(task))
+
+    def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
+        """An attempt that was taken for lost, and that no other has replaced, goes on."""
+        task = self.tasks.get(number)
+        if task is None or task.attempt != attempt or task.state is not READY:
+            return False
+        task.state, task.worker = ASSIGNED, worker
+        self.restricted.pop(task, None)
+        if task.options.resources:
+            for name, amount in task.options.resources.items():
+                worker.resources[name] -= amount
+        worker.assigned[task] = None
+        worker.load_us += task.cost_us
+        worker.functions.add(task.function.number)
+        return True
+
+    def _worker_overdue(self, now: float, worker: Worker) -> None:
+        if not worker.connected and now - worker.away_since >= self.settings.worker_grace - 1e-6:
+            self._worker_gone(now, worker, "its connection was lost and did not come back")
+
+    def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
+        """Give a worker up: its tasks go elsewhere, its sole copies are recovered."""
+        if self.workers.pop(worker.number, None) is None:
+            return
+        worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
+        self.placement.remove(worker)
+        self.dirty.pop(worker, None)
+        incident = Incident(now, "worker lost", worker.name, cause, requeued=len(worker.assigned))
+        held = list(worker.holds)
+        worker.holds.clear()
+        requeued = list(worker.assigned)
+        for task in requeued[: worker.hello.slots]:
+            self._trouble(task).exposed += 1
+        # Values first, so that the plan for the tasks that were running sees what is missing.
+        self._lose(worker, held, incident)
+        for task in requeued:
+            self.statistics.reruns += 1
+            self._again(task, same=True)
+        self._incident(incident)
+
+    def _recalled(self, now: float, worker: Worker, message: m.Recalled) -> None:
+        worker.recalling = False
+        if not message.attempts:
+            worker.recall_after = now + 2 * placement.RECALL_STALL_S
+        given = {task.attempt: task for task in worker.assigned}
+        for attempt in message.attempts:
+            if attempt in given:
+                self._again(given[attempt])
+
+    def _worker_log(self, now: float, worker: Worker, message: m.WorkerLog) -> None:
+        worker.troubles.append(f"{message.kind}: {message.text}")
+        self._incident(Incident(now, message.kind, worker.name, message.text))

@@ -1,0 +1,341 @@
+"""The book of tasks: what is wanted, what is going on, and the transitions between the states of docs/architecture.rst.
+
+Nothing here knows messages from outside: outcomes, losses and wishes come from the modules above (outcomes, resilience,
+scheduler), which call these methods.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from twistdist.core import placement
+from twistdist.core.lineage import recovery_plan
+from twistdist.core.placement import Placement
+from twistdist.core.queue import ReadyQueue
+from twistdist.core.records import Client, Function, Incident, Statistics, Task, TaskState, Trouble, Worker
+from twistdist.wire import messages as m
+
+IDLE, WAITING, READY, ASSIGNED, DONE, FAILED = TaskState
+UNFINISHED = frozenset({WAITING, READY, ASSIGNED})
+
+#: The counter's bits of an attempt; the epoch is above them.
+ATTEMPT_BITS = 36
+
+#: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
+MOST_COMPUTE_BYTES = 128 << 20
+
+Peer: TypeAlias = Client | Worker
+
+
+class TaskBook:
+    """Tasks, their functions, and the workers that they are given to."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.tasks: dict[int, Task] = {}
+        self.keys: dict[str, Task] = {}
+        self.functions: dict[bytes, Function] = {}
+        self.workers: dict[int, Worker] = {}
+        self.worker_names: set[str] = set()
+        self.restricted: dict[Task, None] = {}
+        self.ready = ReadyQueue()
+        self.placement = Placement()
+        self.statistics = Statistics()
+        self.dirty: dict[Peer, None] = {}
+        self._alarms: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
+        self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch"), 0)
+        self._garbage: list[Task] = []
+        self._recall_alarm = False
+
+    def _next(self, what: str) -> int:
+        self._numbers[what] += 1
+        return self._numbers[what]
+
+    def _alarm(self, at: float, action: Callable[[float, Any], None], subject: Any) -> None:
+        heapq.heappush(self._alarms, (at, self._next("alarm"), action, subject))
+
+    def post(self, peer: Peer, message: Any, weight: int = 0) -> None:
+        """Say something to a peer at the end of this turn."""
+        peer.session.post(message, weight)
+        self.dirty[peer] = None
+
+    def _introduce(self, peer: Peer, workers: Iterable[Worker]) -> list[int]:
+        """The workers' numbers, after ``peer`` was told where they can be reached."""
+        numbers = []
+        for worker in workers:
+            if worker.number not in peer.peers:
+                peer.peers.add(worker.number)
+                hello = worker.hello
+                self.post(peer, m.Peer(worker.number, hello.name, hello.host, hello.store, hello.address))
+            numbers.append(worker.number)
+        return numbers
+
+    def _tell(self, task: Task, watchers: Iterable[tuple[Client, int]]) -> None:
+        """Tell futures how their task ended."""
+        for client, cid in watchers:
+            if task.error is not None:
+                self.post(client, m.Erred(cid, task.error), len(task.error.pickled) + len(task.error.traceback))
+            elif task.holders is None:
+                self.post(client, m.Finished(cid, task.value_attempt, task.value, task.size), task.size)
+            else:
+                holders = self._introduce(client, task.holders)
+                self.post(client, m.Finished(cid, task.value_attempt, None, task.size, task.digest, holders))
+
+    def _unuse(self, function: Function) -> None:
+        function.users -= 1
+        if function.users == 0:
+            del self.functions[function.digest]
+            for worker in self.workers.values():
+                if function.number in worker.functions:
+                    worker.functions.discard(function.number)
+                    self.post(worker, m.ForgetFunctions([function.number]))
+
+    def _admit(self, task: Task) -> None:
+        """A new task: it holds its inputs' records, and is started; inputs without a value are brought back first."""
+        for one in task.inputs:
+            if one.dependents is None:
+                one.dependents = {}
+            one.dependents[task] = None
+        idle = [one for one in task.inputs if one.state is IDLE]
+        if idle:
+            self._recover(idle)
+        self._start(task)
+
+    def _start(self, task: Task) -> None:
+        """From no activity to WAITING or READY; fails at once with an input that has failed."""
+        missing, broken = 0, None
+        for one in task.inputs:
+            one.pending += 1
+            if one.state is FAILED:
+                broken = one.error
+            elif one.state is not DONE:
+                missing += 1
+        task.missing = missing
+        task.state = WAITING
+        if broken is not None:
+            self._fail(task, broken)
+        elif not missing:
+            self._make_ready(task)
+
+    def _make_ready(self, task: Task) -> None:
+        task.state = READY
+        if task.options.workers or task.options.resources:
+            self.restricted[task] = None
+            for worker in self.workers.values():
+                self._offer(task, worker)
+        else:
+            self.ready.push(task)
+
+    def _offer(self, task: Task, worker: Worker) -> None:
+        if placement.allowed(task, worker):
+            kind = tuple(sorted((task.options.resources or {}).items()))
+            heapq.heappush(worker.own.setdefault(kind, []), (task.rank, task))
+
+    def _recover(self, lost: list[Task], incident: Incident | None = None) -> None:
+        """The resilience manager's one way to bring values back: make the plan, start what it names."""
+        plan = recovery_plan(lost, _has_or_gets_value, _inputs)
+        for task in plan:
+            self._start(task)
+        again = sum(1 for task in plan if task.value_attempt)
+        self.statistics.replays += again
+        if incident is not None:
+            incident.replayed += again
+
+    def _needed(self, task: Task) -> bool:
+        return bool(task.watchers or task.pending)
+
+    def _schedule(self, now: float) -> None:
+        place = self.placement
+        if not place:
+            return
+        # Restricted tasks are never given ahead: they could not be recalled for another worker that may run them.
+        for worker in [w for w in place.idle if w.own] if self.restricted else ():
+            while worker in place.idle and (task := place.next_restricted(worker)) is not None:
+                self._assign(now, task, worker)
+        while place:
+            task = self.ready.pop()
+            if task is None:
+                break
+            self._assign(now, task, place.choose(task))
+        if place.idle and place.ahead:
+            self._recall(now)
+
+    def _assign(self, now: float, task: Task, worker: Worker) -> None:
+        weight = len(task.args) + sum([len(one.value) for one in task.inputs if one.value is not None])
+        if weight > MOST_COMPUTE_BYTES:
+            text = (f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
+                    f"{MOST_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
+            self._fail(task, m.ErrorInfo("SerializationError", "", text, key=task.key))
+            return
+        mean = task.function.mean_us
+        cost = int(mean) + placement.OVERHEAD_US if mean >= 0 else placement.UNKNOWN_US
+        attempt = self.epoch << ATTEMPT_BITS | self._next("attempt")
+        task.state, task.worker, task.attempt, task.cost_us = ASSIGNED, worker, attempt, cost
+        if task.options.resources:
+            for name, amount in task.options.resources.items():
+                worker.resources[name] -= amount
+        self.restricted.pop(task, None)
+        if not worker.assigned:
+            worker.progress_at = now
+        worker.assigned[task] = None
+        worker.load_us += cost
+        self.placement.update(worker)
+        function = task.function
+        if function.number not in worker.functions:
+            worker.functions.add(function.number)
+            self.post(worker, m.WorkerFunction(function.number, function.name, function.blob), len(function.blob))
+        inputs = None
+        if task.inputs:
+            inputs = []
+            for one in task.positions or task.inputs:
+                inputs.append(m.Input(one.number, one.value_attempt, one.value, one.size, one.digest,
+                                      self._introduce(worker, one.holders or ())))  # fmt: skip
+        compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean))
+        self.post(worker, compute, weight)
+
+    def _unassign(self, task: Task) -> None:
+        """The attempt is over, or given up: the worker's books are put right."""
+        worker = task.worker
+        if worker is None:
+            return
+        task.worker = None
+        worker.assigned.pop(task, None)
+        worker.load_us -= task.cost_us
+        if task.options.resources:
+            for name, amount in task.options.resources.items():
+                worker.resources[name] += amount
+        if worker.connected:
+            self.placement.update(worker)
+
+    def _again(self, task: Task, same: bool = False) -> None:
+        """ASSIGNED no more, and still wanted: back to the queue, or to waiting when an input was lost meanwhile.
+
+        ``same``: the attempt may still be going on somewhere, and is taken up again if its worker comes back in time.
+        """
+        self._unassign(task)
+        if not same:
+            task.attempt = 0
+        self._let_go(task)
+        self._recover([task])
+
+    def _let_go(self, task: Task) -> None:
+        """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
+        task.state = IDLE
+        if task.trouble is not None:
+            task.trouble.paused = False
+        self.restricted.pop(task, None)
+        for one in task.inputs:
+            one.pending -= 1
+            if not one.pending and not one.watchers:
+                self._garbage.append(one)
+
+    def _stop(self, task: Task, kill: bool = False) -> None:
+        """Nobody wants the task: take back what was going on for it."""
+        if task.state is ASSIGNED and task.worker is not None:
+            self.post(task.worker, m.Abort([task.attempt], kill))
+        self._unassign(task)
+        self._let_go(task)
+
+    def _recall(self, now: float) -> None:
+        """Idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
+        for worker in self.placement.overloaded(now):
+            given = [task for task in worker.assigned if not task.options.workers and not task.options.resources]
+            ahead = min(len(given), len(worker.assigned) - worker.hello.slots)
+            if ahead:
+                worker.recalling = True
+                self.statistics.recalls += 1
+                self.post(worker, m.Recall([task.attempt for task in given[len(given) - (ahead + 1) // 2 :]]))
+                return
+        if not self._recall_alarm:
+            self._recall_alarm = True
+            self._alarm(now + placement.RECALL_STALL_S, self._look_again, None)
+
+    def _look_again(self, now: float, subject: None) -> None:
+        """The end of this turn will see whether somebody is overloaded now."""
+        self._recall_alarm = False
+
+    def _has_value(self, task: Task) -> None:
+        """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
+        task.state = DONE
+        if task.dependents:
+            for dependent in list(task.dependents):
+                if dependent.state is WAITING:
+                    dependent.missing -= 1
+                    if not dependent.missing:
+                        self._make_ready(dependent)
+        if task.watchers:
+            self._tell(task, task.watchers)
+        elif not task.pending:
+            self._garbage.append(task)
+
+    def _cut_lineage(self, task: Task) -> None:
+        """The value can't be lost, or never will be: the inputs' records are not held for it."""
+        for one in task.inputs:
+            if one.dependents is not None:
+                one.dependents.pop(task, None)
+                if not one.dependents:
+                    self._garbage.append(one)
+        task.inputs = ()
+
+    def _fail(self, task: Task, error: m.ErrorInfo) -> None:
+        """The task and everything that waits for its value fail with the same error."""
+        failing = [task]
+        while failing:
+            one = failing.pop()
+            if one.state in UNFINISHED:
+                self._let_go(one)
+            one.state, one.error = FAILED, error
+            self.statistics.failed += 1
+            self._cut_lineage(one)
+            self._tell(one, one.watchers)
+            failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
+            self._garbage.append(one)
+
+    def _trouble(self, task: Task) -> Trouble:
+        if task.trouble is None:
+            task.trouble = Trouble()
+        return task.trouble
+
+    def _free(self, task: Task) -> None:
+        """DONE and not needed: the bytes go, the recipe stays."""
+        for worker in task.holders or ():
+            worker.holds.pop(task, None)
+            self.post(worker, m.Free([task.value_attempt]))
+        task.state, task.holders, task.value = IDLE, None, None
+
+    def collect(self) -> None:
+        """Let go of what nobody wants: activity, then value, then record, and then look at its inputs."""
+        garbage = self._garbage
+        while garbage:
+            task = garbage.pop()
+            if task.watchers or task.pending or task.number not in self.tasks:
+                continue
+            if task.state in UNFINISHED:
+                self._stop(task)
+            if task.dependents:
+                if task.state is DONE and task.holders is not None:
+                    self._free(task)
+                continue
+            if task.state is DONE:
+                self._free(task)
+            self._forget(task)
+
+    def _forget(self, task: Task) -> None:
+        del self.tasks[task.number]
+        if task.chosen is not None and self.keys.get(task.chosen) is task:
+            del self.keys[task.chosen]
+        self._cut_lineage(task)
+        self._unuse(task.function)
+
+    def _incident(self, incident: Incident) -> None:
+        self.statistics.incidents.append(incident)
+
+
+def _has_or_gets_value(task: Task) -> bool:
+    return task.state is not IDLE
+
+
+def _inputs(task: Task) -> tuple[Task, ...]:
+    return task.inputs
