@@ -26,6 +26,7 @@ from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
+from twistdist.net.shapes import flatten, rebuild
 from twistdist.net.timers import use_monotonic_time
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
@@ -287,10 +288,10 @@ class Client:
         """The values, in the same nesting of lists, tuples, sets and dicts; ``errors="skip"`` leaves out what failed."""
         if hasattr(futures, "__next__"):
             futures = list(futures)
-        found = net_client.flatten(futures, errors)
+        found = flatten(futures, errors)
         records = [one._record for one in found]
         raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
-        return net_client.rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
+        return rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
 
     def cancel(self, futures: Any, timeout: float | None = None) -> None:
         """Stop tasks, running ones too, unless somebody else wants them."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import itertools
 import os
 import pickle
 import secrets
-import types
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -19,146 +17,28 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.config import MAX_ARGUMENT_BYTES, as_secret, resource_units
+from twistdist.config import MAX_ARGUMENT_BYTES, as_secret
 from twistdist.core import client as core
 from twistdist.core.client import FunctionRef, Record, State
 from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, TwistdistError
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net.bulk import BulkFetcher, MemorySink
 from twistdist.net.dialing import Dialing
+from twistdist.net.functions import Functions
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_cancelled, unpack
 from twistdist.net.hosts import host_identity
+from twistdist.net.options import TaskOptions, check_encodable, check_number, split_options
+from twistdist.net.shapes import flatten, rebuild
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT
-from twistdist.wire.payload import dump_call, dump_function
-
-#: Functions whose pickles are remembered; more and the memory starts over.
-MOST_FUNCTIONS = 1_000
+from twistdist.wire.payload import dump_call
 
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
 
 #: How often a value is tried to be had, each time from where the scheduler says it is now.
 MOST_FETCHES = 8
-
-#: Options of the contract that this version does not have yet, with the only value that it can honour.
-_LATER: dict[str, Any] = {"replay": "always", "replicas": 1, "checkpoint": False}
-
-
-@attrs.frozen
-class TaskOptions:
-    """The keywords of ``submit`` and ``map`` that are not passed to the function, checked."""
-
-    key: Any
-    pure: bool
-    wire: m.Options | None
-
-
-def _number(name: str, value: Any, least: float, kind: type | tuple[type, ...] = int) -> Any:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{name} is a number, not {value!r}")
-    if not least <= float(value) <= 1e9:  # type: ignore[arg-type]
-        raise ValueError(f"{name} is a number from {least:g} to 1,000,000,000, not {value!r}")
-    return value
-
-
-def _encodable(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} has characters that UTF-8 can't express: {text!r}") from None
-
-
-def split_options(kwargs: dict[str, Any]) -> TaskOptions:
-    """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value."""
-    if not kwargs:
-        return _NO_OPTIONS
-    take = kwargs.pop
-    for name, only in _LATER.items():
-        if take(name, only) != only:
-            raise ValueError(f"{name} can only be {only!r} in this version")
-    key, pure = take("key", None), take("pure", False)
-    if key is not None and pure:
-        raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
-    limit = take("time_limit", None)
-    workers = take("workers", None)
-    if isinstance(workers, str):
-        workers = [workers]
-    if not all(isinstance(name, str) for name in workers or ()):
-        raise TypeError(f"workers is a list of worker names, not {workers!r}")
-    resources = take("resources", None)
-    for name in (*(workers or ()), *(resources or ())):
-        _encodable("a name", str(name))
-    if resources is not None:
-        amounts = {str(name): _number(f"resources[{name!r}]", v, 0, (int, float)) for name, v in resources.items()}
-        resources = {name: units for name, v in amounts.items() if (units := resource_units(v))}
-    options = m.Options(
-        retries=_number("retries", take("retries", 0), 0),
-        crash_limit=_number("crash_limit", take("crash_limit", 3), 1),
-        time_limit=0.0 if limit is None else float(_number("time_limit", limit, 1e-3, (int, float))),
-        priority=_number("priority", take("priority", 0), -1_000_000_000),
-        workers=tuple(workers or ()),
-        allow_other_workers=bool(take("allow_other_workers", False)),
-        resources=resources or None,
-    )
-    return TaskOptions(key, bool(pure), None if options == _DEFAULTS else options)
-
-
-_DEFAULTS = m.Options()
-_NO_OPTIONS = TaskOptions(None, False, None)
-
-
-class _Functions:
-    """Pickles functions, and remembers what can be remembered.
-
-    A function that is found again by its name pickles to the same bytes for ever.  One that travels by value may have other
-    globals or another closure each time, so it is pickled anew unless it refers to nothing that can change.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, FunctionRef]] = {}
-
-    def ref(self, function: Callable[..., Any]) -> FunctionRef:
-        known = self._known.get(id(function))
-        if known is not None:
-            return known[1]
-        blob, by_name = dump_function(function)
-        if len(blob) > MAX_ARGUMENT_BYTES:
-            raise SerializationError(
-                f"the function {function!r} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
-                "pass the data in its closure as an argument, or let a task read it"
-            )
-        ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
-        if (by_name and _is_reference(function)) or _is_self_contained(function):
-            if len(self._known) >= MOST_FUNCTIONS:
-                self._known.clear()
-            self._known[id(function)] = (function, ref)  # holding the function keeps its id its own
-        return ref
-
-
-def _name_of(function: Any) -> str:
-    name = getattr(function, "__name__", None) or type(function).__name__
-    return name.encode("utf-8", "replace").decode()[:200] if isinstance(name, str) else "task"
-
-
-def _is_reference(function: Any) -> bool:
-    """Whether its pickle is nothing but its name: partials, methods and callable objects carry state that may change."""
-    return isinstance(function, types.FunctionType | types.BuiltinFunctionType | type) and "." not in function.__qualname__
-
-
-def _is_self_contained(function: Any) -> bool:
-    if not isinstance(function, types.FunctionType) or function.__closure__ or function.__defaults__:
-        return False
-    return not function.__kwdefaults__ and _reads_nothing(function.__code__, function.__globals__)
-
-
-def _reads_nothing(code: types.CodeType, names: dict[str, Any]) -> bool:
-    """Whether all that the code names are builtins and modules; what is not there yet may come."""
-    for name in code.co_names:
-        if not (isinstance(names.get(name), types.ModuleType) or (name not in names and hasattr(builtins, name))):
-            return False
-    return all(_reads_nothing(one, names) for one in code.co_consts if isinstance(one, types.CodeType))
 
 
 class Client:
@@ -178,7 +58,7 @@ class Client:
         self._woken = False
         self._wake = reactor.callFromThread  # futures are dropped in any thread, and by the garbage collector
         self._cids = itertools.count(1)
-        self._functions = _Functions()
+        self._functions = Functions()
         self._host = host_identity()
         self._fetcher = BulkFetcher(reactor, secret)
         self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal)
@@ -366,9 +246,7 @@ class Client:
     def _own(self, found: list[Any]) -> list[int]:
         for future in found:
             if not isinstance(future, BaseFuture) or future._client is not self:
-                raise TwistdistError(
-                    f"the argument {future!r} belongs to another client; take its result() and pass that"
-                )
+                raise TwistdistError(f"the argument {future!r} belongs to another client; take its result() and pass that")
         refuse_cancelled(found)
         return [future._record.cid for future in found]
 
@@ -386,7 +264,7 @@ class Client:
             key = f"{key}-{number}" if isinstance(key, str) else key[number]
         if not isinstance(key, str) or not key or key.endswith("-") or len(key) > 1000:
             raise ValueError(f"a key is text of 1 to 1,000 characters that does not end with '-', not {key!r}")
-        _encodable("a key", key)
+        check_encodable("a key", key)
         return key
 
     # ---- what came ----------------------------------------------------------------------------
@@ -566,7 +444,7 @@ class Client:
     def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
         """A Deferred of the faults seen (those of the last ``since`` seconds), oldest first."""
         if since is not None:
-            _number("since", since, 0, (int, float))
+            check_number("since", since, 0, (int, float))
         return self._query("incidents", since).addCallback(lambda found: [Incident(**fields) for fields in found])
 
     def status(self) -> Deferred[dict[str, Any]]:
@@ -658,51 +536,6 @@ def load_one(record: Record) -> BaseException:
     except BaseException as error:
         return error
     raise AssertionError("an ErrorInfo unpacks to an exception")
-
-
-def flatten(futures: Any, errors: str = "raise") -> list[Any]:
-    """The futures in a nesting of lists, tuples, sets, frozensets and dicts (values), in order."""
-    if errors not in ("raise", "skip"):
-        raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
-    found: list[Any] = []
-    todo = [futures]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, BaseFuture):
-            found.append(one)
-        elif isinstance(one, dict):
-            todo.extend(reversed(one.values()))
-        elif isinstance(one, list | tuple):
-            todo.extend(reversed(one))
-        elif isinstance(one, set | frozenset):
-            todo.extend(one)
-        else:
-            raise TypeError(f"gather takes futures in lists, tuples, sets and dicts, not {one!r}")
-    return found
-
-
-_SKIP = object()
-
-
-def rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
-    """``shape`` with each future replaced by its value; raises the first error unless ``errors`` is "skip"."""
-    if isinstance(shape, list) and shape and isinstance(shape[0], BaseFuture) and errors == "raise":
-        return [unpack(raws[id(one)]) if isinstance(one, BaseFuture) else rebuild(one, raws, errors) for one in shape]
-    value = _rebuild(shape, raws, errors)
-    return None if value is _SKIP else value
-
-
-def _rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
-    if isinstance(shape, BaseFuture):
-        raw = raws[id(shape)]
-        return _SKIP if errors == "skip" and isinstance(raw, m.ErrorInfo) else unpack(raw)
-    if isinstance(shape, dict):
-        pairs = ((key, _rebuild(one, raws, errors)) for key, one in shape.items())
-        return {key: value for key, value in pairs if value is not _SKIP}
-    values = [value for one in shape if (value := _rebuild(one, raws, errors)) is not _SKIP]
-    if hasattr(shape, "_make"):  # a named tuple
-        return shape._make(values)
-    return values if isinstance(shape, list) else type(shape)(values)
 
 
 def connect(reactor: Any, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
