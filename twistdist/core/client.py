@@ -19,6 +19,11 @@ from twistdist.wire import messages as m
 BATCH_BYTES = 1 << 20
 
 
+#: Functions that a session keeps on the scheduler, and their bytes: with more, the longest unused ones are dropped.
+MOST_FUNCTIONS = 500
+FUNCTION_BYTES = 32 << 20
+
+
 class State(enum.Enum):
     """What a future's ``status`` says."""
 
@@ -63,7 +68,9 @@ class Client:
         self.records: dict[int, Record] = {}
         self.peers: dict[int, m.Peer] = {}
         self.answers: list[m.Reply] = []
-        self._functions: dict[bytes, int] = {}
+        self._functions: dict[bytes, tuple[int, int]] = {}
+        self._function_bytes = 0
+        self._next_function = 0
         self._batch: m.Submit | None = None
         self._batch_bytes = 0
         self._queries = 0
@@ -103,12 +110,18 @@ class Client:
         self.records[record.cid] = record
 
     def _function(self, function: FunctionRef) -> int:
-        fn = self._functions.get(function.digest)
-        if fn is None:
-            self.close_batch()
-            fn = self._functions[function.digest] = len(self._functions) + 1
-            self._post(m.Function(fn, function.name, function.digest, function.blob), len(function.blob))
-        return fn
+        known = self._functions.pop(function.digest, None)
+        if known is None:
+            self._next_function += 1
+            known = (self._next_function, len(function.blob))
+            self._post(m.Function(known[0], function.name, function.digest, function.blob), len(function.blob))
+            self._function_bytes += len(function.blob)
+        self._functions[function.digest] = known  # the last used one is the last
+        while len(self._functions) > MOST_FUNCTIONS or (self._function_bytes > FUNCTION_BYTES and len(self._functions) > 1):
+            number, size = self._functions.pop(next(iter(self._functions)))
+            self._function_bytes -= size
+            self._post(m.DropFunctions([number]))
+        return known[0]
 
     def close_batch(self) -> None:
         """Post the submits collected so far; called before anything else is posted and before frames are taken."""
@@ -168,6 +181,7 @@ class Client:
     def _start_over(self) -> None:
         self._batch, self._batch_bytes = None, 0
         self._functions.clear()
+        self._function_bytes = 0
         self.peers.clear()
         self.dialer.session = Session()
         lost = m.ErrorInfo("DataLost", "", "the scheduler does not know this session any more: it was started anew, or the "

@@ -40,6 +40,7 @@ class Scheduler(Resilience):
             m.Unreachable: self._unreachable,
             m.Query: self._query,
             m.Bye: self._bye,
+            m.DropFunctions: self._drop_functions,
             m.Done: self._done,
             m.Failed: self._failed,
             m.Crashed: self._crashed,
@@ -140,12 +141,20 @@ class Scheduler(Resilience):
         self.dirty.pop(client, None)
 
     def _function(self, now: float, client: Client, message: m.Function) -> None:
+        if message.fn in client.functions:
+            raise ProtocolError(f"the function {message.fn} was sent twice")
         function = self.functions.get(message.digest)
         if function is None:
             function = Function(self._next("function"), message.name, message.digest, message.blob)
             self.functions[message.digest] = function
         function.users += 1
         client.functions[message.fn] = function
+
+    def _drop_functions(self, now: float, client: Client, message: m.DropFunctions) -> None:
+        for fn in message.fns:
+            function = client.functions.pop(fn, None)
+            if function is not None:
+                self._unuse(function)
 
     def _submit(self, now: float, client: Client, message: m.Submit) -> None:
         if message.fn not in client.functions:

@@ -204,6 +204,12 @@ class Bye(Message, tag=16):
     """The session ends; what only it wanted is released."""
 
 
+class DropFunctions(Message, tag=17):
+    """The session will not submit these functions any more under these numbers."""
+
+    fns: list[int]
+
+
 class Finished(Message, tag=20):
     """A future has a value: inline, or in the stores of ``holders`` under ``attempt``."""
 
@@ -388,7 +394,7 @@ class Absent(Message, tag=62):
 
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
-FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye
+FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions
 ToClient = Finished | Erred | Reply | Peer
 FromWorker = Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog
 ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer

@@ -1,0 +1,74 @@
+"""The client's core by hand."""
+
+from __future__ import annotations
+
+from twistdist.core import client as core
+from twistdist.core.client import Client, FunctionRef, Record, State
+from twistdist.wire import messages as m
+
+F = FunctionRef("f", b"f", b"blob")
+
+
+def ready():
+    client = Client(1)
+    client.hello()
+    client.dialer.greeted(m.Ready(1))
+    return client
+
+
+def said(client):
+    client.close_batch()
+    return [one for frame in client.dialer.session.take() for one in frame[2]]
+
+
+def test_submits_that_follow_one_another_are_one_message():
+    client = ready()
+    for cid in range(1, 6):
+        client.submit(Record(cid), F, b"a")
+    client.submit(Record(6), F, b"a", [1])
+    client.submit(Record(8), F, b"a")
+    function, first, second = said(client)
+    assert isinstance(function, m.Function)
+    assert (first.first, len(first.args), first.inputs) == (1, 6, [[], [], [], [], [], [1]])
+    assert second.first == 8
+
+
+def test_what_is_said_after_a_submit_comes_after_it():
+    client = ready()
+    client.submit(Record(1), F, b"a")
+    client.release([1])
+    assert [type(one) for one in said(client)] == [m.Function, m.Submit, m.Release]
+
+
+def test_many_functions_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(core, "MOST_FUNCTIONS", 3)
+    client = ready()
+    for cid in range(1, 6):
+        client.submit(Record(cid), FunctionRef("f", bytes([cid]), b"blob"), b"a")
+    messages = said(client)
+    assert [one.fns for one in messages if isinstance(one, m.DropFunctions)] == [[1], [2]]
+    client.submit(Record(9), FunctionRef("f", bytes([1]), b"blob"), b"a")
+    assert [one.fn for one in said(client) if isinstance(one, m.Function)] == [6]
+
+
+def test_a_value_that_was_seen_stays():
+    client = ready()
+    record = Record(1)
+    client.submit(record, F, b"a")
+    client.receive([m.Finished(1, 5, b"value")])
+    client.receive([m.Erred(1, m.ErrorInfo("TaskCrashed", "", "later"))])
+    assert record.state is State.FINISHED and record.value == b"value"
+
+
+def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
+    client = ready()
+    old, new = Record(1), Record(2)
+    client.submit(old, F, b"a")
+    said(client)
+    client.dialer.greeted(m.Refused("session", ""))
+    client.hello()
+    assert old.state is State.LOST and client.changed() == [old]
+    client.submit(new, F, b"a")
+    client.hello()  # the first Hello did not arrive
+    client.dialer.greeted(m.Ready(2))
+    assert new.state is State.PENDING and [type(one) for one in said(client)] == [m.Function, m.Submit]
