@@ -42,8 +42,8 @@ def test_unknown_tasks_go_one_by_one_and_short_ones_together():
     worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
     assert given(worker) == [2]
     worker = make()
-    worker.receive(0.0, [compute(n, cost=50) for n in range(1, 100)])
-    assert len(given(worker)) == 40  # WINDOW_US of them
+    worker.receive(0.0, [compute(n, cost=50) for n in range(1, 200)])
+    assert len(given(worker)) == core.WINDOW_US // 50
 
 
 def test_the_function_goes_to_an_executor_once_and_again_to_a_new_one():
@@ -99,7 +99,7 @@ def test_an_executor_that_does_not_start_is_started_again_ever_later():
 
 def test_recall_takes_back_what_was_not_read():
     worker = make()
-    worker.receive(0.0, [compute(n, cost=1000) for n in (1, 2, 3, 4)])
+    worker.receive(0.0, [compute(n, cost=3000) for n in (1, 2, 3, 4)])
     assert given(worker) == [1, 2]
     worker.receive(0.0, [m.Recall([2, 3, 4])])
     assert effects(worker, core.TakeBack) == [core.TakeBack(0)]

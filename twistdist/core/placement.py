@@ -11,8 +11,8 @@ import heapq
 
 from twistdist.core.records import Task, TaskState, Worker
 
-#: Expected work that one slot is given ahead: a few times the round trip of a loaded cluster (measured: 1 to 3 ms).
-HORIZON_US = 10_000
+#: Expected work that one slot is given ahead: several times the round trip of a loaded cluster (measured: 2 to 5 ms).
+HORIZON_US = 15_000
 
 #: Upper bound of tasks that one slot is given ahead.
 MAX_AHEAD = 512

@@ -19,8 +19,9 @@ import attrs
 from twistdist.core.session import Dialer, Session
 from twistdist.wire import messages as m
 
-#: Expected work that an executor is given ahead; beyond it a task can still be recalled without asking the executor.
-WINDOW_US = 2_000
+#: Expected work that an executor is given ahead, three times the pause between two looks at its outcomes; beyond it a task
+#: can still be recalled without asking the executor.
+WINDOW_US = 6_000
 
 #: A task known to be shorter than this may wait behind one that runs.
 AHEAD_US = 50_000
