@@ -108,6 +108,16 @@ def test_recall_takes_back_what_was_not_read():
     assert set(worker.jobs) == {1}
 
 
+def test_a_running_task_that_nobody_wants_is_ended_after_a_moment():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    effects(worker)
+    worker.receive(0.0, [m.Abort([1], False)])
+    assert effects(worker) == []
+    worker.tick(core.ABANDONED_S)
+    assert core.Interrupt(0, 1) in effects(worker)
+
+
 def test_an_input_named_twice_is_fetched_once_and_the_task_runs_once():
     for success in (True, False):
         worker = make()

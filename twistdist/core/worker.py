@@ -35,6 +35,9 @@ INTERRUPT_S = 0.05
 #: An attempt that runs while all executors of the worker die together is taken to be the cause when that happens so often.
 MOST_EXPOSED = 3
 
+#: Seconds that a running task may go on when nobody wants its outcome any more.
+ABANDONED_S = 0.25
+
 #: Pauses before an executor that ended without any outcome is started again: doubled each time, in seconds.
 BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 10.0
 
@@ -334,6 +337,8 @@ class Worker:
             job.doomed = True
             if message.kill:
                 self._interrupt(now, job)
+            else:  # most end by themselves sooner than another process is there; none may keep the slot for ever
+                self._alarm(now + ABANDONED_S, self._interrupt, job)
 
     def _interrupt(self, now: float, job: Job) -> None:
         """End a given attempt: out of the socket, or with its process; look again when it is between the two."""

@@ -46,6 +46,11 @@ def encode_outcome(outcome: Outcome) -> bytes:
     return bytes(buffer)
 
 
+def stack_path(store: str, slot: int) -> str:
+    """The file in which an executor's faulthandler leaves the Python stack when a signal ends it."""
+    return f"{store}/.stack-{slot}"
+
+
 class Page:
     """The shared page of a worker: for each slot the attempt that its executor is running, written without a system call."""
 

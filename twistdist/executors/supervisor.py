@@ -33,6 +33,12 @@ MOST_FORKING = 32
 #: Pause before another template is started, in seconds.
 TEMPLATE_PAUSE_S = 0.2
 
+#: Environment variables by which numeric libraries are told how many threads to use.
+THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+#: Longest Python stack that is taken over from a process that died.
+MOST_STACK_BYTES = 16 << 10
+
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 
@@ -132,7 +138,9 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
         command = [sys.executable, "-m", "twistdist.executors.template",
                    str(theirs.fileno()), self._store, self._page_path, str(self._slots)]  # fmt: skip
-        self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+        # Slots are what says how much runs at a time; libraries that start a thread for each processor would multiply it.
+        environment = {**dict.fromkeys(THREAD_COUNTS, "1"), **os.environ}
+        self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment,
                                           start_new_session=True)  # fmt: skip
         theirs.close()
         ours.setblocking(False)
@@ -260,9 +268,18 @@ class Supervisor:
         if executor.killed_for not in (0, running):
             running = 0  # our kill came a moment late and hit the next task, which is innocent
         self._close(executor)
+        detail = detail or self._stack(executor.slot)
         if self._executors.get(executor.slot) is executor:
             del self._executors[executor.slot]
         self._listener.executor_ended(executor.slot, exit, detail, running, blame)
+
+    def _stack(self, slot: int) -> str:
+        """What faulthandler wrote when the slot's executor was ended by a signal; "" when it could not."""
+        path = packets.stack_path(self._store, slot)
+        if not os.path.exists(path):
+            return ""
+        with open(path, "rb") as stream:
+            return stream.read(MOST_STACK_BYTES).decode("utf-8", "replace").strip()
 
     # ---- outcomes ---------------------------------------------------------------------------
 

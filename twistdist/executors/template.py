@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import io
 import os
@@ -127,6 +128,9 @@ class Template:
                 for stream in (sys.stdout, sys.stderr):
                     if isinstance(stream, io.TextIOWrapper):
                         stream.reconfigure(line_buffering=True)  # an executor has no orderly end to flush at
+                # Kept open for the life of the process: faulthandler writes to the descriptor.
+                stack = open(packets.stack_path(self._store, slot), "wb")  # noqa: SIM115
+                faulthandler.enable(stack, all_threads=False)
                 kind = packets.SOCKET_TYPE
                 Executor(slot, self._page, socket.socket(socket.AF_UNIX, kind, fileno=tasks), outcomes, self._store).run()
                 status = 0
