@@ -99,14 +99,7 @@ class _Waiters(list[Any]):
     def __init__(self, session: _Session, future: Future) -> None:
         super().__init__()
         self._session, self.future = session, future
-        self._told = False
-
-    def append(self, waiter: Any) -> None:
-        super().append(waiter)
-        if self._told:
-            self._tell_one(waiter)
-        elif self.future.done():  # the reactor's thread has just changed the record, and will tell nobody twice
-            self.tell()
+        self._told = future.done()
 
     def tell(self) -> None:
         """The future has ended.  Each waiter hears it once, though the record may be told anew after a replay."""
@@ -140,14 +133,16 @@ class _Session(net_client.Client):
         self.condition = threading.Condition()
         self.waiters: dict[int, _Waiters] = {}
 
-    def _tell(self, changed: list[Record]) -> None:
+    def _update(self, change: Callable[[], list[Record]]) -> None:
+        """Change and tell in one hold of the lock: ``concurrent.futures`` counts on that when it installs its waiters."""
         with self.condition:
+            changed = change()
             if self.waiters:
                 for record in changed:
                     if record.cid in self.waiters:
                         self.waiters[record.cid].tell()
             self.condition.notify_all()
-        super()._tell(changed)  # users' callbacks, and so without the lock
+        self._call_back(changed)  # users' callbacks, and so without the lock
 
 
 class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]

@@ -349,6 +349,15 @@ def test_waiting_for_the_first_exception(client, tmp_path):
     (tmp_path / "go").touch()
 
 
+def test_futures_that_end_while_somebody_begins_to_wait_come_once(client):
+    """Found as a KeyError in as_completed, once in some thirty runs."""
+    for _ in range(150):
+        futures = client.map(add, range(40))
+        assert sum(1 for _ in as_completed(futures, timeout=30)) == 40
+        futures = client.map(add, range(40))
+        assert wait(futures, timeout=30).not_done == set()
+
+
 def test_a_released_future_says_so(client, tmp_path):
     future = client.submit(hold, str(tmp_path / "never"))
     future.release()

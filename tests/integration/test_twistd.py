@@ -16,7 +16,6 @@ import pytest
 
 from twistdist import cli, errors
 from twistdist.blocking import Client
-from twistdist.net.hosts import default_store_root
 
 TWISTD = str(pathlib.Path(sys.executable).with_name("twistd"))
 #: twistd stops in an orderly way on SIGTERM, and recent versions then end themselves with the same signal.
@@ -67,9 +66,10 @@ def shells(tmp_path):
 
         def start(*command):
             shell = Shell(tmp_path, *command)
-            stack.callback(shell.end, signal.SIGKILL)
+            stack.callback(shell.end, signal.SIGTERM)
             return shell
 
+        start.folder = tmp_path
         yield start
 
 
@@ -79,6 +79,8 @@ def scheduler(shells, *options):
 
 
 def worker(shells, address, name, *options):
+    if "--store" not in options:
+        options += ("--store", str(shells.folder / f"store-{name}"))
     shell = shells(TWISTD, "-n", "twistdist-worker", address, "--slots", "1", "--name", name, *options)
     shell.wait_for(rf"^twistdist worker {name} ready")
     return shell
@@ -107,19 +109,19 @@ def test_three_shells_the_examples_and_a_kill(shells, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".pid"]
 
 
-def test_status_clear_and_a_clean_stop_leave_nothing(shells, capsys):
+def test_status_clear_and_a_clean_stop_leave_nothing(shells, capsys, tmp_path):
     shell, address = scheduler(shells)
-    one = worker(shells, address, "a", "--resources", "GPU=2")
+    store = tmp_path / "store"
+    one = worker(shells, address, "a", "--resources", "GPU=2", "--store", str(store))
     with Client(address) as client:
         assert client.submit(abs, -1, resources={"GPU": 1}).result(30) == 1
         assert cli.main(["status", address]) == 0
         assert "worker    a: connected" in capsys.readouterr().out
-        store = next(iter(client.workers()))
-    assert store == "a"
+        assert list(client.workers()) == ["a"] and store.exists()
     assert cli.main(["clear", address]) == 0
     assert "dropped" in capsys.readouterr().out
     assert one.end() in STOPPED and shell.end() in STOPPED
-    assert not os.path.exists(os.path.join(default_store_root(), "a"))
+    assert not store.exists()
     assert cli.main(["status", address, "--timeout", "0.3"]) == 1
     assert "no scheduler answers" in capsys.readouterr().err
 
@@ -197,7 +199,8 @@ def test_the_plugins_are_listed():
 def test_a_worker_waits_for_a_scheduler_that_starts_later(shells):
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
-    early = shells(TWISTD, "-n", "twistdist-worker", f"127.0.0.1:{port}", "--slots", "1", "--name", "early")
+    early = shells(TWISTD, "-n", "twistdist-worker", f"127.0.0.1:{port}", "--slots", "1", "--name", "early",
+                   "--store", str(shells.folder / "early"))  # fmt: skip
     early.wait_for("Starting|reactor|Log opened")
     shells(TWISTD, "-n", "twistdist-scheduler", "--listen", f"tcp:{port}:interface=127.0.0.1")
     early.wait_for("^twistdist worker early ready")

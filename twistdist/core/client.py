@@ -75,6 +75,8 @@ class Client:
         self._batch_bytes = 0
         self._queries = 0
         self._changed: list[Record] = []
+        self._lost: list[Record] = []
+        self._why_lost: m.ErrorInfo | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Finished: self._finished,
             m.Erred: self._erred,
@@ -186,10 +188,12 @@ class Client:
         self.dialer.session = Session()
         lost = m.ErrorInfo("DataLost", "", "the scheduler does not know this session any more: it was started anew, or the "
                            "connection was away for too long; submit again")  # fmt: skip
-        for record in self.records.values():
-            if record.state is State.PENDING or (record.value is None and record.place is not None):
-                record.state, record.place, record.error = State.LOST, None, lost
-                self._changed.append(record)
+        self._lost = [
+            record
+            for record in self.records.values()
+            if record.state is State.PENDING or (record.value is None and record.place is not None)
+        ]
+        self._why_lost = lost
 
     def receive(self, messages: Iterable[Any]) -> list[Record]:
         """Messages that the session accepted; the records that changed, each once or more, in order."""
@@ -199,8 +203,11 @@ class Client:
         return self.changed()
 
     def changed(self) -> list[Record]:
-        """The records changed since this was last asked."""
-        changed, self._changed = self._changed, []
+        """The records changed since this was last asked.  Nothing changes a record but this and ``receive``."""
+        lost, self._lost = self._lost, []
+        for record in lost:
+            record.state, record.place, record.error = State.LOST, None, self._why_lost
+        changed, self._changed = lost + self._changed, []
         return changed
 
     def _finished(self, message: m.Finished) -> None:

@@ -96,10 +96,13 @@ class Client:
         if opening is not None:
             self._deadline.cancel()
             opening.callback(self)
-        self._tell(self._core.changed())
+        self._update(self._core.changed)
 
-    def _tell(self, changed: list[Record]) -> None:
-        """Records have changed: call who waits for them."""
+    def _update(self, change: Callable[[], list[Record]]) -> None:
+        """The one place where records change: ``change`` does it and says which; then who waits for them is called."""
+        self._call_back(change())
+
+    def _call_back(self, changed: list[Record]) -> None:
         for record in changed:
             if record.callbacks:
                 self._fire(record)
@@ -122,9 +125,7 @@ class Client:
         self._fetcher.close()
         info = m.ErrorInfo(type(error).__name__, "", str(error))
         lost = [one for one in self._core.records.values() if one.state is State.PENDING or one.callbacks]
-        for record in lost:
-            record.state, record.error, record.place = State.LOST, info, None
-        self._tell(lost)
+        self._lose(lost, info)
         queries, self._queries = self._queries, {}
         for query in queries.values():
             query.errback(error)
@@ -172,10 +173,16 @@ class Client:
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
         given_up = [record for record in records if record.state is State.PENDING]
-        for record in given_up:
-            record.state, record.error = State.LOST, _RELEASED
         if given_up:
-            self._tell(given_up)
+            self._lose(given_up, _RELEASED)
+
+    def _lose(self, records: list[Record], why: m.ErrorInfo) -> None:
+        def change() -> list[Record]:
+            for record in records:
+                record.state, record.error, record.place = State.LOST, why, None
+            return records
+
+        self._update(change)
 
     def forget(self, record: Record) -> None:
         """A future is not wanted any more; called from its ``__del__``, so from any thread at any moment."""
@@ -238,10 +245,7 @@ class Client:
         for one in chunk:
             submit(*one)
         if self._error is not None:  # closed in between
-            lost = [one[0] for one in chunk]
-            for record in lost:
-                record.state, record.error = State.LOST, m.ErrorInfo("ClientClosed", "", str(self._error))
-            self._tell(lost)
+            self._lose([one[0] for one in chunk], m.ErrorInfo("ClientClosed", "", str(self._error)))
 
     def _own(self, found: list[Any]) -> list[int]:
         for future in found:
@@ -270,9 +274,7 @@ class Client:
     # ---- what came ----------------------------------------------------------------------------
 
     def _messages(self, messages: list[Any]) -> None:
-        changed = self._core.receive(messages)
-        if changed:
-            self._tell(changed)
+        self._update(partial(self._core.receive, messages))
         answers, self._core.answers = self._core.answers, []
         for answer in answers:
             query = self._queries.pop(answer.query, None)
@@ -480,9 +482,8 @@ class _Collection:
         self._raws: dict[int, Raw] = {}
 
     def start(self) -> None:
-        for record in self._records:
-            if record.state is State.PENDING and record.cid not in self._client._core.records:
-                record.state, record.error = State.LOST, _RELEASED
+        known = self._client._core.records
+        self._client._lose([r for r in self._records if r.state is State.PENDING and r.cid not in known], _RELEASED)
         waiting = [record for record in self._records if record.state is State.PENDING]
         self._left = 1 + len(waiting)
         for record in waiting:
