@@ -118,6 +118,15 @@ def test_a_running_task_that_nobody_wants_is_ended_after_a_moment():
     assert core.Interrupt(0, 1) in effects(worker)
 
 
+def test_a_function_that_may_have_been_taken_back_is_sent_again():
+    worker = make()
+    worker.receive(0.0, [compute(1, cost=50), compute(2, cost=50)])
+    effects(worker)
+    worker.receive(0.0, [m.Abort([1], True), compute(3, cost=50)])  # its packet is composed in the turn of the TakeBack
+    kinds = [type(one) for give in effects(worker, core.Give) for one in give.messages]
+    assert kinds == [m.WorkerFunction, m.Compute]
+
+
 def test_an_input_named_twice_is_fetched_once_and_the_task_runs_once():
     for success in (True, False):
         worker = make()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import pytest_twisted
 from twisted.internet import defer, reactor
@@ -91,3 +93,20 @@ def test_a_future_waits_although_its_name_is_dropped(cluster):
             raise errors.TaskCancelled(f"it was faster: {result}")
     finally:
         yield client.close()
+
+
+def nap(seconds, value):
+    time.sleep(seconds)
+    return value
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_next_that_is_given_up_swallows_no_future(cluster):
+    client = await twistdist.connect(reactor, cluster.address)
+    try:
+        coming = twistdist.as_completed([client.submit(nap, 0.2, 0), client.submit(nap, 0.4, 1)])
+        with pytest.raises(defer.TimeoutError):
+            await coming.next().addTimeout(0.01, reactor)
+        assert [await future.result() async for future in coming] == [0, 1]
+    finally:
+        await client.close()

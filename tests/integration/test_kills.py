@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from twistdist import demo
+from twistdist import demo, errors
 from twistdist.blocking import Client, LocalCluster, wait
 
 
@@ -116,6 +117,34 @@ def test_a_killed_template_is_replaced(own_cluster):
     os.kill(pid, signal.SIGKILL)
     until(lambda: pid_gone(executor))
     assert client.submit(os.getppid, workers=["w0"]).result(30) != pid
+
+
+def test_a_scheduler_without_memory_is_killed_and_started_again(own_cluster):
+    """It forgets: what was pending fails and says so, nothing hangs, and the cluster works again by itself."""
+    cluster, client = own_cluster
+    done = client.submit(abs, -8)
+    assert done.result(30) == 8
+    pending = client.submit(time.sleep, 60)
+    until(lambda: any(info.running for info in client.workers().values()))
+    cluster.kill_scheduler()
+    until(lambda: not cluster.scheduler)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.status)
+        with pytest.raises(TimeoutError):
+            client.wait_for_workers(2, timeout=0.1)
+        cluster.start_scheduler()
+        with pytest.raises(errors.DataLost, match="anew"):
+            pending.result(60)
+        try:
+            asked.result(60)
+        except errors.TwistdistError as error:
+            assert "ask again" in str(error)
+    assert done.result(30) == 8
+    for future in (done, pending):
+        with pytest.raises(errors.DataLost, match="submit its task again"):
+            client.submit(abs, future)
+    client.wait_for_workers(2, 60)
+    assert client.gather(client.map(abs, range(100)), timeout=60) == list(range(100))
 
 
 def test_nothing_is_left_behind_when_the_owner_of_a_cluster_is_killed(tmp_path):

@@ -39,7 +39,8 @@ class Record:
     """What the client knows of one future.
 
     ``value`` is the pickled value when it came inline or was fetched; otherwise ``place`` says where it lies.  ``callbacks``
-    are called by the edge, each once, when the record has changed from pending, in the order they were added.
+    are called by the edge, each once, when the record has changed from pending, in the order they were added.  An
+    ``orphan`` is not known to the session that is there now, or to none.
     """
 
     cid: int
@@ -47,6 +48,7 @@ class Record:
     value: bytes | memoryview | None = None
     place: m.Finished | None = None
     error: m.ErrorInfo | None = None
+    orphan: bool = False
     callbacks: list[Callable[[Record], Any]] | None = None
 
 
@@ -74,6 +76,8 @@ class Client:
         self._batch: m.Submit | None = None
         self._batch_bytes = 0
         self._queries = 0
+        #: The last question that was put before the session began that is there now.
+        self.questions_before = 0
         self._changed: list[Record] = []
         self._lost: list[Record] = []
         self._why_lost: m.ErrorInfo | None = None
@@ -139,7 +143,12 @@ class Client:
 
     def release(self, cids: Sequence[int]) -> None:
         """These futures are not wanted any more."""
-        known = [cid for cid in cids if self.records.pop(cid, None) is not None]
+        known = []
+        for cid in cids:
+            record = self.records.pop(cid, None)
+            if record is not None:
+                record.orphan = True
+                known.append(cid)
         if known:
             self._post(m.Release(known))
 
@@ -181,6 +190,7 @@ class Client:
         return m.HelloClient(self.dialer.number, self.name)
 
     def _start_over(self) -> None:
+        self.questions_before = self._queries
         self._batch, self._batch_bytes = None, 0
         self._functions.clear()
         self._function_bytes = 0
@@ -194,6 +204,8 @@ class Client:
             if record.state is State.PENDING or (record.value is None and record.place is not None)
         ]
         self._why_lost = lost
+        for record in self.records.values():
+            record.orphan = True
 
     def receive(self, messages: Iterable[Any]) -> list[Record]:
         """Messages that the session accepted; the records that changed, each once or more, in order."""

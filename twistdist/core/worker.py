@@ -299,7 +299,7 @@ class Worker:
             job = self.jobs.get(attempt)
             if job is not None and job.slot is not None and job.slot.number not in self._taking_back:
                 self._taking_back.add(job.slot.number)
-                self.effects.append(TakeBack(job.slot.number))
+                self._take_back(job.slot)
         if not self._taking_back:
             self._answer_recall()
 
@@ -345,7 +345,7 @@ class Worker:
         slot = job.slot
         if slot is None or slot.given.get(job.attempt) is not job:
             return
-        self.effects.append(TakeBack(slot.number))
+        self._take_back(slot)
         self.effects.append(Interrupt(slot.number, job.attempt))
         self._alarm(now + INTERRUPT_S, self._interrupt, job)
 
@@ -463,12 +463,16 @@ class Worker:
             else:
                 self.queue.appendleft(job)
 
+    def _take_back(self, slot: Slot) -> None:
+        """Have what the executor has not read taken back; functions may be among it, so they are sent again from now on."""
+        slot.functions.clear()
+        self.effects.append(TakeBack(slot.number))
+
     def taken_back(self, now: float, number: int, attempts: Iterable[int]) -> None:
         """The answer to TakeBack: these had not been read by the executor."""
         slot = self.slots[number]
         jobs = [job for attempt in attempts if (job := slot.given.pop(attempt, None)) is not None]
         slot.expected_us -= sum(job.cost for job in jobs)
-        slot.functions.clear()  # a packet with a function may have been among what was taken back
         self._requeue(jobs)
         self._finish_take_back(slot)
         self._feed(now)
@@ -540,7 +544,7 @@ class Worker:
                 continue
             if now >= slot.progress_at + STALL_S:
                 slot.progress_at = now
-                self.effects.append(TakeBack(slot.number))
+                self._take_back(slot)
             else:
                 self._alarm(slot.progress_at + STALL_S, _nothing, None)
 

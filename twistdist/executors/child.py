@@ -82,9 +82,12 @@ class Executor:
         self._write(packets.encode_outcome(outcome))
 
     def _write(self, data: bytes) -> None:
-        written = os.write(self._outcomes, data)
-        while written < len(data):
-            written += os.write(self._outcomes, data[written:])
+        try:
+            written = os.write(self._outcomes, data)
+            while written < len(data):
+                written += os.write(self._outcomes, data[written:])
+        except BrokenPipeError:
+            os._exit(0)  # the control process is gone; nobody is left to tell
 
     def _call(self, compute: m.Compute) -> Any:
         function = self._functions.get(compute.fn)

@@ -25,7 +25,7 @@ from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net.bulk import BulkFetcher, MemorySink
 from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
-from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_cancelled, unpack
+from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
 from twistdist.net.options import TaskOptions, check_encodable, check_number, split_options
 from twistdist.net.shapes import flatten, rebuild
@@ -96,7 +96,15 @@ class Client:
         if opening is not None:
             self._deadline.cancel()
             opening.callback(self)
+        if fresh and opening is None:
+            error = TwistdistError("the scheduler was started anew while it was asked; ask again")
+            self._fail_queries(error, self._core.questions_before)
         self._update(self._core.changed)
+
+    def _fail_queries(self, error: Exception, upto: int) -> None:
+        """Questions up to this number will not be answered any more."""
+        for number in [one for one in self._queries if one <= upto]:
+            self._queries.pop(number).errback(error)
 
     def _update(self, change: Callable[[], list[Record]]) -> None:
         """The one place where records change: ``change`` does it and says which; then who waits for them is called."""
@@ -124,7 +132,8 @@ class Client:
         self._dialing.stop()
         self._fetcher.close()
         info = m.ErrorInfo(type(error).__name__, "", str(error))
-        lost = [one for one in self._core.records.values() if one.state is State.PENDING or one.callbacks]
+        records = self._core.records.values()
+        lost = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
         self._lose(lost, info)
         queries, self._queries = self._queries, {}
         for query in queries.values():
@@ -172,7 +181,7 @@ class Client:
         """Records that were pending will never be told of: who still waits for one hears so."""
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
-        given_up = [record for record in records if record.state is State.PENDING]
+        given_up = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
         if given_up:
             self._lose(given_up, _RELEASED)
 
@@ -248,10 +257,11 @@ class Client:
             self._lose([one[0] for one in chunk], m.ErrorInfo("ClientClosed", "", str(self._error)))
 
     def _own(self, found: list[Any]) -> list[int]:
+        """The cids of the futures among a task's arguments; an error when one of them can't be an input."""
         for future in found:
             if not isinstance(future, BaseFuture) or future._client is not self:
                 raise TwistdistError(f"the argument {future!r} belongs to another client; take its result() and pass that")
-        refuse_cancelled(found)
+        refuse_unusable(found)
         return [future._record.cid for future in found]
 
     @staticmethod
@@ -412,22 +422,32 @@ class Client:
     def wait_for_workers(self, n: int, timeout: float | None = None) -> Deferred[None]:
         """A Deferred that fires when ``n`` workers are connected, or fails with ``TimeoutError`` after ``timeout`` seconds."""
         result: Deferred[None] = Deferred()
-        began = self.reactor.seconds()
+        connected = 0
 
         def look(workers: dict[str, WorkerInfo]) -> None:
+            nonlocal connected
             connected = sum(1 for one in workers.values() if one.state == "connected")
-            if connected >= n:
+            if connected >= n and not result.called:
                 result.callback(None)
-            elif timeout is not None and self.reactor.seconds() - began >= timeout:
-                result.errback(TimeoutError(f"{connected} of {n} workers are there after {timeout:g} s"))
-            else:
+            elif not result.called:
                 self.reactor.callLater(0.02, ask)
 
         def ask() -> None:
-            self.workers().addCallbacks(look, result.errback)
+            if not result.called:
+                self.workers().addCallbacks(look, fail)
 
+        def fail(failure: Failure | None = None) -> None:
+            if not result.called:
+                result.errback(failure or TimeoutError(f"{connected} of {n} workers are there after {timeout:g} s"))
+
+        def over(outcome: Any) -> Any:
+            if limit is not None and limit.active():
+                limit.cancel()
+            return outcome
+
+        limit = None if timeout is None else self.reactor.callLater(timeout, fail)
         ask()
-        return result
+        return result.addBoth(over)
 
     def who_has(self, futures: Iterable[Any] | None = None) -> Deferred[dict[str, list[str]]]:
         """A Deferred of key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""

@@ -62,7 +62,8 @@ class LocalCluster(Service):
         self._restarts: dict[str, Any] = {}
         self._next = 0
         self._starting: Deferred[LocalCluster] | None = None
-        self._stopping: Deferred[None] | None = None
+        self._stopping = self._gone = False
+        self._waiting_for_end: list[Deferred[None]] = []
         self.address = ""
 
     # ---- what a user sees ---------------------------------------------------------------------
@@ -173,7 +174,7 @@ class LocalCluster(Service):
         del self._children[name]
         was_ready = name in self._ready
         self._ready.discard(name)
-        if self._stopping is not None or len(self._children) + len(self._restarts) >= self._wanted:
+        if self._stopping or len(self._children) + len(self._restarts) >= self._wanted:
             self._look_gone()
             return
         if self._reactor.seconds() - self._started_at[name] > SETTLED_S:
@@ -193,31 +194,35 @@ class LocalCluster(Service):
 
     def stopService(self) -> Deferred[None]:
         """End all processes and remove their stores."""
-        if self._stopping is not None:
-            return self._stopping
-        if not self.running:
+        if self._gone or (not self.running and not self._waiting_for_end):
             return succeed(None)
+        stopped: Deferred[None] = Deferred(self._waiting_for_end.remove)
+        self._waiting_for_end.append(stopped)
+        if self._stopping:
+            return stopped
+        self._stopping = True
         super().stopService()  # type: ignore[no-untyped-call]
-        stopping = self._stopping = Deferred()
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()
         self._signal_all(signal.SIGTERM)
         self._killing = self._reactor.callLater(STOP_S, self._signal_all, signal.SIGKILL)
         self._look_gone()
-        return stopping
+        return stopped
 
     def _signal_all(self, number: signal.Signals) -> None:
         for child in [*self._children.values(), *([self._scheduler] if self._scheduler else [])]:
             child.signal(number)
 
     def _look_gone(self) -> None:
-        stopping = self._stopping
-        if stopping is None or stopping.called or self._children or self._scheduler is not None:
+        if not self._stopping or self._gone or self._children or self._scheduler is not None:
             return
+        self._gone = True
         if self._killing.active():
             self._killing.cancel()
         if self._listener is not None:
             self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-        stopping.callback(None)
+        waiting, self._waiting_for_end = self._waiting_for_end, []
+        for stopped in waiting:
+            stopped.callback(None)

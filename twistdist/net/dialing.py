@@ -18,8 +18,9 @@ from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
 from twistdist.wire.framing import GREETING_FROM_SCHEDULER, decode_frame
 
-#: Pauses between attempts to connect, in seconds: a blip is over at once, an absent scheduler is not hammered.
-PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+#: Pauses between attempts to connect, in seconds: at most 0.1 while a worker's grace lasts, and an absent scheduler is not
+#: hammered.
+PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.1, 0.1, 0.1, 0.2, 0.4, 0.8, 1.5)
 
 #: Seconds after which an acknowledgement is sent although nothing else is.
 ACK_S = 0.05
@@ -57,6 +58,7 @@ class Dialing:
         self.address = parse_address(address)
         self._endpoint = clientFromString(reactor, self.address)
         self._factory = ClientFactory(reactor, self, secret)
+        self._proving: Connection | None = None
         self._on_messages, self._on_ready, self._on_fatal = on_messages, on_ready, on_fatal
         self._connection: Connection | None = None
         self._connecting: Deferred[Any] | None = None
@@ -73,7 +75,12 @@ class Dialing:
         """Begin to connect."""
         self._retry = None
         self._connecting = self._endpoint.connect(self._factory)
-        self._connecting.addErrback(self._not_connected)
+        self._connecting.addCallbacks(self._connected, self._not_connected)
+
+    def _connected(self, connection: Connection) -> None:
+        self._proving = connection
+        if self._stopped:
+            connection.transport.abortConnection()
 
     def stop(self) -> None:
         """Close after what was written has left; nothing is called any more."""
@@ -86,6 +93,8 @@ class Dialing:
             self._connecting.cancel()
         if self._connection is not None:
             self._connection.close()
+        elif self._proving is not None and self._proving.transport is not None:
+            self._proving.transport.abortConnection()
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
@@ -145,6 +154,7 @@ class Dialing:
         self._connecting = None
         if connection is self._connection:
             self._connection = None
+        self._proving = None
         self._core.dialer.connected = False
         if self._stopped:
             return

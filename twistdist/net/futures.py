@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from twistdist.core.client import Record, State
-from twistdist.errors import SerializationError, TaskCancelled
+from twistdist.errors import DataLost, SerializationError, TaskCancelled
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -185,7 +185,7 @@ class AsCompleted:
 
     def next(self) -> Deferred[Future | None]:
         """A Deferred of the next future that ends; of None when there are no more."""
-        result: Deferred[Future | None] = Deferred()
+        result: Deferred[Future | None] = Deferred(self._give_up)
         if not self._left:
             result.callback(None)
             return result
@@ -195,6 +195,11 @@ class AsCompleted:
         else:
             self._waiting.append(result)
         return result
+
+    def _give_up(self, waiting: Deferred[Future | None]) -> None:
+        """A ``next`` was cancelled: the future that it would have got is for another one."""
+        self._waiting.remove(waiting)
+        self._left += 1
 
     async def __aiter__(self) -> AsyncIterator[Future]:
         while (future := await self.next()) is not None:
@@ -249,8 +254,11 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
     return result.addCallback(over)
 
 
-def refuse_cancelled(futures: Iterable[BaseFuture]) -> None:
-    """``TaskCancelled`` at the earliest place when an argument is a cancelled future."""
+def refuse_unusable(futures: Iterable[BaseFuture]) -> None:
+    """``TaskCancelled`` or ``DataLost`` at the earliest place when an argument's value can never reach a task."""
     for future in futures:
         if future.cancelled():
             raise TaskCancelled(f"the argument {future.key} was cancelled; its value will never come")
+        if future._record.orphan or future._record.state is State.LOST:
+            raise DataLost(f"the argument {future.key} was released, or the scheduler that knew it was started anew; "
+                           "submit its task again, or pass its result()")  # fmt: skip

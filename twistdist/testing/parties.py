@@ -231,6 +231,7 @@ class SimWorker(Party):
         self.inboxes: dict[int, list[Any]] = {}
         self.running: dict[int, m.Compute | None] = {}
         self.busy: dict[int, bool] = {}
+        self.functions: dict[int, set[int]] = {}
         self.lives: Counter[int] = Counter()
         self._wake: float | None = None
         self.core.start(world.now)
@@ -269,7 +270,7 @@ class SimWorker(Party):
 
     def _started(self, slot: int) -> None:
         self.lives[slot] += 1
-        self.inboxes[slot], self.running[slot], self.busy[slot] = [], None, False
+        self.inboxes[slot], self.running[slot], self.busy[slot], self.functions[slot] = [], None, False, set()
         self.event(self.core.executor_started, slot)
 
     def do_Give(self, effect: worker_core.Give) -> None:
@@ -318,7 +319,11 @@ class SimWorker(Party):
         if self.busy[slot] or not self.inboxes[slot]:
             return
         self.busy[slot] = True
-        packet = [one for one in self.inboxes[slot].pop(0) if isinstance(one, m.Compute)]
+        content = self.inboxes[slot].pop(0)
+        self.functions[slot].update(one.fn for one in content if isinstance(one, m.WorkerFunction))
+        packet = [one for one in content if isinstance(one, m.Compute)]
+        if not self.functions[slot].issuperset(one.fn for one in packet):
+            raise SimulationFailed(f"an executor of {self.name} was given a task without its function")
         self._run_packet(slot, packet, self.lives[slot])
 
     def _run_packet(self, slot: int, packet: list[m.Compute], life: int) -> None:
