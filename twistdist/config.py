@@ -26,21 +26,8 @@ CLIENT_GRACE_S = 60.0
 #: Seconds that a task waits for workers of names that were never here before it fails with NoValidWorker.
 NAME_GRACE_S = 20.0
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]/]+):(\d{1,5})")
 _ENDPOINTS = ("tcp:", "unix:")
-
-
-def parse_size(text: str | int) -> int:
-    """Bytes of ``"8GiB"``, ``"500MB"``, ``"1024"`` or an int.  ``ConfigError`` for anything else."""
-    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
-        return text
-    match = _SIZE.fullmatch(str(text).strip())
-    if not match:
-        raise ConfigError(f"{text!r} is no size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB")
-    number, prefix, binary = match.groups()
-    base = 1024 if binary or not prefix else 1000
-    return int(float(number) * base ** " kmgt".index(prefix.lower() or " "))
 
 
 def parse_address(address: str) -> str:

@@ -102,7 +102,8 @@ def test_three_shells_the_examples_and_a_kill(shells, tmp_path):
     assert running.end(None) == 0
     text = "".join(running.lines)
     again, lost, requeued = map(int, re.search(r"again (\d+) lost (\d+) requeued (\d+)", text).groups())
-    assert lost <= again <= lost + requeued
+    # No more than was lost, but for what the killed worker had executed and not yet told of; most requeued ones never ran.
+    assert lost <= again <= lost + min(requeued, 2)
 
     for shell in (workers[1], first):
         assert shell.end() in STOPPED

@@ -399,7 +399,6 @@ ToClient = Finished | Erred | Reply | Peer
 FromWorker = Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog
 ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer
 Bulk = Fetch | Data | Absent
-AnyMessage = Greeting | FromClient | ToClient | FromWorker | ToWorker | Bulk
 
 #: One frame of a session: its number (0: outside the numbers), the last number received, messages.
 Frame = tuple[int, int, list[Any]]
