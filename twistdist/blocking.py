@@ -388,9 +388,10 @@ class Executor(concurrent.futures.Executor):
 class LocalCluster:
     """A scheduler and workers on this machine, as a blocking context manager; see :class:`twistdist.LocalCluster`."""
 
-    def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None) -> None:
+    def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None,
+                 **options: Any) -> None:  # fmt: skip
         self._loop = _get_loop()
-        self._service = _LocalCluster(self._loop.reactor, n_workers, slots, secret)
+        self._service = _LocalCluster(self._loop.reactor, n_workers, slots, secret, **options)
 
     def __enter__(self) -> LocalCluster:
         self._loop.call(self._service.startService)

@@ -26,6 +26,9 @@ CLIENT_GRACE_S = 60.0
 #: Seconds that a task waits for workers of names that were never here before it fails with NoValidWorker.
 NAME_GRACE_S = 20.0
 
+#: A worker's memory limit where none is given, as a share of the machine's memory.
+MEMORY_SHARE = 0.8
+
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]/]+):(\d{1,5})")
 _ENDPOINTS = ("tcp:", "unix:")
 
@@ -52,6 +55,15 @@ def resource_units(amount: float) -> int:
     if not 0 <= amount <= 1e9:
         raise ValueError(f"an amount of a resource is a number from 0 to 1,000,000,000, not {amount!r}")
     return round(amount * 1_000_000)
+
+
+def parse_bytes(text: str | int, name: str) -> int:
+    """Bytes: a whole number, or one with a unit as in ``8GiB``, ``1.5GB`` or ``500MB``.  ``ConfigError`` names ``name``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?)B?|B)?\s*", str(text))
+    if not match:
+        raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {text!r}")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** ("kMGTP".index(match[2].replace("K", "k")) + 1 if match[2] else 0))
 
 
 def default_secret_file() -> pathlib.Path:

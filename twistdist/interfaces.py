@@ -9,14 +9,16 @@ import attrs
 class WorkerInfo:
     """One worker as the scheduler sees it.
 
-    ``slots`` tasks run at a time, ``running`` do now and ``queued`` more are given; ``memory`` bytes of results in ``keys``
-    files; ``address`` is where peers fetch; ``state`` is "connected" or "away", since ``last_seen`` seconds.  ``troubles``
-    are the last things that went wrong with its executors.
+    ``slots`` tasks run at a time, ``running`` do now, ``queued`` more are given and ``waiting`` ones wait for other tasks;
+    ``memory`` bytes of results in ``keys`` files; ``address`` is where peers fetch; ``state`` is "connected", "paused" (it
+    takes less work than it has slots; the last of ``troubles`` says why) or "away", since ``last_seen`` seconds.
+    ``troubles`` are the last things that went wrong with its executors.
     """
 
     slots: int
     running: int
     queued: int
+    waiting: int
     memory: int
     keys: int
     address: str

@@ -73,6 +73,11 @@ def _check_workers(scheduler: Scheduler) -> None:
             _must(task.number in scheduler.tasks, "assigned tasks are kept", task)
             _must(task.worker is worker and task.state is ASSIGNED, "assigned tasks know their worker", task)
         _must(worker.load_us == sum(task.cost_us for task in worker.assigned), "load is the sum of costs", worker.name)
+        _must(all(task in worker.assigned for task in worker.parked), "parked tasks are assigned", worker.name)
+        if worker.exclusive is not None:
+            task = worker.exclusive
+            _must(task in scheduler.alone or task in worker.assigned, "a reserved worker is reserved for somebody", task)
+            _must(not scheduler.placement.has_room(worker), "nothing else for a worker where one runs alone", worker.name)
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
             _must(task.number in scheduler.tasks, "held tasks are kept", task)
@@ -81,7 +86,8 @@ def _check_workers(scheduler: Scheduler) -> None:
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
             _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")
     if scheduler.placement.idle:
-        row = [task for task in scheduler.tasks.values() if task.state is READY and not _is_restricted(task)]
+        row = [task for task in scheduler.tasks.values()
+               if task.state is READY and not _is_restricted(task) and task not in scheduler.alone]  # fmt: skip
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])
 
 

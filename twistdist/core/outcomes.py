@@ -70,8 +70,14 @@ class Outcomes(TaskBook):
         if task is None:
             return
         worker.progress_at = now
+        how = " ".join(part for part in (f"on {worker.name}", f"at {message.when}" if message.when else "",
+                                         f"after {message.us / 1e6:.3g} s" if message.us else "") if part)  # fmt: skip
+        self._charge(now, task, worker, how, message)
+
+    def _charge(self, now: float, task: Task, worker: Worker, how: str, message: m.Crashed) -> None:
+        """The task has ended a process (or a worker): it is run again, or it fails when that was its last chance."""
         trouble = self._trouble(task)
-        trouble.crashes.append(f"attempt {len(trouble.crashes) + 1} on {worker.name}: {message.exit}")
+        trouble.crashes.append(f"attempt {len(trouble.crashes) + 1} {how}: {message.exit}")
         again = len(trouble.crashes) < task.options.crash_limit and not message.kind
         self._incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
         if again:
@@ -79,9 +85,12 @@ class Outcomes(TaskBook):
             self._again(task)
             return
         self._unassign(task)
-        text = "\n".join(part for part in (*trouble.crashes, message.detail) if part)
-        if not message.kind:
-            text = f"{task.key} ended its process {len(trouble.crashes)} times (crash_limit); the last: {message.exit}\n{text}"
+        lines = "\n".join(part for part in (*trouble.crashes, message.detail) if part)
+        if message.kind:
+            text = f"{task.key}: {message.exit}\n{lines}"
+        else:
+            count = f"{len(trouble.crashes)} times" if len(trouble.crashes) > 1 else "once"
+            text = f"{task.key} ended its process {count} (crash_limit); the last: {message.exit}\n{lines}"
         error = m.ErrorInfo(message.kind or "TaskCrashed", "", text, exit=message.exit)
         self._fail(task, _about(error, task, worker, message.attempt))
 

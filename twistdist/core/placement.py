@@ -40,11 +40,15 @@ class Placement:
         self.remove(worker)
         if not worker.connected:
             return
-        given, slots = len(worker.assigned), worker.hello.slots
+        given, slots, most = len(worker.assigned) - len(worker.parked), worker.hello.slots, worker.most
         if given > slots:
             self.ahead[worker] = None
-        if given < slots:
+        if worker.exclusive is not None:
+            return
+        if given < most:
             self.idle[worker] = None
+        elif most < slots:
+            return
         elif given == slots or (worker.load_us < slots * HORIZON_US and given < slots * MAX_AHEAD):
             self.open[worker] = None
 

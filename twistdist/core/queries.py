@@ -25,13 +25,14 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
     hello = worker.hello
     return {
         "slots": hello.slots,
-        "running": min(len(worker.assigned), hello.slots),
-        "queued": max(0, len(worker.assigned) - hello.slots),
+        "running": min(worker.given, hello.slots),
+        "queued": max(0, worker.given - hello.slots),
+        "waiting": len(worker.parked),
         "memory": sum(task.size for task in worker.holds),
         "keys": len(worker.holds),
         "address": hello.address,
         "pid": hello.pid,
-        "state": "connected" if worker.connected else "away",
+        "state": ("paused" if worker.why else "connected") if worker.connected else "away",
         "last_seen": 0.0 if worker.connected else now - worker.away_since,
         "troubles": list(worker.troubles),
     }
@@ -105,6 +106,7 @@ def _why(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> d
         "inputs": {one.key: one.state.value for one in task.inputs},
         "raised": trouble.raised if trouble else 0,
         "crashes": list(trouble.crashes) if trouble else [],
+        "exposed": trouble.exposed if trouble else 0,
         "lost_inputs": trouble.lost_inputs if trouble else 0,
         "error": task.error.text if task.error is not None else "",
     }

@@ -85,21 +85,29 @@ class Trouble:
 
     raised: int = 0
     crashes: list[str] = attrs.field(factory=list)
-    exposed: int = 0
+    exposed: int = 0  # deaths of whole workers while it ran there
     lost_inputs: int = 0
     paused: bool = False
 
 
 @attrs.define(eq=False)
 class Worker:
-    """One incarnation of one worker."""
+    """One incarnation of one worker.
+
+    ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; the assigned ones that are ``parked`` don't
+    count.  ``exclusive`` is a task that runs here alone, or will when the others have ended.
+    """
 
     number: int
     hello: m.HelloWorker
     session: Session
     connected: bool = True
     away_since: float = 0.0
+    most: int = attrs.field(default=attrs.Factory(lambda self: self.hello.slots, takes_self=True))
+    why: str = ""
     assigned: dict[Task, None] = attrs.field(factory=dict)
+    parked: dict[Task, None] = attrs.field(factory=dict)
+    exclusive: Task | None = None
     load_us: int = 0
     holds: dict[Task, None] = attrs.field(factory=dict)
     functions: set[int] = attrs.field(factory=set)
@@ -114,6 +122,11 @@ class Worker:
     @property
     def name(self) -> str:
         return self.hello.name
+
+    @property
+    def given(self) -> int:
+        """How many assigned tasks use, or wait for, a slot."""
+        return len(self.assigned) - len(self.parked)
 
 
 @attrs.define(eq=False)
@@ -130,6 +143,7 @@ class Client:
     peers: set[int] = attrs.field(factory=set)
     batch_until: float = 0.0
     batch: int = 0
+    parent: int = 0
 
 
 @attrs.define(eq=False)

@@ -126,7 +126,7 @@ class Resilience(Outcomes):
         for dependent in task.dependents or ():
             if dependent.state is READY:
                 dependent.state = WAITING
-                self.restricted.pop(dependent, None)
+                self._not_ready(dependent)
                 dependent.missing = 1
             elif dependent.state is WAITING:
                 dependent.missing += 1
@@ -199,7 +199,7 @@ class Resilience(Outcomes):
         if task is None or task.attempt != attempt or task.state is not READY:
             return False
         task.state, task.worker = ASSIGNED, worker
-        self.restricted.pop(task, None)
+        self._not_ready(task)
         if task.options.resources:
             for name, amount in task.options.resources.items():
                 worker.resources[name] -= amount
@@ -223,14 +223,41 @@ class Resilience(Outcomes):
         held = list(worker.holds)
         worker.holds.clear()
         requeued = list(worker.assigned)
-        for task in requeued[: worker.hello.slots]:
+        running = [*worker.parked, *[task for task in requeued if task not in worker.parked][: worker.hello.slots]]
+        for task in running:
             self._trouble(task).exposed += 1
+        alone = worker.exclusive if requeued == [worker.exclusive] else None
         # Values first, so that the plan for the tasks that were running sees what is missing.
         self._lose(worker, held, incident)
         for task in requeued:
+            if task is alone:
+                died = m.Crashed(task.number, task.attempt, f"the worker was lost while it ran alone there: {cause}", "")
+                self._charge(now, task, worker, f"on {worker.name}", died)
+                continue
             self.statistics.reruns += 1
             self._again(task, same=True)
         self._incident(incident)
+
+    def _intake(self, now: float, worker: Worker, message: m.Intake) -> None:
+        """How much the worker runs at a time has changed."""
+        worker.most, worker.why = max(0, min(message.most, worker.hello.slots)), message.why
+        if message.why:
+            worker.troubles.append(message.why)
+            self._incident(Incident(now, "worker takes less work", worker.name, message.why))
+        self.placement.update(worker)
+
+    def _parked(self, now: float, worker: Worker, message: m.Parked) -> None:
+        """A running task waits for others, or does not any more."""
+        task = next((one for one in worker.assigned if one.attempt == message.attempt), None)
+        if task is None:
+            return
+        if message.parked:
+            worker.parked[task] = None
+            worker.load_us -= task.cost_us
+            task.cost_us = 0
+        else:
+            worker.parked.pop(task, None)
+        self.placement.update(worker)
 
     def _recalled(self, now: float, worker: Worker, message: m.Recalled) -> None:
         worker.recalling = False

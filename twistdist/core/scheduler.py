@@ -32,6 +32,7 @@ class Scheduler(Resilience):
         super().__init__(epoch, settings)
         self.clients: dict[int, Client] = {}
         self.stopping = ""
+        self._fatherless: dict[Client, None] = {}  # sessions of tasks that are away
         self._handlers: dict[type, Callable[[float, Any, Any], None]] = {
             m.Function: self._function,
             m.Submit: self._submit,
@@ -49,6 +50,8 @@ class Scheduler(Resilience):
             m.Missing: self._missing,
             m.Recalled: self._recalled,
             m.WorkerLog: self._worker_log,
+            m.Intake: self._intake,
+            m.Parked: self._parked,
         }
 
     @property
@@ -98,6 +101,8 @@ class Scheduler(Resilience):
         if isinstance(peer, Worker):
             self.placement.remove(peer)
             self._alarm(now + self.settings.worker_grace, self._worker_overdue, peer)
+        elif peer.parent:
+            self._fatherless[peer] = None
         else:
             self._alarm(now + self.settings.client_grace, self._client_overdue, peer)
         self._settle(now)
@@ -112,12 +117,23 @@ class Scheduler(Resilience):
 
     def _settle(self, now: float) -> None:
         """The end of every event: forget what nobody wants, then give out work."""
+        if self._fatherless:
+            self._end_with_parents()
         if self._garbage:
             self.collect()
         self._schedule(now)
 
+    def _end_with_parents(self) -> None:
+        """A task's session that is away ends with the task; until then the task may be run again and find its children."""
+        for client in list(self._fatherless):
+            parent = self.tasks.get(client.parent)
+            if client.connected or parent is None or parent.state not in UNFINISHED:
+                del self._fatherless[client]
+                if not client.connected:
+                    self._end_client(client)
+
     def _greet_client(self, hello: m.HelloClient) -> Client:
-        client = Client(hello.session, hello.name, Session())
+        client = Client(hello.session, hello.name, Session(), parent=hello.parent)
         if hello.session in self.clients:  # its Ready never arrived, and so it has asked for nothing yet
             self._end_client(self.clients[hello.session])
         self.clients[hello.session] = client

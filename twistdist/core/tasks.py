@@ -23,6 +23,9 @@ UNFINISHED = frozenset({WAITING, READY, ASSIGNED})
 #: The counter's bits of an attempt; the epoch is above them.
 ATTEMPT_BITS = 36
 
+#: A task that was running when whole workers died runs alone on its worker after that many such deaths.
+ALONE_AFTER = 2
+
 #: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
 MOST_COMPUTE_BYTES = 128 << 20
 
@@ -40,6 +43,7 @@ class TaskBook:
         self.workers: dict[int, Worker] = {}
         self.worker_names: set[str] = set()
         self.restricted: dict[Task, None] = {}
+        self.alone: dict[Task, None] = {}
         self.ready = ReadyQueue()
         self.placement = Placement()
         self.statistics = Statistics()
@@ -121,12 +125,27 @@ class TaskBook:
 
     def _make_ready(self, task: Task) -> None:
         task.state = READY
-        if task.options.workers or task.options.resources:
+        if task.trouble is not None and task.trouble.exposed >= ALONE_AFTER:
+            self.alone[task] = None
+        elif task.options.workers or task.options.resources:
             self.restricted[task] = None
             for worker in self.workers.values():
                 self._offer(task, worker)
         else:
             self.ready.push(task)
+
+    def _not_ready(self, task: Task) -> None:
+        """READY no more, for whatever reason: it leaves the queues that it can leave."""
+        self.restricted.pop(task, None)
+        if self.alone and task in self.alone:
+            del self.alone[task]
+            for worker in self.workers.values():
+                if worker.exclusive is task:
+                    self._release_worker(worker)
+
+    def _release_worker(self, worker: Worker) -> None:
+        worker.exclusive = None
+        self.placement.update(worker)
 
     def _offer(self, task: Task, worker: Worker) -> None:
         if placement.allowed(task, worker):
@@ -148,6 +167,8 @@ class TaskBook:
 
     def _schedule(self, now: float) -> None:
         place = self.placement
+        if self.alone:
+            self._place_alone(now)
         if not place:
             return
         # Restricted tasks are never given ahead: they could not be recalled for another worker that may run them.
@@ -161,6 +182,26 @@ class TaskBook:
             self._assign(now, task, place.choose(task))
         if place.idle and place.ahead:
             self._recall(now)
+
+    def _place_alone(self, now: float) -> None:
+        """Tasks that must run alone: each reserves a worker, and starts when that has nothing else to run."""
+        for task in list(self.alone):
+            reserved = next((one for one in self.workers.values() if one.exclusive is task), None)
+            if reserved is None or not reserved.connected or not reserved.most:
+                if reserved is not None:
+                    self._release_worker(reserved)
+                free = [one for one in self.workers.values()
+                        if one.connected and one.most and one.exclusive is None and placement.allowed(task, one)]  # fmt: skip
+                if not free:
+                    continue
+                reserved = min(free, key=lambda one: (one.given, one.number))
+                reserved.exclusive = task
+                self.placement.update(reserved)
+            if not reserved.given and _has_resources(reserved, task):
+                del self.alone[task]
+                self._assign(now, task, reserved)
+                if task.worker is not reserved:  # it can't be run at all
+                    self._release_worker(reserved)
 
     def _assign(self, now: float, task: Task, worker: Worker) -> None:
         weight = len(task.args) + sum([len(one.value) for one in task.inputs if one.value is not None])
@@ -192,7 +233,8 @@ class TaskBook:
             for one in task.positions or task.inputs:
                 inputs.append(m.Input(one.number, one.value_attempt, one.value, one.size, one.digest,
                                       self._introduce(worker, one.holders or ())))  # fmt: skip
-        compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean))
+        compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean),
+                            task.key)  # fmt: skip
         self.post(worker, compute, weight)
 
     def _unassign(self, task: Task) -> None:
@@ -202,6 +244,10 @@ class TaskBook:
             return
         task.worker = None
         worker.assigned.pop(task, None)
+        if worker.parked:
+            worker.parked.pop(task, None)
+        if worker.exclusive is task:
+            worker.exclusive = None
         worker.load_us -= task.cost_us
         if task.options.resources:
             for name, amount in task.options.resources.items():
@@ -225,7 +271,7 @@ class TaskBook:
         task.state = IDLE
         if task.trouble is not None:
             task.trouble.paused = False
-        self.restricted.pop(task, None)
+        self._not_ready(task)
         for one in task.inputs:
             one.pending -= 1
             if not one.pending and not one.watchers:
@@ -241,9 +287,10 @@ class TaskBook:
     def _recall(self, now: float) -> None:
         """Idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
         for worker in self.placement.overloaded(now):
-            given = [task for task in worker.assigned if not task.options.workers and not task.options.resources]
-            ahead = min(len(given), len(worker.assigned) - worker.hello.slots)
-            if ahead:
+            given = [task for task in worker.assigned
+                     if not task.options.workers and not task.options.resources and task not in worker.parked]  # fmt: skip
+            ahead = min(len(given), worker.given - worker.hello.slots)
+            if ahead > 0:
                 worker.recalling = True
                 self.statistics.recalls += 1
                 self.post(worker, m.Recall([task.attempt for task in given[len(given) - (ahead + 1) // 2 :]]))
@@ -335,6 +382,10 @@ class TaskBook:
 
 def _has_or_gets_value(task: Task) -> bool:
     return task.state is not IDLE
+
+
+def _has_resources(worker: Worker, task: Task) -> bool:
+    return all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
 
 
 def _inputs(task: Task) -> tuple[Task, ...]:

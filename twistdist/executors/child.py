@@ -1,22 +1,39 @@
-"""An executor: reads tasks, runs them one at a time, writes outcomes.  Forked from the template; no Twisted here."""
+"""An executor: reads tasks, runs them one at a time, writes outcomes.  Forked from the template; no Twisted here.
+
+What tasks replace in the standard library does not reach this loop: the functions it needs are bound when the template starts.
+"""
 
 from __future__ import annotations
 
+import _thread
 import os
 import pickle
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from twistdist.config import INLINE_RESULT_BYTES
 from twistdist.errors import SerializationError
-from twistdist.executors import packets
+from twistdist.executors import context, packets
 from twistdist.executors.packets import Page
+from twistdist.executors.streams import Output
+from twistdist.executors.surroundings import Surroundings
 from twistdist.storage.store import read_file, write_file
 from twistdist.wire import messages as m
 from twistdist.wire.failures import dump_error
 from twistdist.wire.payload import dump_value, load_call, load_value
+
+_write, _getpid, _exit, _now, _count_threads = os.write, os.getpid, os._exit, time.perf_counter_ns, _thread._count
+
+#: Names of threads that our own client makes.
+_OUR_THREADS = ("twistdist", "PoolThread-twisted")
+
+_EXCEPTIONS = {number: error for number, error in packets.INTERRUPTS.values()}
 
 
 class _Absent(Exception):
@@ -27,67 +44,152 @@ class _Absent(Exception):
         self.attempts = attempts
 
 
-class Executor:
-    """One executor's loop.  ``slot`` is its entry in ``page``; ``outcomes`` the descriptor of the pipe's writing end."""
+@attrs.frozen
+class Place:
+    """Where an executor finds itself: its ``number`` and ``page``, the ``tasks`` socket, the descriptor of the ``outcomes``
+    pipe, the ``store`` folder, the ``worker``'s name, and the scheduler's ``address`` and ``secret``."""
 
-    def __init__(self, slot: int, page: Page, tasks: socket.socket, outcomes: int, store: str) -> None:
-        self._slot, self._page, self._tasks, self._outcomes, self._store = slot, page, tasks, outcomes, store
+    number: int
+    page: Page
+    tasks: socket.socket
+    outcomes: int
+    store: str
+    worker: str
+    address: str
+    secret: bytes
+
+
+class Executor:
+    """One executor's loop."""
+
+    def __init__(self, place: Place, outputs: list[Output], flush: Callable[[], None], surroundings: Surroundings) -> None:
+        self._number, self._page, self._tasks, self._outcomes = place.number, place.page, place.tasks, place.outcomes
+        self._place, self._store, self._outputs, self._flush = place, place.store, outputs, flush
+        self._surroundings = surroundings
         self._pickled: dict[int, m.WorkerFunction] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
-        self._pid = os.getpid()
+        self._waiting: deque[Any] = deque()
+        self._buffer = bytearray(packets.RECEIVE_BYTES)
+        self._threads = 0
+        self._inside = self._interrupted = False
+        self.attempt = 0
+        self._pid = _getpid()
 
     def run(self) -> None:
         """Until the control process closes its end."""
-        buffer = bytearray(packets.RECEIVE_BYTES)
-        view = memoryview(buffer)
-        while True:
-            count = self._tasks.recv_into(buffer)
-            if not count:
-                return
-            self._packet(packets.decode_packet(view[:count]))
-
-    def _packet(self, content: list[Any]) -> None:
-        for message in content:
+        self._send(m.Started())
+        while self._waiting or self._receive():
+            message = self._waiting.popleft()
             if isinstance(message, m.Compute):
                 self._compute(message)
-            elif isinstance(message, m.WorkerFunction):
-                self._pickled[message.fn] = message
-                self._functions.pop(message.fn, None)
-            elif isinstance(message, packets.PacketFile):
+            else:
+                self._learn(message)
+
+    def _receive(self) -> bool:
+        """Wait for the next packet; False at the end."""
+        try:
+            count = self._tasks.recv_into(self._buffer)
+        except OSError:
+            _exit(packets.EXIT_DESCRIPTORS)
+        if not count:
+            return False
+        self._unpack(packets.decode_packet(memoryview(self._buffer)[:count]))
+        return True
+
+    def _unpack(self, content: list[Any]) -> None:
+        for message in content:
+            if isinstance(message, packets.PacketFile):
                 with open(message.path, "rb") as stream:
                     data = stream.read()
                 os.unlink(message.path)
-                self._packet(packets.decode_packet(data))
+                self._unpack(packets.decode_packet(data))
             else:
-                for fn in message.fns:
-                    self._pickled.pop(fn, None)
-                    self._functions.pop(fn, None)
+                self._waiting.append(message)
+
+    def _learn(self, message: Any) -> None:
+        """A function, or that some are not needed any more."""
+        if isinstance(message, m.WorkerFunction):
+            self._pickled[message.fn] = message
+            self._functions.pop(message.fn, None)
+        elif isinstance(message, m.ForgetFunctions):
+            for fn in message.fns:
+                self._pickled.pop(fn, None)
+                self._functions.pop(fn, None)
+
+    def _send(self, outcome: packets.Outcome) -> None:
+        data = packets.encode_outcome(outcome)
+        try:
+            written = _write(self._outcomes, data)
+            while written < len(data):
+                written += _write(self._outcomes, data[written:])
+        except BrokenPipeError:
+            _exit(0)  # the control process is gone; nobody is left to tell
+        except OSError:
+            _exit(packets.EXIT_DESCRIPTORS)
+
+    # ---- one task ---------------------------------------------------------------------------
 
     def _compute(self, compute: m.Compute) -> None:
-        self._page.set(self._slot, compute.attempt)
-        began = time.perf_counter_ns()
+        self.attempt, self._interrupted = compute.attempt, False
+        began = _now()
+        self._page.set(self._number, compute.attempt, began)
+        place = self._place
+        task = context.Context(compute.key, compute.task, compute.attempt, place.worker, place.address, place.secret,
+                               self._park, self._resume, self._uses_client)  # fmt: skip
+        context.enter(task)
         try:
+            outcome = self._run(compute, began)
+        except BaseException as error:  # the interrupt came when the function had ended
+            self._inside = False
+            outcome = self._failed(compute, error, "TaskError", began)
+        if _getpid() != self._pid:
+            _exit(0)  # the task forked and both came back: the copy has no business here
+        self._flush()
+        for output in self._outputs:
+            output.end_task()
+        self._send(outcome)
+        if self._interrupted:
+            _exit(0)  # what the task has started ends with its process
+        context.enter(None)
+        if task.client is not None:
+            task.client.close()
+        self._surroundings.restore()
+        if self._threads or _count_threads():
+            self._look_at_threads()
+
+    def _run(self, compute: m.Compute, began: int) -> packets.Outcome:
+        try:
+            self._inside = True
             value = self._call(compute)
             outcome: packets.Outcome = self._done(compute, value, began)
+            self._inside = False
+            return outcome
         except _Absent as absent:
-            outcome = m.InputLost(compute.task, compute.attempt, [(attempt, 0) for attempt in absent.attempts])
+            self._inside = False
+            return m.InputLost(compute.task, compute.attempt, [(attempt, 0) for attempt in absent.attempts])
         except SerializationError as error:
-            outcome = self._failed(compute, error, "SerializationError", began)
+            self._inside = False
+            return self._failed(compute, error, "SerializationError", began)
         except Exception as error:
-            outcome = self._failed(compute, error, "", began)
+            self._inside = False
+            return self._failed(compute, error, "", began)
         except BaseException as error:  # SystemExit, KeyboardInterrupt: raised by the task, must not end a client
-            outcome = self._failed(compute, error, "TaskError", began)
-        if os.getpid() != self._pid:
-            os._exit(0)  # the task forked and both came back: the copy has no business here
-        self._write(packets.encode_outcome(outcome))
+            self._inside = False
+            return self._failed(compute, error, "TaskError", began)
 
-    def _write(self, data: bytes) -> None:
-        try:
-            written = os.write(self._outcomes, data)
-            while written < len(data):
-                written += os.write(self._outcomes, data[written:])
-        except BrokenPipeError:
-            os._exit(0)  # the control process is gone; nobody is left to tell
+    def on_signal(self, *_: Any) -> None:
+        """Handler of the interrupt signal: raise in the task if it is the one that is meant and its function has not ended."""
+        doomed, why = self._page.doomed(self._number)
+        if self._inside and doomed == self.attempt and not self._interrupted and _getpid() == self._pid:
+            self._interrupted = True
+            raise _EXCEPTIONS[why]
+
+    def _look_at_threads(self) -> None:
+        """Threads that tasks have left may be the cause of what happens later; the page says that there are some."""
+        main = threading.main_thread()
+        ours = sum(1 for one in threading.enumerate() if one is main or one.name.startswith(_OUR_THREADS))
+        self._threads = max(0, _count_threads() + 1 - ours)
+        self._page.set_threads_left(self._number, self._threads > 0)
 
     def _call(self, compute: m.Compute) -> Any:
         function = self._functions.get(compute.fn)
@@ -141,8 +243,7 @@ class Executor:
             inline = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
         else:
             size, digest = write_file(self._store, compute.task, compute.attempt, parts)
-        us = (time.perf_counter_ns() - began) // 1000
-        return m.Done(compute.task, compute.attempt, inline, size, digest, us)
+        return m.Done(compute.task, compute.attempt, inline, size, digest, (_now() - began) // 1000)
 
     @staticmethod
     def _failed(compute: m.Compute, error: BaseException, kind: str, began: int) -> m.Failed:
@@ -155,7 +256,39 @@ class Executor:
             info = m.ErrorInfo("TaskError", type(error).__qualname__, text)
         if kind == "TaskError":
             info = m.ErrorInfo(kind, info.type, f"the task raised {info.type}: {info.text}", info.traceback)
-        return m.Failed(compute.task, compute.attempt, info, (time.perf_counter_ns() - began) // 1000)
+        return m.Failed(compute.task, compute.attempt, info, (_now() - began) // 1000)
+
+    # ---- a task that waits for others ---------------------------------------------------------
+
+    def _park(self) -> bool:
+        """The slot is for others until :meth:`_resume`, and what was given behind the running task goes back."""
+        if self._interrupted or _getpid() != self._pid:
+            return False
+        unstarted = []
+        while self._waiting:
+            message = self._waiting.popleft()
+            if isinstance(message, m.Compute):
+                unstarted.append(message.attempt)
+            else:
+                self._learn(message)
+        self._send(m.Waits(self.attempt, unstarted))
+        return True
+
+    def _resume(self) -> None:
+        """Wait for a slot.  Tasks that were on their way when the wait began may come first; they are kept for later."""
+        if self._interrupted:
+            return
+        self._send(m.Resumes(self.attempt))
+        while True:
+            for message in self._waiting:
+                if isinstance(message, m.GoOn):
+                    self._waiting.remove(message)
+                    return
+            if not self._receive():
+                _exit(0)  # the control process is gone
+
+    def _uses_client(self) -> None:
+        self._send(m.UsesClient())
 
 
 def _say(error: BaseException) -> str:

@@ -8,11 +8,13 @@ pipe as frames of one message each; what an executor wrote before it died can st
 from __future__ import annotations
 
 import mmap
+import signal
 import socket
 import struct
 
 import msgspec
 
+from twistdist.errors import TaskCancelled, TimeLimitExceeded
 from twistdist.wire import messages as m
 
 #: A packet is closed at this size; one message above it goes through a file.  Well below the smallest default
@@ -22,6 +24,19 @@ RECEIVE_BYTES = 256 << 10
 
 SOCKET_TYPE = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
 
+#: The signal that asks an executor to look whether its task is to be interrupted: ignored where nobody handles it, and used
+#: by next to nobody.
+INTERRUPT_SIGNAL = signal.SIGURG
+
+#: Why a task is interrupted, as the core says it: the byte in the page, and what is raised in the task.
+INTERRUPTS = {
+    "cancelled": (1, TaskCancelled("the task was cancelled, or nobody wants it any more")),
+    "time limit": (2, TimeLimitExceeded("the task has reached its time_limit")),
+}
+
+#: Exit codes of an executor that can't go on: its own descriptors are gone; it could not start.
+EXIT_DESCRIPTORS, EXIT_START = 201, 202
+
 
 class PacketFile(m.Message, tag=70):
     """The packet's content is in this file, which the executor removes."""
@@ -29,8 +44,8 @@ class PacketFile(m.Message, tag=70):
     path: str
 
 
-_Task = m.WorkerFunction | m.Compute | m.ForgetFunctions | PacketFile
-Outcome = m.Done | m.Failed | m.InputLost
+_Task = m.WorkerFunction | m.Compute | m.ForgetFunctions | m.GoOn | PacketFile
+Outcome = m.Done | m.Failed | m.InputLost | m.Started | m.Waits | m.Resumes | m.UsesClient
 
 encode_packet = msgspec.msgpack.Encoder().encode
 decode_packet = msgspec.msgpack.Decoder(list[_Task]).decode
@@ -46,25 +61,53 @@ def encode_outcome(outcome: Outcome) -> bytes:
     return bytes(buffer)
 
 
-def stack_path(store: str, slot: int) -> str:
+def stack_path(store: str, number: int) -> str:
     """The file in which an executor's faulthandler leaves the Python stack when a signal ends it."""
-    return f"{store}/.stack-{slot}"
+    return f"{store}/.stack-{number}"
 
 
 class Page:
-    """The shared page of a worker: for each slot the attempt that its executor is running, written without a system call."""
+    """The shared page of a worker: 64 bytes for each executor, read and written without a system call.
 
-    _ENTRY = struct.Struct("<Q56x")
+    ``running`` attempt (8), since when by the monotonic clock in ns (8), attempt to be interrupted (8), why (1), whether
+    threads of an earlier task are left (1).
+    """
 
-    def __init__(self, path: str, slots: int, create: bool = False) -> None:
+    _ENTRY = 64
+    _RUNNING, _DOOMED, _LEFT = struct.Struct("<QQ"), struct.Struct("<QB"), struct.Struct("<B")
+
+    def __init__(self, path: str, entries: int, create: bool = False) -> None:
         with open(path, "w+b" if create else "r+b") as stream:
             if create:
-                stream.truncate(slots * self._ENTRY.size)
-            self._map = mmap.mmap(stream.fileno(), slots * self._ENTRY.size)
+                stream.truncate(entries * self._ENTRY)
+            self._map = mmap.mmap(stream.fileno(), entries * self._ENTRY)
 
-    def set(self, slot: int, attempt: int) -> None:
-        self._ENTRY.pack_into(self._map, slot * self._ENTRY.size, attempt)
+    def clear(self, number: int) -> None:
+        """A new executor."""
+        at = number * self._ENTRY
+        self._map[at : at + self._ENTRY] = bytes(self._ENTRY)
 
-    def get(self, slot: int) -> int:
-        attempt: int = self._ENTRY.unpack_from(self._map, slot * self._ENTRY.size)[0]
-        return attempt
+    def set(self, number: int, attempt: int, began: int) -> None:
+        """The executor runs ``attempt`` since ``began``."""
+        self._RUNNING.pack_into(self._map, number * self._ENTRY, attempt, began)
+
+    def get(self, number: int) -> tuple[int, int]:
+        """(the attempt that runs or ran last, since when)."""
+        found: tuple[int, int] = self._RUNNING.unpack_from(self._map, number * self._ENTRY)
+        return found
+
+    def doom(self, number: int, attempt: int, why: int) -> None:
+        """``attempt`` is to be interrupted when the signal comes."""
+        self._DOOMED.pack_into(self._map, number * self._ENTRY + 16, attempt, why)
+
+    def doomed(self, number: int) -> tuple[int, int]:
+        """(the attempt to be interrupted, why)."""
+        found: tuple[int, int] = self._DOOMED.unpack_from(self._map, number * self._ENTRY + 16)
+        return found
+
+    def set_threads_left(self, number: int, left: bool) -> None:
+        """Whether threads that an earlier task started go on."""
+        self._LEFT.pack_into(self._map, number * self._ENTRY + 25, left)
+
+    def threads_left(self, number: int) -> bool:
+        return bool(self._LEFT.unpack_from(self._map, number * self._ENTRY + 25)[0])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import attrs
@@ -19,6 +22,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from twistdist.executors import packets
+from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of
+from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
 
@@ -30,8 +35,12 @@ PAUSE_S = 0.002
 #: Forks asked for and not yet answered: each lies in the template's socket with two descriptors.
 MOST_FORKING = 32
 
-#: Pause before another template is started, in seconds.
-TEMPLATE_PAUSE_S = 0.2
+#: Pauses before another template is started, in seconds: doubled each time that one died without an executor that started.
+TEMPLATE_PAUSE_S, LONGEST_TEMPLATE_PAUSE_S = 0.2, 10.0
+
+#: Bytes of output taken from an executor at a time, and attempts whose keys are remembered for lines that come late.
+OUTPUT_BYTES = 64 << 10
+MOST_KEYS = 2_000
 
 #: Environment variables by which numeric libraries are told how many threads to use.
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -46,24 +55,15 @@ _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 class Listener(Protocol):
     """What the supervisor tells: events of the worker's core."""
 
-    def executor_started(self, slot: int) -> None: ...
+    def executor_started(self, number: int) -> None: ...
 
-    def executor_outcomes(self, slot: int, outcomes: list[Any]) -> None: ...
+    def executor_outcomes(self, number: int, outcomes: list[Any]) -> None: ...
 
-    def executor_ended(self, slot: int, exit: str, detail: str, running: int, blame: bool) -> None: ...
+    def executor_ended(
+        self, number: int, exit: str, detail: str = "", running: int = 0, blame: bool = True, when: str = "", us: int = 0
+    ) -> None: ...
 
-    def taken_back(self, slot: int, attempts: list[int]) -> None: ...
-
-
-def exit_in_words(status: int) -> str:
-    """How a process ended, for people; ``status`` as of ``os.waitstatus_to_exitcode``."""
-    if status >= 0:
-        return f"exit code {status}"
-    try:
-        number = signal.Signals(-status)
-    except ValueError:
-        return f"signal {-status}"
-    return f"{number.name} ({signal.strsignal(number)})"
+    def taken_back(self, number: int, attempts: list[int]) -> None: ...
 
 
 @implementer(IReadDescriptor)
@@ -95,13 +95,24 @@ class Writer(Reader):
 
 
 @attrs.define(eq=False)
+class _Stream:
+    """The reading end of an executor's standard output or error."""
+
+    descriptor: int
+    name: str
+    lines: Lines = attrs.field(factory=Lines)
+    reader: Reader | None = None
+
+
+@attrs.define(eq=False)
 class _Executor:
     """One executor process, or one that is being forked (``pid`` 0).  ``expected`` outcomes are to come."""
 
-    slot: int
+    number: int
     tasks: socket.socket
     far_end: socket.socket
     outcomes: int
+    streams: list[_Stream]
     reader: Reader | None = None
     writer: Writer | None = None
     frames: FrameReader = attrs.field(factory=FrameReader)
@@ -111,17 +122,32 @@ class _Executor:
     read_at: float = 0.0
     backlog: deque[tuple[bytes, list[int]]] = attrs.field(factory=deque)
     files: list[str] = attrs.field(factory=list)
+    keys: dict[int, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Service:
+    """Whom tasks may ask for a client: the ``worker``'s name, the scheduler's ``address`` and the ``secret``."""
+
+    worker: str
+    address: str
+    secret: bytes
+
+
+_ENDS = frozenset({m.Done, m.Failed, m.InputLost})
 
 
 class Supervisor:
-    """Owns the template process and the executors.  ``reactor`` is the one the worker runs on; ``store`` its folder."""
+    """Owns the template process and the executors.  ``reactor`` is the one the worker runs on; ``store`` its folder; executors
+    have numbers below ``entries``."""
 
     _log = Logger()
+    _output = Logger(namespace="twistdist.tasks")
 
-    def __init__(self, reactor: Any, store: str, slots: int, listener: Listener) -> None:
-        self._reactor, self._store, self._slots, self._listener = reactor, store, slots, listener
-        self._page_path = f"{store}/.page"
-        self._page = packets.Page(self._page_path, slots, create=True)
+    def __init__(self, reactor: Any, store: str, entries: int, listener: Listener, service: Service) -> None:
+        self._reactor, self._store, self._listener, self._service = reactor, store, listener, service
+        self._page_path, self._entries = f"{store}/.page", entries
+        self._page = packets.Page(self._page_path, self._entries, create=True)
         self._executors: dict[int, _Executor] = {}
         self._template: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -129,7 +155,9 @@ class Supervisor:
         self._packet_files = 0
         self._forking = 0
         self._forks_waiting: deque[int] = deque()
-        self._stopped = False
+        self._templates_failed = 0
+        self._kernel_kills = kernel_kills()
+        self._warm = self._stopped = False
 
     # ---- template ---------------------------------------------------------------------------
 
@@ -137,7 +165,7 @@ class Supervisor:
         """Start the template; executors are forked by ``start_executor``."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
         command = [sys.executable, "-m", "twistdist.executors.template",
-                   str(theirs.fileno()), self._store, self._page_path, str(self._slots)]  # fmt: skip
+                   str(theirs.fileno()), self._store, self._page_path, str(self._entries)]  # fmt: skip
         # Slots are what says how much runs at a time; libraries that start a thread for each processor would multiply it.
         environment = {**dict.fromkeys(THREAD_COUNTS, "1"), **os.environ}
         self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment,
@@ -148,6 +176,16 @@ class Supervisor:
         self._forking = 0
         self._control_reader = Reader(ours.fileno(), self._template_says)
         self._reactor.addReader(self._control_reader)
+        self._tell_template("serve", self._service.worker, self._service.address, self._service.secret)
+        if self._warm:
+            self._tell_template("warm")
+
+    def _tell_template(self, *words: object) -> None:
+        if self._control is not None:
+            try:
+                self._control.send(msgspec.msgpack.encode(words))
+            except OSError as error:
+                self._log.debug("the template is gone, which its socket will tell: {error}", error=error)
 
     def _template_says(self) -> None:
         assert self._control is not None
@@ -161,8 +199,8 @@ class Supervisor:
             if not data:
                 self._template_lost()
                 return
-            word, slot, pid, *rest = msgspec.msgpack.decode(data)
-            executor = self._executors.get(slot)
+            word, number, pid, *rest = msgspec.msgpack.decode(data)
+            executor = self._executors.get(number)
             if word in ("started", "refused"):
                 self._forking -= 1
                 self._fork_waiting()
@@ -170,10 +208,21 @@ class Supervisor:
                 continue
             if word == "started":
                 executor.pid = pid
-                self._listener.executor_started(slot)
             else:
-                exit = exit_in_words(rest[0]) if word == "ended" else f"it could not be forked: {rest[0]}"
-                self._ended(executor, exit, "")
+                exit = self._how(executor, rest[0]) if word == "ended" else f"it could not be forked: {rest[0]}"
+                self._ended(executor, exit)
+
+    def _how(self, executor: _Executor, status: int) -> str:
+        """How an executor ended, in words; who sent SIGKILL can be told in part."""
+        words = exit_in_words(status)
+        if status != -signal.SIGKILL:
+            return words
+        before, self._kernel_kills = self._kernel_kills, kernel_kills()
+        if executor.killed_for:
+            return f"{words} by its worker"
+        if self._kernel_kills > before:
+            return f"{words} by the kernel, which was out of memory"
+        return f"{words} by a process that is not ours"
 
     def _template_lost(self) -> None:
         """The template died, and the kernel has killed its executors with it: start again."""
@@ -185,10 +234,17 @@ class Supervisor:
         if self._stopped:
             return
         self._log.error("the executors' template died ({exit}); another is started", exit=exit)
-        self._forks_waiting.clear()
+        self._templates_failed += 1
         for executor in list(self._executors.values()):
-            self._ended(executor, f"its template died ({exit})", "", blame=False)
-        self._reactor.callLater(TEMPLATE_PAUSE_S, self._restart_template)
+            if executor.pid:  # the kernel has killed it, and not what its task has started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(executor.pid, signal.SIGKILL)
+            self._ended(executor, f"its template died ({exit})", blame=False)
+        waiting, self._forks_waiting = self._forks_waiting, deque()
+        for number in waiting:
+            self._listener.executor_ended(number, f"its template died ({exit})")
+        pause = min(LONGEST_TEMPLATE_PAUSE_S, TEMPLATE_PAUSE_S * 2 ** (min(self._templates_failed, 10) - 1))
+        self._reactor.callLater(pause, self._restart_template)
 
     def _restart_template(self) -> None:
         if not self._stopped:
@@ -209,42 +265,69 @@ class Supervisor:
 
     # ---- executors --------------------------------------------------------------------------
 
-    def start_executor(self, slot: int, delay: float) -> None:
-        """Have an executor forked for the slot after ``delay`` seconds."""
+    def start_executor(self, number: int, delay: float) -> None:
+        """Have executor ``number`` forked after ``delay`` seconds."""
         if delay or self._control is None:
-            self._reactor.callLater(max(delay, 0.01), self._fork, slot)
+            self._reactor.callLater(max(delay, 0.01), self._fork, number)
         else:
-            self._fork(slot)
+            self._fork(number)
 
-    def _fork(self, slot: int) -> None:
+    def _fork(self, number: int) -> None:
         if self._stopped:
             return
         if self._control is None:  # between two templates
-            self._reactor.callLater(TEMPLATE_PAUSE_S, self._fork, slot)
+            self._reactor.callLater(TEMPLATE_PAUSE_S, self._fork, number)
             return
         if self._forking >= MOST_FORKING:
-            self._forks_waiting.append(slot)
+            self._forks_waiting.append(number)
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
-        ours.setblocking(False)
-        outcomes, outcomes_end = os.pipe()
-        os.set_blocking(outcomes, False)
-        if _F_SETPIPE_SZ is not None:
-            try:
-                fcntl.fcntl(outcomes, _F_SETPIPE_SZ, _PIPE_BYTES)
-            except OSError as error:  # over the user's limit: the default size works, with more wake-ups
-                self._log.debug("the pipe of an executor stays small: {error}", error=error)
-        executor = _Executor(slot, ours, theirs, outcomes)
-        self._executors[slot] = executor
-        executor.reader = Reader(outcomes, lambda: self._readable(executor))
-        executor.writer = Writer(ours.fileno(), lambda: self._send_backlog(executor))
+        try:
+            executor, far_ends = self._prepare(number)
+        except OSError as error:  # out of descriptors, most likely
+            self._reactor.callLater(0, self._listener.executor_ended, number, f"it can't be forked: {error}")
+            return
+        self._executors[number] = executor
+        executor.reader = Reader(executor.outcomes, lambda: self._readable(executor))
+        executor.writer = Writer(executor.tasks.fileno(), lambda: self._send_backlog(executor))
         self._reactor.addReader(executor.reader)
+        for stream in executor.streams:
+            self._listen_to(executor, stream)
         self._forking += 1
         try:
-            socket.send_fds(self._control, [msgspec.msgpack.encode(("fork", slot))], [theirs.fileno(), outcomes_end])
+            socket.send_fds(self._control, [msgspec.msgpack.encode(("fork", number))], far_ends)
         except OSError as error:
             self._log.debug("the template is gone, which its socket will tell: {error}", error=error)
-        os.close(outcomes_end)
+        for descriptor in far_ends[1:]:
+            os.close(descriptor)
+
+    @staticmethod
+    def _prepare(number: int) -> tuple[_Executor, list[int]]:
+        """The socket and the pipes of a new executor, and the descriptors of their far ends."""
+        opened: list[int] = []
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
+            ours.setblocking(False)
+            for _ in range(3):
+                opened += os.pipe()
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        outcomes, outcomes_end, out, out_end, err, err_end = opened
+        for descriptor in (outcomes, out, err):
+            os.set_blocking(descriptor, False)
+        if _F_SETPIPE_SZ is not None:
+            with contextlib.suppress(OSError):  # over the user's limit: the default size works, with more wake-ups
+                fcntl.fcntl(outcomes, _F_SETPIPE_SZ, _PIPE_BYTES)
+        streams = [_Stream(out, "stdout"), _Stream(err, "stderr")]
+        return _Executor(number, ours, theirs, outcomes, streams), [theirs.fileno(), outcomes_end, out_end, err_end]
+
+    def end_executor(self, number: int) -> None:
+        """Let an executor that has nothing to do end: it reads the end of its socket."""
+        executor = self._executors.get(number)
+        if executor is not None:
+            with contextlib.suppress(OSError):  # it is gone already
+                executor.tasks.shutdown(socket.SHUT_WR)
 
     def _fork_waiting(self) -> None:
         if self._forks_waiting:
@@ -253,6 +336,9 @@ class Supervisor:
     def _close(self, executor: _Executor) -> None:
         self._reactor.removeReader(executor.reader)
         self._reactor.removeWriter(executor.writer)
+        for stream in executor.streams:
+            self._reactor.removeReader(stream.reader)
+            os.close(stream.descriptor)
         executor.tasks.close()
         executor.far_end.close()
         os.close(executor.outcomes)
@@ -261,25 +347,61 @@ class Supervisor:
             if os.path.exists(path):
                 os.unlink(path)
 
-    def _ended(self, executor: _Executor, exit: str, detail: str, blame: bool = True) -> None:
+    def _ended(self, executor: _Executor, exit: str, blame: bool = True) -> None:
         """What it wrote before it died comes first; then the page says what it was running."""
         self._read(executor)
-        running = self._page.get(executor.slot)
+        running, began = self._page.get(executor.number) if executor.pid else (0, 0)
+        for stream in executor.streams:
+            self._read_stream(executor, stream, running)
+            self._log_lines(executor, stream, stream.lines.end(running))
         if executor.killed_for not in (0, running):
             running = 0  # our kill came a moment late and hit the next task, which is innocent
         self._close(executor)
-        detail = detail or self._stack(executor.slot)
-        if self._executors.get(executor.slot) is executor:
-            del self._executors[executor.slot]
-        self._listener.executor_ended(executor.slot, exit, detail, running, blame)
+        if self._executors.get(executor.number) is executor:
+            del self._executors[executor.number]
+        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        us = max(0, time.perf_counter_ns() - began) // 1000 if running else 0
+        blame = blame and not self._page.threads_left(executor.number)
+        self._listener.executor_ended(executor.number, exit, self._last_words(executor, running), running, blame, when, us)
 
-    def _stack(self, slot: int) -> str:
-        """What faulthandler wrote when the slot's executor was ended by a signal; "" when it could not."""
-        path = packets.stack_path(self._store, slot)
-        if not os.path.exists(path):
-            return ""
-        with open(path, "rb") as stream:
-            return stream.read(MOST_STACK_BYTES).decode("utf-8", "replace").strip()
+    def _last_words(self, executor: _Executor, running: int) -> str:
+        """The Python stack that faulthandler wrote, and the last lines of the task's standard error."""
+        parts = []
+        path = packets.stack_path(self._store, executor.number)
+        if executor.pid and os.path.exists(path):
+            with open(path, "rb") as file:
+                parts.append(file.read(MOST_STACK_BYTES).decode("utf-8", "replace").strip())
+        lines = executor.streams[1].lines
+        if running and lines.tail_of == running and lines.tail:
+            parts.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in lines.tail))
+        return "\n".join(part for part in parts if part)
+
+    # ---- output -----------------------------------------------------------------------------
+
+    def _listen_to(self, executor: _Executor, stream: _Stream) -> None:
+        stream.reader = Reader(stream.descriptor, lambda: self._output_came(executor, stream))
+        self._reactor.addReader(stream.reader)
+
+    def _output_came(self, executor: _Executor, stream: _Stream) -> None:
+        if not self._read_stream(executor, stream, self._page.get(executor.number)[0], once=True):
+            self._reactor.removeReader(stream.reader)  # every writer is gone
+
+    def _read_stream(self, executor: _Executor, stream: _Stream, running: int, once: bool = False) -> bool:
+        """Log what there is; False when the other end is closed."""
+        for _ in range(1 if once else 32):  # a dead task's children may still be writing
+            try:
+                data = os.read(stream.descriptor, OUTPUT_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._log_lines(executor, stream, stream.lines.feed(data, running))
+        return True
+
+    def _log_lines(self, executor: _Executor, stream: _Stream, lines: Iterable[tuple[int, str]]) -> None:
+        for attempt, line in lines:
+            key = executor.keys.get(attempt) or (f"attempt {attempt:x}" if attempt else "an executor")
+            self._output.info("{key} {stream}: {line}", key=key, stream=stream.name, line=line, worker=self._service.worker)
 
     # ---- outcomes ---------------------------------------------------------------------------
 
@@ -312,33 +434,52 @@ class Supervisor:
             outcomes += [packets.decode_outcome(body) for body in executor.frames.feed(data)]
             if len(data) < 4096:
                 break  # the pipe is empty, most likely; the reactor tells if not
+        if outcomes and type(outcomes[0]) is m.Started:
+            del outcomes[0]
+            self._templates_failed = 0
+            self._listener.executor_started(executor.number)
         if outcomes:
-            executor.expected -= len(outcomes)
-            self._listener.executor_outcomes(executor.slot, outcomes)
+            executor.expected -= sum(1 for one in outcomes if type(one) in _ENDS)
+            if any(type(one) is m.UsesClient for one in outcomes):
+                outcomes = [one for one in outcomes if type(one) is not m.UsesClient]
+                self._warm_up()
+            self._listener.executor_outcomes(executor.number, outcomes)
         return open_still
+
+    def _warm_up(self) -> None:
+        """Tasks use clients: what one needs is loaded in the template, once for all executors to come."""
+        if not self._warm:
+            self._warm = True
+            self._tell_template("warm")
 
     # ---- tasks ------------------------------------------------------------------------------
 
-    def give(self, slot: int, messages: list[Any]) -> None:
+    def give(self, number: int, messages: list[Any]) -> None:
         """Send messages to an executor in as few packets as their sizes allow."""
-        executor = self._executors[slot]
+        executor = self._executors[number]
         data = packets.encode_packet(messages)
         if len(data) <= packets.PACKET_BYTES:
             self._send(executor, data, messages)
         elif len(messages) > 1:
             half = len(messages) // 2
-            self.give(slot, messages[:half])
-            self.give(slot, messages[half:])
+            self.give(number, messages[:half])
+            self.give(number, messages[half:])
         else:
             self._packet_files += 1
-            path = f"{self._store}/.packet-{slot}-{self._packet_files}"
+            path = f"{self._store}/.packet-{number}-{self._packet_files}"
             with open(path, "wb") as stream:
                 stream.write(data)
             executor.files = [one for one in executor.files if os.path.exists(one)] + [path]
             self._send(executor, packets.encode_packet([packets.PacketFile(path)]), messages)
 
     def _send(self, executor: _Executor, data: bytes, messages: list[Any]) -> None:
-        attempts = [one.attempt for one in messages if isinstance(one, m.Compute)]
+        attempts = []
+        for one in messages:
+            if type(one) is m.Compute:
+                attempts.append(one.attempt)
+                executor.keys[one.attempt] = one.key
+        while len(executor.keys) > MOST_KEYS:
+            del executor.keys[next(iter(executor.keys))]
         executor.expected += len(attempts)
         executor.backlog.append((data, attempts))
         if len(executor.backlog) == 1:
@@ -356,22 +497,35 @@ class Supervisor:
             executor.backlog.popleft()
         self._reactor.removeWriter(executor.writer)
 
-    def take_back(self, slot: int) -> None:
+    def take_back(self, number: int) -> None:
         """Take out of the socket what the executor has not read; the listener's ``taken_back`` hears what it was."""
-        executor = self._executors.get(slot)
+        executor = self._executors.get(number)
         attempts: list[int] = []
         if executor is not None:
+            grants: list[Any] = []
             while True:
                 try:
                     data = executor.far_end.recv(packets.RECEIVE_BYTES, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     break
-                attempts += self._attempts_in(packets.decode_packet(data))
+                if not data:
+                    break  # our end is closed: it is being ended
+                content = packets.decode_packet(data)
+                grants += [one for one in content if isinstance(one, m.GoOn)]
+                attempts += self._attempts_in(content)
             for _, unsent in executor.backlog:
                 attempts += unsent
             executor.backlog.clear()
             executor.expected -= len(attempts)
-        self._listener.taken_back(slot, attempts)
+            for grant in grants:  # those are not ours to take back
+                self.go_on(number, grant.attempt)
+        self._listener.taken_back(number, attempts)
+
+    def go_on(self, number: int, attempt: int) -> None:
+        """Tell an executor whose task waited that it has a slot again."""
+        executor = self._executors.get(number)
+        if executor is not None:
+            self._send(executor, packets.encode_packet([m.GoOn(attempt)]), [])
 
     def _attempts_in(self, content: list[Any]) -> list[int]:
         attempts = []
@@ -385,14 +539,27 @@ class Supervisor:
                 attempts.append(message.attempt)
         return attempts
 
-    def interrupt(self, slot: int, attempt: int) -> None:
-        """Kill the slot's executor if it is running ``attempt`` now (0: whatever it runs)."""
-        executor = self._executors.get(slot)
-        if executor is None or not executor.pid or self._control is None:
-            return
-        if attempt in (0, self._page.get(slot)):
+    def interrupt(self, number: int, attempt: int, why: str) -> None:
+        """Raise an exception in the executor's task if it is running ``attempt`` now."""
+        executor = self._executors.get(number)
+        if executor is not None and executor.pid and self._page.get(number)[0] == attempt:
+            self._page.doom(number, attempt, packets.INTERRUPTS[why][0])
+            self._tell_template("interrupt", number, executor.pid)
+
+    def kill(self, number: int, attempt: int) -> None:
+        """Kill the executor if it is running ``attempt`` now."""
+        executor = self._executors.get(number)
+        if executor is not None and executor.pid and self._page.get(number)[0] == attempt:
             executor.killed_for = attempt
-            try:
-                self._control.send(msgspec.msgpack.encode(("kill", slot, executor.pid)))
-            except OSError as error:
-                self._log.debug("the template is gone, and with it the executor: {error}", error=error)
+            self._tell_template("kill", number, executor.pid)
+
+    # ---- memory -----------------------------------------------------------------------------
+
+    def memory(self) -> tuple[dict[int, int], dict[int, int]]:
+        """(bytes of each executor that has work, the attempt that each of them runs)."""
+        used, running = {}, {}
+        for number, executor in self._executors.items():
+            if executor.pid and executor.expected > 0:
+                used[number] = memory_of(executor.pid)
+                running[number] = self._page.get(number)[0]
+        return used, running

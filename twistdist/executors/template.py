@@ -1,8 +1,15 @@
 """The template: a small single-threaded process that forks executors and tells how each ended.  No Twisted here.
 
-Started by the control process as ``python -m twistdist.executors.template CONTROL_FD STORE PAGE SLOTS``.  On the control
-socket (packets of msgpack arrays) it gets ``["fork", slot]`` with two descriptors and ``["kill", slot, pid]``, and says
-``["started", slot, pid]`` and ``["ended", slot, pid, status]``.  When the control process is gone it kills its executors.
+Started by the control process as ``python -m twistdist.executors.template CONTROL_FD STORE PAGE ENTRIES``.  On the control
+socket (packets of msgpack arrays) it gets
+
+* ``["serve", worker's name, scheduler's address, secret]`` once, first,
+* ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
+* ``["interrupt", number, pid]`` and ``["kill", number, pid]``,
+* ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
+
+and says ``["started", number, pid]``, ``["refused", number, 0, why]`` and ``["ended", number, pid, status]``.  When the control
+process is gone it kills its executors.
 """
 
 from __future__ import annotations
@@ -10,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import gc
-import io
+import importlib
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -24,10 +33,18 @@ import msgspec
 import tblib.pickling_support  # noqa: F401
 
 from twistdist.executors import packets
-from twistdist.executors.child import Executor
+from twistdist.executors.child import Executor, Place
+from twistdist.executors.streams import Output, text_stream
+from twistdist.executors.surroundings import Surroundings
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+#: An executor's own descriptors are here and above: a task that closes and opens files does not meet them by accident.
+HIGH_DESCRIPTOR = 1000
+
+#: What the kernel adds to an executor's badness when memory runs out: it goes before everything else of ours.
+OOM_SCORE = 800
 
 
 class Template:
@@ -35,7 +52,8 @@ class Template:
 
     def __init__(self, control: socket.socket, store: str, page: packets.Page) -> None:
         self._control, self._store, self._page = control, store, page
-        self._children: dict[int, int] = {}  # pid to slot
+        self._worker, self._address, self._secret = "", "", b""
+        self._children: dict[int, int] = {}  # pid to executor number
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._pid = os.getpid()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -47,6 +65,7 @@ class Template:
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process's to act on
+        self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(self._wake_read, selectors.EVENT_READ)
@@ -58,28 +77,43 @@ class Template:
                 self._reap()
             if self._control in ready and not self._request():
                 break
-        for pid in self._children:
+        executors, self._children = list(self._children), {}
+        for pid in executors:
             self._kill(pid)
-        for pid in self._children:
-            os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            while True:  # each one that ends may leave others to us, until none is left
+                os.waitpid(-1, 0)
+                self._kill_orphans()
+
+    def _prctl(self, option: int, value: int) -> None:
+        if self._libc is not None:
+            self._libc.prctl(option, value)
 
     def _request(self) -> bool:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2, _CLOEXEC)
+            data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 4, _CLOEXEC)
         except ConnectionResetError:
             return False
         if not data:
             return False
-        request = msgspec.msgpack.decode(data)
-        if request[0] == "fork":
-            self._fork(request[1], descriptors[0], descriptors[1])
-        elif request[2] in self._children:
-            self._kill(request[2])
+        word, *rest = msgspec.msgpack.decode(data)
+        if word == "fork":
+            self._fork(rest[0], descriptors)
+        elif word == "serve":
+            self._worker, self._address, self._secret = rest
+        elif word == "warm":
+            importlib.import_module("twistdist.blocking")  # imports only; it starts nothing
+            gc.freeze()
+        elif rest[1] in self._children:
+            if word == "kill":
+                self._kill(rest[1])
+            else:
+                os.kill(rest[1], packets.INTERRUPT_SIGNAL)
         return True
 
     @staticmethod
     def _kill(pid: int) -> None:
-        """End an executor and whatever processes its task has started."""
+        """End an executor and the processes of its group."""
         for end in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError):  # its group is made a moment after the fork
                 end(pid, signal.SIGKILL)
@@ -89,62 +123,113 @@ class Template:
             self._control.send(msgspec.msgpack.encode(words))
 
     def _reap(self) -> None:
-        for pid in list(self._children):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)  # what its task had started dies with it
-                self._say("ended", self._children.pop(pid), pid, os.waitstatus_to_exitcode(status))
+        """Executors that ended are told of; what their tasks left, which is ours now, ends too."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                number = self._children.pop(pid, None)
+                if number is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                    self._say("ended", number, pid, os.waitstatus_to_exitcode(status))
+        self._kill_orphans()
 
-    def _fork(self, slot: int, tasks: int, outcomes: int) -> None:
+    def _kill_orphans(self) -> None:
+        """Kill our children that are no executors.  A live executor is the reaper of its own, so these belong to dead ones."""
+        try:
+            with open(f"/proc/self/task/{self._pid}/children") as stream:
+                children = {int(pid) for pid in stream.read().split()}
+        except OSError:
+            return  # not to be known on this system; their process groups are gone
+        for pid in children - self._children.keys():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
-            self._say("refused", slot, 0, str(error))
+            self._say("refused", number, 0, str(error))
             pid = -1
         if pid == 0:
-            self._become_executor(slot, tasks, outcomes)
-        os.close(tasks)
-        os.close(outcomes)
+            self._become_executor(number, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         if pid > 0:
-            self._children[pid] = slot
-            self._say("started", slot, pid)
+            self._children[pid] = number
+            self._say("started", number, pid)
 
-    def _become_executor(self, slot: int, tasks: int, outcomes: int) -> NoReturn:
+    def _become_executor(self, number: int, descriptors: list[int]) -> NoReturn:
         """The child's side of the fork; never returns."""
-        status = 1
+        status = packets.EXIT_START
         try:
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            if self._libc is not None:
-                self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            for one in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(one, signal.SIG_DFL)
+            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == self._pid:  # else the template died before the line above
-                self._control.close()
-                self._wake_read.close()
-                self._wake_write.close()
-                self._page.set(slot, 0)
-                for stream in (sys.stdout, sys.stderr):
-                    if isinstance(stream, io.TextIOWrapper):
-                        stream.reconfigure(line_buffering=True)  # an executor has no orderly end to flush at
-                # Kept open for the life of the process: faulthandler writes to the descriptor.
-                stack = open(packets.stack_path(self._store, slot), "wb")  # noqa: SIM115
-                faulthandler.enable(stack, all_threads=False)
-                kind = packets.SOCKET_TYPE
-                Executor(slot, self._page, socket.socket(socket.AF_UNIX, kind, fileno=tasks), outcomes, self._store).run()
+                self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
+                self._executor(number, descriptors).run()
                 status = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(status)
 
+    def _executor(self, number: int, descriptors: list[int]) -> Executor:
+        """Make this process an executor: descriptors where they belong, streams, handlers."""
+        for ours in (self._control, self._wake_read, self._wake_write):
+            ours.close()
+        tasks, outcomes, out, err = descriptors
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.close(out)
+        os.close(err)
+        _be_taken_first()
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        high = max(3, min(HIGH_DESCRIPTOR, most - 64))
+        executor: Executor
+        outputs = [Output(one, lambda: executor.attempt) for one in (1, 2)]
+        sys.stdout, sys.stderr = streams = text_stream(outputs[0]), text_stream(outputs[1])
+        sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+
+        def flush() -> None:
+            for stream in streams:
+                with contextlib.suppress(OSError, ValueError):  # the task has closed it
+                    stream.flush()
+
+        self._page.clear(number)
+        # Kept open for the life of the process: faulthandler writes to the descriptor.
+        with open(packets.stack_path(self._store, number), "wb") as stream:
+            self._stack = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
+        faulthandler.enable(self._stack, all_threads=False)
+        signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
+        place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
+                      _move(outcomes, high), self._store, self._worker, self._address, self._secret)  # fmt: skip
+        executor = Executor(place, outputs, flush, Surroundings(*streams, high))
+        return executor
+
+
+def _move(descriptor: int, high: int) -> int:
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, high)
+    os.close(descriptor)
+    return moved
+
+
+def _be_taken_first() -> None:
+    """When the kernel runs out of memory it should end an executor before anything else of ours."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as stream:  # not on this system
+        stream.write(str(OOM_SCORE))
+
 
 def main() -> None:
     """Entry of the process."""
-    descriptor, store, page, slots = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    descriptor, store, page, entries = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     control = socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=descriptor)
-    template = Template(control, store, packets.Page(page, slots))
+    template = Template(control, store, packets.Page(page, entries))
     gc.collect()
     gc.freeze()  # what is here now stays shared with the executors
     template.run()

@@ -426,7 +426,7 @@ class Client:
 
         def look(workers: dict[str, WorkerInfo]) -> None:
             nonlocal connected
-            connected = sum(1 for one in workers.values() if one.state == "connected")
+            connected = sum(1 for one in workers.values() if one.state != "away")
             if connected >= n and not result.called:
                 result.callback(None)
             elif not result.called:

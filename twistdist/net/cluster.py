@@ -15,11 +15,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from twistdist.config import as_secret
+from twistdist.config import MEMORY_SHARE, as_secret, parse_bytes
 from twistdist.errors import ConfigError, TwistdistError
-from twistdist.executors.supervisor import exit_in_words
+from twistdist.executors.processes import exit_in_words, machine_memory
 from twistdist.net.children import Child
-from twistdist.net.hosts import default_store_root
+from twistdist.net.hosts import default_spill_root, default_store_root
 from twistdist.net.worker import default_slots
 
 #: Pauses before a worker that died is started again: doubled each time, over when it has lived for ``SETTLED_S``.
@@ -37,13 +37,15 @@ class LocalCluster(Service):
 
     ``startService`` returns a Deferred that fires when all are ready; ``stopService`` one that fires when all are gone.  A
     worker process that dies is started again on the same store.  ``reactor`` is the one to run on.  ``secret`` is the shared
-    secret (default: that of the secret file).
+    secret (default: that of the secret file).  ``memory_limit`` is that of each worker, as ``"8GiB"`` or a number of bytes
+    (default: an equal share of 80 % of the machine's memory; 0: none), ``executor_memory_limit`` that of one task's process.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any = None, n_workers: int | None = None, slots: int = 1,
-                 secret: str | bytes | None = None) -> None:  # fmt: skip
+                 secret: str | bytes | None = None, memory_limit: str | int | None = None,
+                 executor_memory_limit: str | int | None = None) -> None:  # fmt: skip
         if reactor is None:
             from twisted.internet import reactor
         for name, value in (("n_workers", n_workers), ("slots", slots)):
@@ -52,6 +54,12 @@ class LocalCluster(Service):
         self._reactor, self._slots = reactor, slots
         self._secret = as_secret(secret)
         self._wanted = default_slots() if n_workers is None else n_workers
+        share = int(MEMORY_SHARE * machine_memory() / max(1, self._wanted))
+        limits = {"memory-limit": share if memory_limit is None else memory_limit}
+        if executor_memory_limit is not None:
+            limits["executor-memory-limit"] = executor_memory_limit
+        self._limits = [f"--{name}={parse_bytes(value, name.replace('-', '_'))}" for name, value in limits.items()]
+        self._spill = ""
         self._folder = ""
         self._listener: socket.socket | None = None
         self._scheduler: Child | None = None
@@ -85,7 +93,8 @@ class LocalCluster(Service):
         """
         self._children[name].signal(signal.SIGKILL)
         if wipe:
-            shutil.rmtree(f"{self._folder}/{name}", ignore_errors=True)
+            for folder in (self._folder, self._spill):
+                shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
 
     def kill_scheduler(self) -> None:
         """SIGKILL the scheduler, for tests and demonstrations."""
@@ -120,6 +129,7 @@ class LocalCluster(Service):
         """Start everything; the Deferred gives this cluster when all workers are ready."""
         super().startService()  # type: ignore[no-untyped-call]
         self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
+        self._spill = tempfile.mkdtemp(prefix="cluster-", dir=default_spill_root())
         secret = pathlib.Path(self._folder, "secret")
         secret.touch(mode=0o600)
         secret.write_bytes(self._secret)
@@ -142,7 +152,7 @@ class LocalCluster(Service):
         assert self._listener is not None
         descriptor = self._listener.fileno()
         arguments = ["scheduler", "--secret-file", f"{self._folder}/secret"]
-        command = ["--listen-fd", str(descriptor), "--folder", self._folder, *arguments]
+        command = ["--listen-fd", str(descriptor), "--folder", self._folder, "--folder", self._spill, *arguments]
         self._scheduler = Child(self._reactor, command, self._environment(), lambda line: None, self._scheduler_ended,
                                 [descriptor])  # fmt: skip
 
@@ -156,7 +166,8 @@ class LocalCluster(Service):
     def _start_worker(self, name: str) -> None:
         self._restarts.pop(name, None)
         arguments = ["worker", self.address, "--name", name, "--slots", str(self._slots), "--store",
-                     f"{self._folder}/{name}", "--secret-file", f"{self._folder}/secret"]  # fmt: skip
+                     f"{self._folder}/{name}", "--spill", f"{self._spill}/{name}", "--secret-file", f"{self._folder}/secret",
+                     *self._limits]  # fmt: skip
         self._started_at[name] = self._reactor.seconds()
         self._children[name] = Child(self._reactor, arguments, self._environment(), lambda line: self._worker_ready(name),
                                      lambda status: self._worker_ended(name, status))  # fmt: skip
@@ -222,7 +233,8 @@ class LocalCluster(Service):
             self._killing.cancel()
         if self._listener is not None:
             self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in (self._folder, self._spill):
+            shutil.rmtree(folder, ignore_errors=True)
         waiting, self._waiting_for_end = self._waiting_for_end, []
         for stopped in waiting:
             stopped.callback(None)

@@ -29,10 +29,18 @@ def default_store_root() -> str:
     """A folder of this user for the stores of workers: in shared memory where that is large enough."""
     shm = "/dev/shm"
     large = os.path.isdir(shm) and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free >= _SHM_BYTES
-    root = os.path.join(shm if large else tempfile.gettempdir(), f"twistdist-{os.getuid()}")
+    return _own_folder(os.path.join(shm if large else tempfile.gettempdir(), f"twistdist-{os.getuid()}"), "--store")
+
+
+def default_spill_root() -> str:
+    """A folder of this user on disk for results that leave memory."""
+    return _own_folder(os.path.join(tempfile.gettempdir(), f"twistdist-{os.getuid()}-spill"), "--spill")
+
+
+def _own_folder(root: str, option: str) -> str:
     os.makedirs(root, mode=0o700, exist_ok=True)
     if os.stat(root).st_uid != os.getuid():
-        raise ConfigError(f"{root} belongs to another user; name a folder with --store")
+        raise ConfigError(f"{root} belongs to another user; name a folder with {option}")
     return root
 
 
@@ -49,6 +57,7 @@ def refuse_open_listening(endpoints: list[str], plaintext: bool) -> None:
                 f"{endpoint!r} can be reached from other machines and nothing would be encrypted; "
                 "add interface=127.0.0.1, or say --plaintext if the network is yours alone"
             )
+
 
 def address_of(port: Any) -> str:
     """The address at which a client on this machine reaches a port."""

@@ -12,10 +12,15 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twistdist.core import effects
 from twistdist.core import worker as core
+from twistdist.core.memory import Limits
+from twistdist.core.pool import LOOK_S, Death, most_executors
+from twistdist.executors.supervisor import Service as TaskService
 from twistdist.executors.supervisor import Supervisor
 from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.connection import ServerFactory
@@ -26,9 +31,13 @@ from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_WORKER
 
+#: Seconds between two looks at memory while nothing runs.
+IDLE_LOOK_S = 1.0
+
 
 class WorkerService(Service):
-    """A worker named ``name`` with ``slots`` executors, ``resources`` (millionths) and its results in the folder ``store``.
+    """A worker named ``name`` with ``slots`` executors, ``resources`` (millionths) and its results in the folder ``store``,
+    which go to the folder ``spill`` when memory is short; ``limits`` say when that is.
 
     ``on_ready(text)`` is called when the scheduler has taken it in, ``on_stop(text, failed)`` when it ends by itself.
     """
@@ -47,12 +56,18 @@ class WorkerService(Service):
         resources: dict[str, int] | None = None,
         on_ready: Callable[[str], None] | None = None,
         on_stop: Callable[[str, bool], None] | None = None,
+        limits: Limits | None = None,
+        spill: str = "",
     ) -> None:
         self.setName(f"twistdist worker {name}")  # type: ignore[no-untyped-call]
         self._reactor, self._scheduler, self._secret, self._listen = reactor, scheduler, secret, listen
         self._worker_name, self._slots, self._resources = name, slots, resources or {}
         self._on_ready, self._on_stop = on_ready or (lambda text: None), on_stop or (lambda text, failed: None)
-        self._store = Store(store)
+        self._store = Store(store, spill)
+        self._store_in_memory = self._store.in_memory()
+        self._limits = limits or Limits()
+        self._memory_alarm = Alarm(reactor, self._look_at_memory)
+        self._memory_pause = LOOK_S
         self._bulk_server = BulkServer(self._store)
         self._fetcher = BulkFetcher(reactor, secret)
         self._supervisor: Supervisor | None = None
@@ -83,8 +98,9 @@ class WorkerService(Service):
             slots=self._slots, address=address_of(port), host=host_identity(), store=self._store.path,
             resources=self._resources, stored=[], running=[], finished=[],
         )  # fmt: skip
-        self._core = core.Worker(identity, self._store.inventory())
-        self._supervisor = Supervisor(self._reactor, self._store.path, self._slots, self)
+        self._core = core.Worker(identity, self._store.inventory(), self._store.spilled(), self._limits)
+        service = TaskService(self._worker_name, self._scheduler, self._secret)
+        self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
                                 self._messages, self._ready, self._fatal)  # fmt: skip
@@ -95,6 +111,7 @@ class WorkerService(Service):
         """End the executors, close the connections and remove the store."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._alarm.cancel()
+        self._memory_alarm.cancel()
         if self._dialing is not None:
             self._dialing.stop()
         self._fetcher.close()
@@ -138,6 +155,8 @@ class WorkerService(Service):
         assert self._dialing is not None
         self._dialing.flush()
         self._alarm.set(self._the_core.wake)
+        if (self._limits.worker or self._limits.executor) and (self._the_core.jobs or self._the_core.in_memory):
+            self._memory_alarm.set(self._reactor.seconds() + self._memory_pause)
 
     def _carry_out(self) -> None:
         the_core = self._the_core
@@ -146,18 +165,29 @@ class WorkerService(Service):
             for effect in effects:
                 _EFFECTS[type(effect)](self, effect)
 
-    def executor_started(self, slot: int) -> None:
-        self._event(self._the_core.executor_started, slot)
+    def executor_started(self, number: int) -> None:
+        self._event(self._the_core.executor_started, number)
 
-    def executor_outcomes(self, slot: int, outcomes: list[Any]) -> None:
-        self._event(self._the_core.executor_outcomes, slot, outcomes)
+    def executor_outcomes(self, number: int, outcomes: list[Any]) -> None:
+        self._event(self._the_core.executor_outcomes, number, outcomes)
 
-    def executor_ended(self, slot: int, exit: str, detail: str, running: int, blame: bool) -> None:
-        self._log.info("executor {slot} of {name} ended: {exit}", slot=slot, name=self._worker_name, exit=exit)
-        self._event(self._the_core.executor_ended, slot, exit, detail, running, blame)
+    def executor_ended(self, number: int, exit: str, detail: str = "", running: int = 0, blame: bool = True, when: str = "",
+                       us: int = 0) -> None:  # fmt: skip
+        self._log.info("executor {number} of {name} ended: {exit}", number=number, name=self._worker_name, exit=exit)
+        self._event(self._the_core.executor_ended, number, Death(exit, detail, running, blame, when, us))
 
-    def taken_back(self, slot: int, attempts: list[int]) -> None:
-        self._event(self._the_core.taken_back, slot, attempts)
+    def taken_back(self, number: int, attempts: list[int]) -> None:
+        self._event(self._the_core.taken_back, number, attempts)
+
+    def _look_at_memory(self) -> None:
+        used, running = self._the_supervisor.memory()
+        stored = self._the_core.in_memory if self._store_in_memory else 0
+
+        def look(now: float) -> None:
+            pause = self._the_core.memory_used(now, used, running, stored)
+            self._memory_pause = pause if self._the_core.jobs else IDLE_LOOK_S
+
+        self._event(look)
 
     # ---- effects ----------------------------------------------------------------------------
 
@@ -166,19 +196,35 @@ class WorkerService(Service):
         assert self._supervisor is not None  # made by start()
         return self._supervisor
 
-    def _start_executor(self, effect: core.StartExecutor) -> None:
-        self._the_supervisor.start_executor(effect.slot, effect.delay)
+    def _start_executor(self, effect: effects.StartExecutor) -> None:
+        self._the_supervisor.start_executor(effect.number, effect.delay)
 
-    def _give(self, effect: core.Give) -> None:
-        self._the_supervisor.give(effect.slot, effect.messages)
+    def _end_executor(self, effect: effects.EndExecutor) -> None:
+        self._the_supervisor.end_executor(effect.number)
 
-    def _take_back(self, effect: core.TakeBack) -> None:
-        self._the_supervisor.take_back(effect.slot)
+    def _give(self, effect: effects.Give) -> None:
+        self._the_supervisor.give(effect.number, effect.messages)
 
-    def _interrupt(self, effect: core.Interrupt) -> None:
-        self._the_supervisor.interrupt(effect.slot, effect.attempt)
+    def _take_back(self, effect: effects.TakeBack) -> None:
+        self._the_supervisor.take_back(effect.number)
 
-    def _start_fetch(self, effect: core.StartFetch) -> None:
+    def _go_on(self, effect: effects.GoOn) -> None:
+        self._the_supervisor.go_on(effect.number, effect.attempt)
+
+    def _interrupt(self, effect: effects.Interrupt) -> None:
+        self._the_supervisor.interrupt(effect.number, effect.attempt, effect.why)
+
+    def _kill(self, effect: effects.Kill) -> None:
+        self._the_supervisor.kill(effect.number, effect.attempt)
+
+    def _spill(self, effect: effects.Spill) -> None:
+        """Files are copied in a thread, one after the other."""
+        done: list[int] = []
+        moving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.spill_all, effect.attempts, done)
+        moving.addCallbacks(lambda _: "", lambda failure: str(failure.value))
+        moving.addCallback(lambda trouble: self._event(self._the_core.spilled_files, done, trouble))
+
+    def _start_fetch(self, effect: effects.StartFetch) -> None:
         task = self._the_core.transfers[effect.attempt].source.task
         stored = m.Stored(task, effect.attempt, effect.size, effect.digest)
         addresses = [peer.address for peer in effect.holders]
@@ -190,26 +236,30 @@ class WorkerService(Service):
         self._log.warn("an input could not be fetched: {error}", error=failure.value)
         self._event(self._the_core.fetch_failed, attempt)
 
-    def _delete_files(self, effect: core.DeleteFiles) -> None:
+    def _delete_files(self, effect: effects.DeleteFiles) -> None:
         self._store.delete(effect.attempts)
 
-    def _look_for_files(self, effect: core.LookForFiles) -> None:
+    def _look_for_files(self, effect: effects.LookForFiles) -> None:
         absent = [attempt for attempt in effect.attempts if not self._store.has(attempt)]
         self._event(self._the_core.verified, effect.attempts, absent)
 
-    def _stop_worker(self, effect: core.StopWorker) -> None:
+    def _stop_worker(self, effect: effects.StopWorker) -> None:
         self._reactor.callLater(0, self._on_stop, effect.text, False)
 
 
 _EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
-    core.StartExecutor: WorkerService._start_executor,
-    core.Give: WorkerService._give,
-    core.TakeBack: WorkerService._take_back,
-    core.Interrupt: WorkerService._interrupt,
-    core.StartFetch: WorkerService._start_fetch,
-    core.DeleteFiles: WorkerService._delete_files,
-    core.LookForFiles: WorkerService._look_for_files,
-    core.StopWorker: WorkerService._stop_worker,
+    effects.StartExecutor: WorkerService._start_executor,
+    effects.EndExecutor: WorkerService._end_executor,
+    effects.Give: WorkerService._give,
+    effects.TakeBack: WorkerService._take_back,
+    effects.GoOn: WorkerService._go_on,
+    effects.Interrupt: WorkerService._interrupt,
+    effects.Kill: WorkerService._kill,
+    effects.StartFetch: WorkerService._start_fetch,
+    effects.DeleteFiles: WorkerService._delete_files,
+    effects.Spill: WorkerService._spill,
+    effects.LookForFiles: WorkerService._look_for_files,
+    effects.StopWorker: WorkerService._stop_worker,
 }
 
 

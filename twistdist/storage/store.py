@@ -4,6 +4,8 @@ A file is named by its attempt (hexadecimal) and holds a header of 64 bytes and 
 
     b"TWDFILE1"  task (8)  attempt (8)  size (8)  xxh3-128 digest of the value (16)  16 zero bytes
 
+Under memory pressure files move to a spill folder on disk, and a link takes their place.
+
 It is written under a name that starts with a dot and made visible by rename, so that whatever has a proper name is whole
 (up to flipped bits, which the digest shows).  The folder belongs to one living process, which holds a lock on it.
 """
@@ -15,7 +17,9 @@ import fcntl
 import mmap
 import os
 import pathlib
+import shutil
 import struct
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,13 +94,14 @@ def digest_of(data: Any) -> bytes:
 
 
 class Store:
-    """The folder of one worker.  Making it takes the lock; ``close`` gives it up, ``destroy`` removes it all.
+    """The folder of one worker, and a folder on disk for what is spilled.  Making it takes the lock; ``close`` gives it up,
+    ``destroy`` removes it all.
 
     Raises ``ConfigError`` when the folder can't be made or written, belongs to another user, or is in use.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, spill: str = "") -> None:
+        self.path, self.spill_path = path, spill or os.path.join(tempfile.gettempdir(), f"spill-of{path.replace('/', '-')}")
         try:
             pathlib.Path(path).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(f"{path}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -113,6 +118,8 @@ class Store:
         found = []
         for name in sorted(os.listdir(self.path)):
             path = f"{self.path}/{name}"
+            if os.path.islink(path) and not os.path.exists(path):
+                os.unlink(path)  # what it stood for is gone
             if not os.path.isfile(path):
                 continue
             if name.startswith(".") and name != ".lock":
@@ -123,6 +130,42 @@ class Store:
                     found.append(stored)
         return found
 
+    def spilled(self) -> list[int]:
+        """The attempts whose files lie in the spill folder."""
+        return [int(name, 16) for name in os.listdir(self.path)
+                if not name.startswith(".") and os.path.islink(f"{self.path}/{name}")]  # fmt: skip
+
+    def spill(self, attempt: int) -> None:
+        """Move a file to the spill folder; a link takes its place, so that its path is good for everybody as before.
+
+        Blocks for as long as the copying takes.  ``FileNotFoundError`` when there is no such file; after any other ``OSError``
+        the file is where it was.
+        """
+        pathlib.Path(self.spill_path).mkdir(parents=True, exist_ok=True, mode=0o700)
+        here, there = file_path(self.path, attempt), file_path(self.spill_path, attempt)
+        hidden, link = f"{self.spill_path}/.{attempt:x}", f"{self.path}/.{attempt:x}-link"
+        try:
+            shutil.copyfile(here, hidden)
+            os.rename(hidden, there)
+            os.symlink(there, link)
+            os.rename(link, here)
+        except BaseException:
+            for path in (hidden, there, link):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            raise
+
+    def spill_all(self, attempts: Iterable[int], done: list[int]) -> None:
+        """Spill several, in order; ``done`` gets each that is on disk.  Files that are gone are no matter."""
+        for attempt in attempts:
+            with contextlib.suppress(FileNotFoundError):
+                self.spill(attempt)
+                done.append(attempt)
+
+    def in_memory(self) -> bool:
+        """Whether the store's files use memory rather than a disk."""
+        return _is_memory(self.path)
+
     def has(self, attempt: int) -> bool:
         return os.path.exists(file_path(self.path, attempt))
 
@@ -131,6 +174,9 @@ class Store:
         for attempt in attempts:
             for path in (file_path(self.path, attempt), f"{self.path}/.{attempt:x}"):
                 with contextlib.suppress(FileNotFoundError):
+                    if os.path.islink(path):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(os.readlink(path))
                     os.unlink(path)
 
     def close(self) -> None:
@@ -141,11 +187,26 @@ class Store:
         """Remove every file and the folder itself (unless something foreign lies in it)."""
         with contextlib.suppress(FileNotFoundError):  # the owner of a cluster may be removing it at the same time
             for entry in list(os.scandir(self.path)):
-                if entry.is_file(follow_symlinks=False):
+                if entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     os.unlink(entry.path)
+            shutil.rmtree(self.spill_path, ignore_errors=True)
         with contextlib.suppress(OSError):  # something foreign lies in it
             os.rmdir(self.path)
         os.close(self._lock)
+
+
+def _is_memory(path: str) -> bool:
+    """Whether the file system at ``path`` is a tmpfs: the longest mount point that leads to it says so."""
+    real, found, kind = os.path.realpath(path), "", ""
+    try:
+        with open("/proc/mounts") as stream:
+            for line in stream:
+                _, where, its_kind, *_ = line.split()
+                if (real == where or real.startswith(where.rstrip("/") + "/")) and len(where) >= len(found):
+                    found, kind = where, its_kind
+    except OSError:
+        return False
+    return kind in ("tmpfs", "ramfs")
 
 
 def _described(path: str) -> Stored | None:

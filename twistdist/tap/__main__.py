@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m twistdist.tap")
     parser.add_argument("--parent-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
-    parser.add_argument("--folder", help="removed when the parent is gone")
+    parser.add_argument("--folder", action="append", default=[], help="removed when the parent is gone")
     parser.add_argument("role", choices=("scheduler", "worker"))
     parser.add_argument("options", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -33,6 +33,7 @@ def main() -> None:
     observer: Any = textFileLogObserver(sys.stderr)
     level = LogLevel.lookupByName(os.environ.get("TWISTDIST_LOG_LEVEL", "error"))
     predicate: Any = LogLevelFilterPredicate(defaultLogLevel=level)
+    predicate.setLogLevelForNamespace("twistdist.tasks", LogLevel.info)  # what tasks print is for their author
     filtered: Any = FilteringLogObserver(observer, [predicate])
     globalLogBeginner.beginLoggingTo([filtered], redirectStandardIO=False)
 
@@ -64,8 +65,8 @@ def main() -> None:
     role.startService()
     the_reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
     the_reactor.run()
-    if orphaned and arguments.folder:
-        shutil.rmtree(arguments.folder, ignore_errors=True)
+    for folder in arguments.folder if orphaned else ():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

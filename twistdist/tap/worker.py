@@ -12,9 +12,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python import usage
 
-from twistdist.config import as_secret, parse_address, resource_units
+from twistdist.config import MEMORY_SHARE, as_secret, parse_address, parse_bytes, resource_units
+from twistdist.core.memory import Limits
 from twistdist.errors import ConfigError
-from twistdist.net.hosts import default_store_root, refuse_open_listening
+from twistdist.executors.processes import machine_memory
+from twistdist.net.hosts import default_spill_root, default_store_root, refuse_open_listening
 from twistdist.net.worker import WorkerService, default_slots, default_worker_name
 from twistdist.tap.roles import Role, RoleOptions
 
@@ -30,6 +32,9 @@ class Options(RoleOptions):
         ["slots", None, None, "How many tasks run at a time [default: processors]"],
         ["name", None, None, "The worker's name [default: host and process number]"],
         ["store", None, None, "Folder for results [default: in shared memory where that is large enough]"],
+        ["spill", None, None, "Folder on disk for results when memory is short [default: in the temporary folder]"],
+        ["memory-limit", None, None, "Memory for tasks and results, such as 8GiB [default: 80 % of the machine's; 0: none]"],
+        ["executor-memory-limit", None, None, "Memory of one task's process [default: the worker's limit]"],
         ["resources", None, None, "What tasks may ask for, as NAME=NUMBER,…"],
     ]
 
@@ -70,6 +75,13 @@ def _resources(text: str | None) -> dict[str, int]:
     return found
 
 
+def _limits(options: Options) -> Limits:
+    worker = options["memory-limit"]
+    limit = int(MEMORY_SHARE * machine_memory()) if worker is None else parse_bytes(worker, "--memory-limit")
+    own = options["executor-memory-limit"]
+    return Limits(limit, limit if own is None else parse_bytes(own, "--executor-memory-limit"))
+
+
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
     """The service, and a Deferred of its having started.  ``ConfigError`` for impossible options."""
     parse_address(options["scheduler"])
@@ -78,9 +90,11 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise ConfigError(f"--name is made of letters, digits, '_', '-' and '.', not {name!r}")
     store = options["store"] or os.path.join(default_store_root(), name)
+    spill = options["spill"] or os.path.join(default_spill_root(), name)
     service = WorkerService(reactor, options["scheduler"], as_secret(None, options["secret-file"]), name,
                             _slots(options["slots"]), os.path.abspath(store), options["listen"],
-                            _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop)  # fmt: skip
+                            _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop,
+                            limits=_limits(options), spill=os.path.abspath(spill))  # fmt: skip
     service.startService()  # type: ignore[no-untyped-call]
     return service, service.start()
 

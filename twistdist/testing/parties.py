@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from twistdist.core import client as client_core
-from twistdist.core import records
+from twistdist.core import effects, records
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
+from twistdist.core.memory import Limits
+from twistdist.core.pool import Death
 from twistdist.core.session import Gap
 from twistdist.wire import framing
 from twistdist.wire import messages as m
@@ -39,6 +41,7 @@ class Plan:
     flaky: int
     poison: bool
     seconds: float
+    waits: float
     options: m.Options
 
 
@@ -227,11 +230,13 @@ class SimWorker(Party):
         identity = m.HelloWorker(incarnation, name, incarnation, 1, world.rng.choice((1, 1, 2)), f"addr-{name}", host,
                                  f"store-{name}", {"GPU": 1_000_000} if name == "w0" else {}, [], [], [])  # fmt: skip
         stored = [m.Stored(task, attempt, len(value), b"d") for attempt, (value, task) in store.items()]
-        self.core: worker_core.Worker = worker_core.Worker(identity, stored)
+        self.core: worker_core.Worker = worker_core.Worker(identity, stored, limits=Limits(1000, 1000))
         self.inboxes: dict[int, list[Any]] = {}
         self.running: dict[int, m.Compute | None] = {}
-        self.busy: dict[int, bool] = {}
+        self.packets: dict[int, list[m.Compute]] = {}
+        self.waiting: dict[int, Callable[[], None]] = {}
         self.functions: dict[int, set[int]] = {}
+        self.living: set[int] = set()
         self.lives: Counter[int] = Counter()
         self._wake: float | None = None
         self.core.start(world.now)
@@ -265,33 +270,83 @@ class SimWorker(Party):
 
     # effects
 
-    def do_StartExecutor(self, effect: worker_core.StartExecutor) -> None:
-        self.world.after(effect.delay + 0.01, lambda: self._started(effect.slot))
+    def do_StartExecutor(self, effect: effects.StartExecutor) -> None:
+        fails = self.world.start_fails()
+        self.world.after(effect.delay + 0.01, lambda: (self._not_started if fails else self._started)(effect.number))
 
-    def _started(self, slot: int) -> None:
-        self.lives[slot] += 1
-        self.inboxes[slot], self.running[slot], self.busy[slot], self.functions[slot] = [], None, False, set()
-        self.event(self.core.executor_started, slot)
+    def _started(self, number: int) -> None:
+        self.living.add(number)
+        self.lives[number] += 1
+        self.inboxes[number], self.running[number], self.packets[number] = [], None, []
+        self.functions[number] = set()
+        self.waiting.pop(number, None)
+        self.event(self.core.executor_started, number)
 
-    def do_Give(self, effect: worker_core.Give) -> None:
-        assert self.core.slots[effect.slot].up
-        self.inboxes[effect.slot].append(effect.messages)
-        self._run_next(effect.slot)
+    def _not_started(self, number: int) -> None:
+        self.event(self.core.executor_ended, number, Death("an error while starting"))
 
-    def do_TakeBack(self, effect: worker_core.TakeBack) -> None:
-        packets, self.inboxes[effect.slot] = self.inboxes.get(effect.slot, []), []
+    def do_EndExecutor(self, effect: effects.EndExecutor) -> None:
+        if effect.number in self.living:
+            self._dies(effect.number, Death("exit code 0"))
+
+    def _dies(self, number: int, death: Death) -> None:
+        """The process is gone now; the core hears of it a moment later."""
+        self.living.discard(number)
+        self.lives[number] += 1
+        self.inboxes[number], self.running[number] = [], None
+        self.waiting.pop(number, None)
+        self.world.after(0.001, lambda: self.event(self.core.executor_ended, number, death))
+
+    def do_Give(self, effect: effects.Give) -> None:
+        assert self.core.executors[effect.number].up
+        self.inboxes[effect.number].append(effect.messages)
+        self._run_next(effect.number)
+
+    def do_TakeBack(self, effect: effects.TakeBack) -> None:
+        packets, self.inboxes[effect.number] = self.inboxes.get(effect.number, []), []
         attempts = [one.attempt for packet in packets for one in packet if isinstance(one, m.Compute)]
-        self.core.taken_back(self.world.now, effect.slot, attempts)
+        self.core.taken_back(self.world.now, effect.number, attempts)
 
-    def do_Interrupt(self, effect: worker_core.Interrupt) -> None:
-        running = self.running.get(effect.slot)
-        if running is not None and effect.attempt in (0, running.attempt):
-            self.kill_executor(effect.slot)
+    def do_GoOn(self, effect: effects.GoOn) -> None:
+        go_on = self.waiting.pop(effect.number, None)
+        if go_on is not None:  # else it has died, which the core does not know yet
+            self.world.after(0.0001, go_on)
 
-    def do_StartFetch(self, effect: worker_core.StartFetch) -> None:
+    def do_Interrupt(self, effect: effects.Interrupt) -> None:
+        running = self.running.get(effect.number)
+        if running is None or running.attempt != effect.attempt or self.world.rng.random() < 0.5:
+            return  # it does not listen
+        life = self.lives[effect.number]
+        self.world.after(self.world.rng.uniform(0.0, 0.2), lambda: self._end_politely(effect.number, running, life))
+
+    def _end_politely(self, number: int, running: m.Compute, life: int) -> None:
+        """The interrupted function cleans up and ends, and with it its process."""
+        if not self.alive or self.lives[number] != life or self.running[number] is not running:
+            return
+        self._dies(number, Death("exit code 0", running=running.attempt))
+        info = m.ErrorInfo("", "TaskCancelled", "")
+        self.event(self.core.executor_outcomes, number, [m.Failed(running.task, running.attempt, info, 1)])
+
+    def do_Kill(self, effect: effects.Kill) -> None:
+        running = self.running.get(effect.number)
+        if running is not None and effect.attempt == running.attempt:
+            self.kill_executor(effect.number)
+
+    def do_Spill(self, effect: effects.Spill) -> None:
+        ok = self.world.rng.random() < 0.8
+        answer = (effect.attempts, "") if ok else ([], "disk full")
+        self.world.after(0.05, lambda: self.event(self.core.spilled_files, *answer))
+
+    def use_memory(self, used: int) -> None:
+        """A look at memory finds ``used`` bytes in each executor that runs something."""
+        running = {number: one.attempt for number, one in self.running.items()
+                   if one is not None and number in self.core.executors}  # fmt: skip
+        self.event(self._look_at_memory, dict.fromkeys(running, used), running, self.core.in_memory * 100)
+
+    def do_StartFetch(self, effect: effects.StartFetch) -> None:
         self.world.after(self.world.rng.uniform(0.001, 0.05), lambda: self._fetch(effect))
 
-    def _fetch(self, effect: worker_core.StartFetch) -> None:
+    def _fetch(self, effect: effects.StartFetch) -> None:
         for peer in effect.holders:
             holder = self.world.workers.get(peer.name)
             works = self.world.rng.random() > 0.2 or not self.world.faulty
@@ -301,54 +356,79 @@ class SimWorker(Party):
                 return
         self.event(self.core.fetch_failed, effect.attempt)
 
-    def do_DeleteFiles(self, effect: worker_core.DeleteFiles) -> None:
+    def do_DeleteFiles(self, effect: effects.DeleteFiles) -> None:
         for attempt in effect.attempts:
             self.store.pop(attempt, None)
 
-    def do_LookForFiles(self, effect: worker_core.LookForFiles) -> None:
+    def do_LookForFiles(self, effect: effects.LookForFiles) -> None:
         absent = [attempt for attempt in effect.attempts if attempt not in self.store]
         self.core.verified(self.world.now, effect.attempts, absent)
 
-    def do_StopWorker(self, effect: worker_core.StopWorker) -> None:
+    def do_StopWorker(self, effect: effects.StopWorker) -> None:
         self.alive = False
+
+    def _look_at_memory(self, now: float, *usage: Any) -> None:
+        self.core.memory_used(now, *usage)
 
     # executors
 
-    def _run_next(self, slot: int) -> None:
-        """The executor reads a packet; its tasks run one after the other."""
-        if self.busy[slot] or not self.inboxes[slot]:
+    def _run_next(self, number: int) -> None:
+        """The executor reads a packet when it has nothing left of the one before; its tasks run one after the other."""
+        if self.running[number] is not None or number not in self.living:
             return
-        self.busy[slot] = True
-        content = self.inboxes[slot].pop(0)
-        self.functions[slot].update(one.fn for one in content if isinstance(one, m.WorkerFunction))
-        packet = [one for one in content if isinstance(one, m.Compute)]
-        if not self.functions[slot].issuperset(one.fn for one in packet):
-            raise SimulationFailed(f"an executor of {self.name} was given a task without its function")
-        self._run_packet(slot, packet, self.lives[slot])
+        while not self.packets[number]:
+            if not self.inboxes[number]:
+                return
+            self._read(number)
+        self._run(number, self.packets[number].pop(0), self.lives[number])
 
-    def _run_packet(self, slot: int, packet: list[m.Compute], life: int) -> None:
-        if not packet:
-            self.busy[slot] = False
-            self._run_next(slot)
-            return
-        compute = self.running[slot] = packet[0]
+    def _read(self, number: int) -> None:
+        content = self.inboxes[number].pop(0)
+        self.functions[number].update(one.fn for one in content if isinstance(one, m.WorkerFunction))
+        packet = [one for one in content if isinstance(one, m.Compute)]
+        if not self.functions[number].issuperset(one.fn for one in packet):
+            raise SimulationFailed(f"an executor of {self.name} was given a task without its function")
+        self.packets[number] += packet
+
+    def _run(self, number: int, compute: m.Compute, life: int) -> None:
+        self.running[number] = compute
         plan = self.world.plans[int(compute.args)]
         self.world.executions[plan.node] += 1
         duration = plan.seconds * self.world.rng.uniform(0.5, 1.5)
-        self.world.after(duration, lambda: self._end_task(slot, packet, plan, life))
+        then = self._wait if plan.waits else self._end_task
+        self.world.after(duration, lambda: then(number, plan, life))
 
-    def _end_task(self, slot: int, packet: list[m.Compute], plan: Plan, life: int) -> None:
-        if not self.alive or self.lives[slot] != life:
+    def _wait(self, number: int, plan: Plan, life: int) -> None:
+        """The task waits for others: what is behind it goes back, and it resumes when it has a slot again."""
+        if not self.alive or self.lives[number] != life:
             return
-        compute = packet[0]
+        compute = self.running[number]
+        assert compute is not None
+        unstarted, self.packets[number] = [one.attempt for one in self.packets[number]], []
+        self.event(self.core.executor_outcomes, number, [m.Waits(compute.attempt, unstarted)])
+
+        def resumes() -> None:
+            if self.alive and self.lives[number] == life:
+                while self.inboxes[number]:  # what came before the other side knew
+                    self._read(number)
+                self.waiting[number] = lambda: self._end_task(number, plan, life)
+                self.event(self.core.executor_outcomes, number, [m.Resumes(compute.attempt)])
+
+        self.world.after(plan.waits, resumes)
+
+    def _end_task(self, number: int, plan: Plan, life: int) -> None:
+        if not self.alive or self.lives[number] != life:
+            return
+        compute = self.running[number]
+        assert compute is not None
         if plan.poison:
-            self.kill_executor(slot)
+            self.kill_executor(number)
             return
         outcome = self._outcome(compute, plan)
-        self.running[slot] = None
-        self.event(self.core.executor_outcomes, slot, [outcome])
-        if self.alive and self.lives[slot] == life:
-            self._run_packet(slot, packet[1:], life)
+        self.running[number] = None
+        self.event(self.core.executor_outcomes, number, [outcome])
+        if self.alive and self.lives[number] == life:
+            self._run_next(number)
 
     def _outcome(self, compute: m.Compute, plan: Plan) -> m.Done | m.Failed | m.InputLost:
         inputs, lost = [], []
@@ -371,11 +451,11 @@ class SimWorker(Party):
         self.store[compute.attempt] = (value, compute.task)
         return m.Done(compute.task, compute.attempt, None, len(value), b"d", us)
 
-    def kill_executor(self, slot: int) -> None:
-        running = self.running.get(slot)
+    def kill_executor(self, number: int) -> None:
+        if number not in self.living:
+            return
+        running = self.running.get(number)
         if running is not None and self.world.rng.random() < 0.3 and self.world.plans[int(running.args)].large:
             self.store[running.attempt] = (b"made and never told of", running.task)
-        self.lives[slot] += 1
-        self.inboxes[slot], self.running[slot] = [], None
         attempt = running.attempt if running is not None else 0
-        self.world.after(0.001, lambda: self.event(self.core.executor_ended, slot, "SIGKILL", "", attempt))
+        self._dies(number, Death("SIGKILL", running=attempt, blame=self.world.rng.random() < 0.8))

@@ -44,6 +44,7 @@ class World:
         self.now = 0.0
         self.latency = self.rng.choice((0.0005, 0.005, 0.05))
         self.faulty = self.rng.random() < 0.85
+        self.start_faults = self.faulty and self.rng.random() < 0.2
         self.frame_faults = self.faulty and self.rng.random() < 0.6
         self.faults: Counter[str] = Counter()
         self.executions: Counter[int] = Counter()
@@ -62,7 +63,7 @@ class World:
 
     def _make_plans(self) -> list[Plan]:
         rng, plans = self.rng, []
-        trouble, picky = rng.random() < 0.3, rng.random() < 0.3
+        trouble, picky, patient = rng.random() < 0.3, rng.random() < 0.3, rng.random() < 0.3
         for node in range(rng.randint(3, 25)):
             inputs = rng.sample(range(node), min(node, rng.choice((0, 0, 1, 1, 2, 3))))
             kind = rng.random() if trouble else 1.0
@@ -77,7 +78,8 @@ class World:
                 resources={"GPU": rng.choice((300_000, 1_000_000))} if 0.2 < special < 0.4 else None,
             )
             plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05, poison=0.05 <= kind < 0.08,
-                              flaky=flaky, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)), options=options))  # fmt: skip
+                              flaky=flaky, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)), options=options,
+                              waits=rng.choice((0.0005, 0.05, 0.5)) if patient and rng.random() < 0.4 else 0.0))  # fmt: skip
         return plans
 
     # time
@@ -169,6 +171,13 @@ class World:
         self.faults[fault] += 1
         return fault
 
+    def start_fails(self) -> bool:
+        """Whether an executor that is started now dies before it is ready."""
+        if not self.start_faults or self.now > FAULT_S or self.rng.random() > 0.4:
+            return False
+        self.faults["executor does not start"] += 1
+        return True
+
     def greeting_fault(self) -> bool:
         """Whether the connection breaks while a greeting is on it."""
         if not self.faulty or self.now > FAULT_S or self.rng.random() > 0.05:
@@ -196,15 +205,20 @@ class World:
         self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, store))
 
     def _fault(self) -> None:
-        kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client"))
+        kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory"))
         self.faults[kind] += 1
         worker = self.workers[self.rng.choice(sorted(self.workers))]
         if kind == "cut" and worker.link is not None:
             worker.link.cut()
         elif kind == "kill worker":
             self.kill_worker(worker.name)
-        elif kind == "kill executor" and worker.alive and worker.core.slots[0].up:
-            worker.kill_executor(0)
+        elif kind == "kill executor" and worker.alive:
+            up = [number for number, one in worker.core.executors.items() if one.up]
+            if up:
+                worker.kill_executor(self.rng.choice(up))
+        elif kind == "memory" and worker.alive:
+            worker.use_memory(self.rng.choice((700, 900, 990, 1100)))
+            self.after(self.rng.choice((0.1, 1.0)), lambda: worker.use_memory(0))
         elif kind == "lose file" and worker.store:
             del worker.store[self.rng.choice(sorted(worker.store))]
         elif kind == "cut client":
@@ -300,6 +314,8 @@ class World:
                     continue
                 if record.state is State.FINISHED:
                     value = self._fetch(client, node)
+                    if record.state is State.ERROR and self._crashed_too_often(record):
+                        continue  # lost, and then the replay met as many faults as a task may
                     if value != expected:
                         raise SimulationFailed(f"node {node} has a wrong value")
                 elif expected is not None and not self._crashed_too_often(record):
@@ -310,8 +326,11 @@ class World:
                 raise SimulationFailed(f"run more than once without a fault: {again}")
 
     def _crashed_too_often(self, record: Record) -> bool:
-        """Random executor kills may hit one task as often as its crash_limit."""
-        return record.error is not None and record.error.kind == "TaskCrashed" and self.faults["kill executor"] >= 3
+        """Random kills may hit one task as often as its crash_limit, and memory one that did not use it."""
+        kind, kills = record.error.kind if record.error is not None else "", self.faults["kill executor"]
+        return (kind == "TaskCrashed" and kills + self.faults["kill worker"] >= 3) or (
+            kind == "MemoryLimitExceeded" and self.faults["memory"] > 0
+        )
 
     def _tainted(self) -> set[int]:
         """Nodes that a cancelled one leads to."""
@@ -323,6 +342,8 @@ class World:
 
     def _fetch(self, client: SimClient, node: int) -> bytes | None:
         for _ in range(10):
+            if client.futures[node].state is State.ERROR:
+                return None
             value = client.fetch(node)
             if value is not None:
                 return value

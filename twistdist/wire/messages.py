@@ -9,8 +9,9 @@ tags      between
 ========  ====================================================================================
 1 - 9     greetings: the first frames on a connection, outside the session's numbers
 10 - 29   client and scheduler
-30 - 59   scheduler and worker (32 to 35 also worker and executor)
+30 - 59   scheduler and worker (32 to 37 also worker and executor)
 60 - 69   bulk connections between holders of stored results and those who want them
+70 - 79   a worker's control process and its executors
 ========  ====================================================================================
 
 Integers that name things: ``cid`` a future's number within its client session, ``task`` a task's number on the scheduler,
@@ -94,10 +95,12 @@ class Stored(Struct, array_like=True, gc=False):
 
 
 class HelloClient(Message, tag=1):
-    """A client opens a session."""
+    """A client opens a session.  ``parent`` is the task in which it was made, 0 for one of a user's own: such a session is kept
+    while that task is unfinished, and ends with it."""
 
     session: int
     name: str = ""
+    parent: int = 0
 
 
 class HelloWorker(Message, tag=2):
@@ -258,7 +261,8 @@ class WorkerFunction(Message, tag=32):
 
 
 class Compute(Message, tag=33):
-    """Run a task.  ``limit`` is its time limit (0: none), ``cost`` how long the scheduler expects it to run (-1: unknown)."""
+    """Run a task.  ``limit`` is its time limit (0: none), ``cost`` how long the scheduler expects it to run (-1: unknown),
+    ``key`` what people call it."""
 
     task: int
     attempt: int
@@ -267,6 +271,7 @@ class Compute(Message, tag=33):
     inputs: list[Input] | None = None
     limit: float = 0.0
     cost: int = 0
+    key: str = ""
 
 
 class Done(Message, tag=34):
@@ -290,13 +295,18 @@ class Failed(Message, tag=35):
 
 
 class Crashed(Message, tag=36):
-    """An attempt's executor died; ``exit`` says how in words, ``kind`` names the error class when it was our doing."""
+    """An attempt's executor died; ``exit`` says how in words, ``kind`` names the error class when it was our doing.
+
+    ``when`` it died, as people write times, after the attempt had run for ``us`` microseconds.
+    """
 
     task: int
     attempt: int
     exit: str
     detail: str
     kind: str = ""
+    when: str = ""
+    us: int = 0
 
 
 class InputLost(Message, tag=37):
@@ -331,6 +341,20 @@ class WorkerLog(Message, tag=41):
     kind: str
     text: str
     attempt: int = 0
+
+
+class Intake(Message, tag=42):
+    """The worker runs no more than ``most`` tasks at a time from now on; ``why``, if that is fewer than its slots."""
+
+    most: int
+    why: str
+
+
+class Parked(Message, tag=43):
+    """The attempt waits for other tasks and does not use a slot; with ``parked`` False it does again."""
+
+    attempt: int
+    parked: bool
 
 
 class Recall(Message, tag=50):
@@ -393,10 +417,40 @@ class Absent(Message, tag=62):
     attempt: int
 
 
+# ---- control process and executors --------------------------------------------------------
+
+
+class Started(Message, tag=71):
+    """The executor is ready for tasks."""
+
+
+class Waits(Message, tag=72):
+    """The running task waits for others.  ``unstarted`` attempts, given behind it, go back."""
+
+    attempt: int
+    unstarted: list[int]
+
+
+class Resumes(Message, tag=73):
+    """What the task waited for is there; it goes on when GoOn comes."""
+
+    attempt: int
+
+
+class UsesClient(Message, tag=74):
+    """A task uses a client: executors forked from now on should have it loaded."""
+
+
+class GoOn(Message, tag=75):
+    """The attempt has a slot again."""
+
+    attempt: int
+
+
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions
 ToClient = Finished | Erred | Reply | Peer
-FromWorker = Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog
+FromWorker = Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
 ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer
 Bulk = Fetch | Data | Absent
 

@@ -1,0 +1,100 @@
+"""What a worker's core wants done: carried out by the edge, in order."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.wire import messages as m
+
+
+@attrs.frozen
+class StartExecutor:
+    """Fork executor ``number``, ``delay`` seconds from now."""
+
+    number: int
+    delay: float
+
+
+@attrs.frozen
+class EndExecutor:
+    """End an executor that has nothing to do."""
+
+    number: int
+
+
+@attrs.frozen
+class Give:
+    """Write these messages to the executor as one packet."""
+
+    number: int
+    messages: list[m.WorkerFunction | m.Compute | m.ForgetFunctions]
+
+
+@attrs.frozen
+class TakeBack:
+    """Read what the executor has not read yet; the answer is the event ``taken_back``."""
+
+    number: int
+
+
+@attrs.frozen
+class GoOn:
+    """The attempt that waited has a slot again."""
+
+    number: int
+    attempt: int
+
+
+@attrs.frozen
+class Interrupt:
+    """Raise an exception in the task if the executor is running ``attempt`` now; ``why`` is a name in ``executors.packets``."""
+
+    number: int
+    attempt: int
+    why: str
+
+
+@attrs.frozen
+class Kill:
+    """End the executor if it is running ``attempt`` now."""
+
+    number: int
+    attempt: int
+
+
+@attrs.frozen
+class StartFetch:
+    """Copy a file to the store from one of ``holders``; the answer is ``fetched`` or ``fetch_failed``."""
+
+    attempt: int
+    size: int
+    digest: bytes
+    holders: list[m.Peer]
+
+
+@attrs.frozen
+class DeleteFiles:
+    """Remove result files of these attempts from the store."""
+
+    attempts: list[int]
+
+
+@attrs.frozen
+class Spill:
+    """Move these files to the spill folder, oldest first; the answer is ``spilled``."""
+
+    attempts: list[int]
+
+
+@attrs.frozen
+class LookForFiles:
+    """Say with the event ``verified`` which of these files are not in the store."""
+
+    attempts: list[int]
+
+
+@attrs.frozen
+class StopWorker:
+    """The process should end."""
+
+    text: str

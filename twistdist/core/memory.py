@@ -1,0 +1,70 @@
+"""The memory ladder: what a worker does when its executors and results need more than it may use.  Pure.
+
+The steps are those of docs/executors.rst: results move to disk, then intake goes down to one task at a time, then the largest
+executor is ended.  Each has a lower mark at which it stops, so that it is not taken and given back in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+#: Shares of the limit: results move to disk above the first, until the second.
+SPILL_ABOVE, SPILL_UNTIL = 0.70, 0.60
+#: One task at a time above the first, until the second.
+PAUSE_ABOVE, PAUSE_UNTIL = 0.85, 0.80
+#: The largest executor is ended.
+STOP_ABOVE = 0.95
+
+
+@attrs.frozen
+class Limits:
+    """Bytes; 0: none.  ``worker`` bounds executors and results in memory together, ``executor`` one executor."""
+
+    worker: int = 0
+    executor: int = 0
+
+
+@attrs.frozen
+class Stop:
+    """Executor ``number`` has ``size`` bytes, and ``limit`` is broken: the worker's, or that of one executor."""
+
+    number: int
+    size: int
+    limit: int
+    of_worker: bool
+
+
+@attrs.frozen
+class Verdict:
+    """``spill`` bytes of results should move to disk; ``pause``: one task at a time; ``stop`` this executor."""
+
+    spill: int = 0
+    pause: bool = False
+    stop: Stop | None = None
+
+
+def judge(limits: Limits, executors: Mapping[int, int], stored: int, paused: bool) -> Verdict:
+    """``executors``: bytes of each running executor; ``stored``: bytes of results in memory; ``paused``: the verdict before."""
+    largest = max(executors, key=executors.__getitem__, default=None)
+    if largest is not None and limits.executor and executors[largest] > limits.executor:
+        return Verdict(pause=paused, stop=Stop(largest, executors[largest], limits.executor, False))
+    limit = limits.worker
+    if not limit:
+        return Verdict()
+    used = sum(executors.values()) + stored
+    spill = min(stored, int(used - SPILL_UNTIL * limit)) if used > SPILL_ABOVE * limit else 0
+    pause = used > (PAUSE_UNTIL if paused else PAUSE_ABOVE) * limit
+    # What can still go to disk is not held against an executor, unless that is too much by itself.
+    too_much = used - stored > STOP_ABOVE * limit or (used > STOP_ABOVE * limit and not spill)
+    stop = Stop(largest, executors[largest], limit, True) if too_much and largest is not None else None
+    return Verdict(spill, pause, stop)
+
+
+def in_words(size: int) -> str:
+    """``1.5 GiB``, as people write sizes."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size} bytes"

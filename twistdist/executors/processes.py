@@ -1,0 +1,83 @@
+"""What the kernel says of processes: how one ended, what memory it has, whether the kernel killed somebody for memory.
+
+Read from /proc; where that does not exist the answers are "nothing known".
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from twistdist.executors.packets import EXIT_DESCRIPTORS, EXIT_START
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def exit_in_words(status: int) -> str:
+    """How a process ended, for people; ``status`` as of ``os.waitstatus_to_exitcode``."""
+    if status == EXIT_DESCRIPTORS:
+        return "the task closed the descriptors of its executor, and its outcome can't be told"
+    if status == EXIT_START:
+        return "an error while starting; its message is in the worker's log"
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        number = signal.Signals(-status)
+    except ValueError:
+        return f"signal {-status}"
+    return f"{number.name} ({signal.strsignal(number)})"
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat") as stream:
+            return next((int(line.split()[1]) for line in stream if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of anonymous memory of a process and its descendants.  Mapped files (the store's too) do not count."""
+    total, todo = 0, [pid]
+    while todo:
+        one = todo.pop()
+        try:
+            with open(f"/proc/{one}/statm") as stream:
+                _, resident, shared, *_ = stream.read().split()
+            with open(f"/proc/{one}/task/{one}/children") as stream:
+                todo += map(int, stream.read().split())
+        except OSError:
+            continue  # it has ended meanwhile, or this system does not say
+        total += (int(resident) - int(shared)) * _PAGE_BYTES
+    return total
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less where its control group says so."""
+    found = [os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes", *_own_groups()):
+        try:
+            with open(path) as stream:
+                text = stream.read().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            found.append(int(text))
+    return min(found)
+
+
+def _own_groups() -> list[str]:
+    """The files with the memory limits of this process's control groups, versions 1 and 2."""
+    paths = []
+    try:
+        with open("/proc/self/cgroup") as stream:
+            for line in stream:
+                _, kinds, group = line.strip().split(":", 2)
+                if kinds == "memory":
+                    paths.append(f"/sys/fs/cgroup/memory{group}/memory.limit_in_bytes")
+                elif not kinds:
+                    paths.append(f"/sys/fs/cgroup{group}/memory.max")
+    except OSError:
+        return []
+    return paths
