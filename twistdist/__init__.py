@@ -23,6 +23,7 @@ _HOMES = {
     "wait": "twistdist.net.futures",
     "progress": "twistdist.net.futures",
     "LocalCluster": "twistdist.net.cluster",
+    "current_attempt": "twistdist.executors.context",
 }
 
 __all__ = [
@@ -32,11 +33,13 @@ __all__ = [
     "__version__",
     "as_completed",
     "connect",
+    "current_attempt",
     "progress",
     "wait",
 ]
 
 if TYPE_CHECKING:
+    from twistdist.executors.context import current_attempt
     from twistdist.net.client import Client, connect
     from twistdist.net.cluster import LocalCluster
     from twistdist.net.futures import Future, as_completed, progress, wait

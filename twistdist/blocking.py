@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from twistdist.config import as_secret
 from twistdist.core.client import Record, State
 from twistdist.errors import TwistdistError
+from twistdist.executors import context
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
 from twistdist.net.cluster import LocalCluster as _LocalCluster
@@ -31,7 +32,10 @@ from twistdist.net.timers import use_monotonic_time
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 
-__all__ = ["Client", "Future", "LocalCluster", "as_completed", "progress", "wait"]
+__all__ = ["Client", "Future", "LocalCluster", "as_completed", "current_client", "progress", "wait"]
+
+#: Seconds that a task waits before it gives up its slot: less is over before another executor would have started.
+PARK_AFTER_S = 0.002
 
 T = TypeVar("T")
 
@@ -65,7 +69,12 @@ class _Loop:
         self.check()
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.reactor.callFromThread(self._run, function, outcome)
-        return outcome.result(timeout)
+        if context.current() is None:
+            return outcome.result(timeout)
+        done = threading.Event()
+        outcome.add_done_callback(lambda _: done.set())
+        _wait(done.wait, timeout)
+        return outcome.result(0)
 
     @staticmethod
     def _run(function: Callable[[], Any], outcome: concurrent.futures.Future[Any]) -> None:
@@ -79,6 +88,27 @@ class _Loop:
             raise TwistdistError("a client can't be used in a process forked after it was made; make another client there")
         if threading.current_thread() is self.thread:
             raise TwistdistError("a blocking call in a callback would wait for itself; use the future's add_done_callback")
+
+
+def _wait(wait: Callable[[float | None], bool], timeout: float | None) -> bool:
+    """``wait(timeout)``; in a task that takes longer than an instant its slot is given up meanwhile."""
+    task = context.current()
+    if task is None:
+        return wait(timeout)
+    if wait(PARK_AFTER_S if timeout is None else min(timeout, PARK_AFTER_S)):
+        return True
+    left = None if timeout is None else timeout - PARK_AFTER_S
+    if left is not None and left <= 0:
+        return False
+    with task.parked():
+        return wait(left)
+
+
+class _ParkingEvent(threading.Event):
+    """What ``concurrent.futures.wait`` and ``as_completed`` wait on, in a task."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return _wait(super().wait, timeout)
 
 
 _loop: _Loop | None = None
@@ -100,6 +130,11 @@ class _Waiters(list[Any]):
         super().__init__()
         self._session, self.future = session, future
         self._told = future.done()
+
+    def append(self, waiter: Any) -> None:
+        if context.current() is not None and type(waiter.event) is threading.Event:
+            waiter.event = _ParkingEvent()
+        super().append(waiter)
 
     def tell(self) -> None:
         """The future has ended.  Each waiter hears it once, though the record may be told anew after a replay."""
@@ -126,8 +161,8 @@ class _Waiters(list[Any]):
 class _Session(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
-    def __init__(self, reactor: Any, address: str, secret: bytes) -> None:
-        super().__init__(reactor, address, secret)
+    def __init__(self, reactor: Any, address: str, secret: bytes, parent: net_client.Parent | None = None) -> None:
+        super().__init__(reactor, address, secret, parent)
         self.loop = _get_loop()
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
         self.condition = threading.Condition()
@@ -179,11 +214,13 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         record, condition, loop = self._record, self._client.condition, self._client.loop
         if record.state is State.PENDING:
             loop.check()
-            end = None if timeout is None else time.monotonic() + timeout
-            with condition:
-                while record.state is State.PENDING:
-                    if not condition.wait(None if end is None else end - time.monotonic()):
-                        raise concurrent.futures.TimeoutError(f"{self.key} has not ended after {timeout:g} s")
+
+            def ended(seconds: float | None) -> bool:
+                with condition:
+                    return condition.wait_for(lambda: record.state is not State.PENDING, seconds)
+
+            if not _wait(ended, timeout):
+                raise concurrent.futures.TimeoutError(f"{self.key} has not ended after {timeout:g} s")
         if record.value is not None:
             return record.value
         if record.error is not None:
@@ -229,6 +266,8 @@ class Client:
     ``timeout`` in the methods is in seconds; ``TimeoutError`` when it is over.
     """
 
+    _parent: net_client.Parent | None = None  # in a task's own client
+
     def __init__(self, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
                  **local: Any) -> None:  # fmt: skip
         self._cluster: LocalCluster | None = None
@@ -239,9 +278,13 @@ class Client:
         elif local:
             raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
         self._loop = _get_loop()
-        the_secret, where = as_secret(secret), address
+        the_secret, where, parent = as_secret(secret), address, self._parent
+
+        def opened() -> Any:
+            return _Session(self._loop.reactor, where, the_secret, parent).open(timeout)
+
         try:
-            self._session: _Session = self._loop.call(lambda: _Session(self._loop.reactor, where, the_secret).open(timeout))
+            self._session: _Session = self._loop.call(opened)
         except BaseException:
             self._end_cluster()
             raise
@@ -349,6 +392,23 @@ class Client:
         if os.getpid() == self._loop.pid:
             self._call(self._session.close)
             self._end_cluster()
+
+
+def current_client() -> Client:
+    """The client of the running task, with which it can submit tasks and wait for them; it ends with the task.
+
+    A task that waits gives up its slot meanwhile.  When the task is run again, what it submitted before is found and not
+    computed again.  ``TwistdistError`` outside of a task.
+    """
+    task = context.current()
+    if task is None:
+        raise TwistdistError("current_client() has a meaning only inside a task; elsewhere make a Client")
+    if task.client is None:
+        task.uses_client()
+        kind = type("Client", (Client,), {"_parent": net_client.Parent(task.task, task.key)})
+        task.client = kind(task.address, secret=task.secret)
+    client: Client = task.client
+    return client
 
 
 class Executor(concurrent.futures.Executor):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from twistdist.core import effects as fx
+from twistdist.core import pool
 from twistdist.core import worker as core
+from twistdist.core.memory import Limits
+from twistdist.core.pool import Death
 from twistdist.wire import messages as m
 
 
@@ -32,7 +36,7 @@ def compute(number, cost=-1, **fields):
 
 
 def given(worker):
-    return [one.attempt for give in effects(worker, core.Give) for one in give.messages if isinstance(one, m.Compute)]
+    return [one.attempt for give in effects(worker, fx.Give) for one in give.messages if isinstance(one, m.Compute)]
 
 
 def test_unknown_tasks_go_one_by_one_and_short_ones_together():
@@ -43,17 +47,17 @@ def test_unknown_tasks_go_one_by_one_and_short_ones_together():
     assert given(worker) == [2]
     worker = make()
     worker.receive(0.0, [compute(n, cost=50) for n in range(1, 200)])
-    assert len(given(worker)) == core.WINDOW_US // 50
+    assert len(given(worker)) == pool.WINDOW_US // 50
 
 
 def test_the_function_goes_to_an_executor_once_and_again_to_a_new_one():
     worker = make()
     worker.receive(0.0, [compute(1)])
-    assert [type(one) for one in effects(worker, core.Give)[0].messages] == [m.WorkerFunction, m.Compute]
-    worker.executor_ended(0.0, 0, "SIGKILL", "", 1)
+    assert [type(one) for one in effects(worker, fx.Give)[0].messages] == [m.WorkerFunction, m.Compute]
+    worker.executor_ended(0.0, 0, Death("SIGKILL", "", 1))
     worker.executor_started(0.0, 0)
     worker.receive(0.0, [compute(2)])
-    assert [type(one) for one in effects(worker, core.Give)[-1].messages] == [m.WorkerFunction, m.Compute]
+    assert [type(one) for one in effects(worker, fx.Give)[-1].messages] == [m.WorkerFunction, m.Compute]
 
 
 def test_only_the_running_attempt_is_charged():
@@ -61,7 +65,7 @@ def test_only_the_running_attempt_is_charged():
     worker.receive(0.0, [compute(n, cost=10) for n in (1, 2, 3)])
     effects(worker)
     worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
-    worker.executor_ended(0.0, 0, "SIGSEGV", "stack", 2)
+    worker.executor_ended(0.0, 0, Death("SIGSEGV", "stack", 2))
     crashed = [one for one in said(worker) if isinstance(one, m.Crashed)]
     assert [(one.attempt, one.exit) for one in crashed] == [(2, "SIGSEGV")]
     worker.executor_started(0.0, 0)
@@ -71,11 +75,11 @@ def test_only_the_running_attempt_is_charged():
 def test_when_all_executors_die_together_nobody_is_charged_at_first():
     worker = make()
     worker.receive(0.0, [compute(1)])
-    for _ in range(core.MOST_EXPOSED - 1):
-        worker.executor_ended(0.0, 0, "template died", "", 1, blame=False)
+    for _ in range(pool.MOST_EXPOSED - 1):
+        worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
         worker.executor_started(0.0, 0)
         assert not [one for one in said(worker) if isinstance(one, m.Crashed)]
-    worker.executor_ended(0.0, 0, "template died", "", 1, blame=False)
+    worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
     assert [one.attempt for one in said(worker) if isinstance(one, m.Crashed)] == [1]
 
 
@@ -83,17 +87,17 @@ def test_a_dead_executor_s_half_made_file_is_removed():
     worker = make()
     worker.receive(0.0, [compute(1)])
     effects(worker)
-    worker.executor_ended(0.0, 0, "SIGKILL", "", 1)
-    assert core.DeleteFiles([1]) in effects(worker)
+    worker.executor_ended(0.0, 0, Death("SIGKILL", "", 1))
+    assert fx.DeleteFiles([1]) in effects(worker)
 
 
 def test_an_executor_that_does_not_start_is_started_again_ever_later():
     worker = make()
     delays = []
     for _ in range(12):
-        worker.executor_ended(0.0, 0, "exit code 1", "", 0)
-        delays.append(effects(worker, core.StartExecutor)[0].delay)
-    assert delays == sorted(delays) and delays[0] == core.BACKOFF_S and delays[-1] == core.LONGEST_BACKOFF_S
+        worker.executor_ended(0.0, 0, Death("exit code 1", "", 0))
+        delays.append(effects(worker, fx.StartExecutor)[0].delay)
+    assert delays == sorted(delays) and delays[0] == pool.BACKOFF_S and delays[-1] == pool.LONGEST_BACKOFF_S
     assert [one.kind for one in said(worker) if isinstance(one, m.WorkerLog)] == ["executor does not start"] * 2
 
 
@@ -102,7 +106,7 @@ def test_recall_takes_back_what_was_not_read():
     worker.receive(0.0, [compute(n, cost=3000) for n in (1, 2, 3, 4)])
     assert given(worker) == [1, 2]
     worker.receive(0.0, [m.Recall([2, 3, 4])])
-    assert effects(worker, core.TakeBack) == [core.TakeBack(0)]
+    assert effects(worker, fx.TakeBack) == [fx.TakeBack(0)]
     worker.taken_back(0.0, 0, [2])
     assert [one for one in said(worker) if isinstance(one, m.Recalled)] == [m.Recalled([2, 3, 4])]
     assert set(worker.jobs) == {1}
@@ -114,8 +118,8 @@ def test_a_running_task_that_nobody_wants_is_ended_after_a_moment():
     effects(worker)
     worker.receive(0.0, [m.Abort([1], False)])
     assert effects(worker) == []
-    worker.tick(core.ABANDONED_S)
-    assert core.Interrupt(0, 1) in effects(worker)
+    worker.tick(pool.ABANDONED_S)
+    assert fx.Interrupt(0, 1, "cancelled") in effects(worker)
 
 
 def test_a_function_that_may_have_been_taken_back_is_sent_again():
@@ -123,7 +127,7 @@ def test_a_function_that_may_have_been_taken_back_is_sent_again():
     worker.receive(0.0, [compute(1, cost=50), compute(2, cost=50)])
     effects(worker)
     worker.receive(0.0, [m.Abort([1], True), compute(3, cost=50)])  # its packet is composed in the turn of the TakeBack
-    kinds = [type(one) for give in effects(worker, core.Give) for one in give.messages]
+    kinds = [type(one) for give in effects(worker, fx.Give) for one in give.messages]
     assert kinds == [m.WorkerFunction, m.Compute]
 
 
@@ -133,7 +137,7 @@ def test_an_input_named_twice_is_fetched_once_and_the_task_runs_once():
         worker.receive(0.0, [m.Peer(9, "p", "elsewhere", "/theirs", "tcp:y:1")])
         source = [m.Input(5, 50, None, 10, b"d", [9]), m.Input(5, 50, None, 10, b"d", [9])]
         worker.receive(0.0, [compute(1, inputs=source)])
-        assert len(effects(worker, core.StartFetch)) == 1
+        assert len(effects(worker, fx.StartFetch)) == 1
         if success:
             worker.fetched(0.0, 50)
             assert given(worker) == [1] and all(one.path == "/mine/32" for one in source)
@@ -149,7 +153,7 @@ def test_inputs_of_a_worker_on_this_host_are_mapped_and_fetched_when_that_fails(
     worker.receive(0.0, [compute(1, inputs=[source])])
     assert given(worker) == [1] and source.path == "/theirs/32"
     worker.executor_outcomes(0.0, 0, [m.InputLost(1, 1, [(50, 0)])])
-    assert len(effects(worker, core.StartFetch)) == 1
+    assert len(effects(worker, fx.StartFetch)) == 1
 
 
 def test_a_finished_outcome_is_told_in_every_hello_until_one_is_accepted():
@@ -170,4 +174,155 @@ def test_a_time_limit_keeps_no_arguments():
     for n in range(1, 50):
         worker.receive(0.0, [compute(n, limit=3600.0)])
         worker.executor_outcomes(0.0, 0, [m.Done(n, n, b"", 0, b"", 5)])
-    assert not worker.jobs and all(isinstance(subject, tuple) for *_, subject in worker._alarms)
+    assert not worker.jobs and all(isinstance(subject, int) for *_, subject in worker._alarms)
+
+
+def crashes(worker):
+    return [one for one in said(worker) if isinstance(one, m.Crashed)]
+
+
+def test_a_time_limit_interrupts_first_and_kills_after_the_grace():
+    worker = make()
+    worker.receive(0.0, [compute(1, limit=2.0)])
+    worker.tick(2.0)
+    assert fx.Interrupt(0, 1, "time limit") in effects(worker)
+    worker.tick(2.0 + pool.GRACE_S)
+    assert fx.Kill(0, 1) in effects(worker)
+    worker.executor_ended(2.6, 0, Death("SIGKILL", "stack", 1))
+    (crash,) = crashes(worker)
+    assert crash.kind == "TimeLimitExceeded" and "2 s" in crash.exit
+
+
+def test_what_an_interrupted_task_returns_does_not_count():
+    worker = make()
+    worker.receive(0.0, [compute(1, limit=2.0)])
+    worker.tick(2.0)
+    effects(worker)
+    worker.executor_outcomes(2.1, 0, [m.Done(1, 1, None, 10_000, b"d", 5)])
+    (crash,) = crashes(worker)
+    assert crash.kind == "TimeLimitExceeded" and not worker.stored
+    assert fx.DeleteFiles([1]) in effects(worker)
+
+
+def test_a_task_that_waits_gives_up_its_slot_and_resumes_before_others():
+    worker = make()
+    worker.receive(0.0, [compute(1, cost=50), compute(2, cost=50), compute(3)])
+    assert given(worker) == [1, 2]
+    worker.executor_outcomes(0.0, 0, [m.Waits(1, [2])])
+    assert effects(worker) == [fx.TakeBack(0), fx.StartExecutor(1, 0.0)]
+    worker.executor_started(0.0, 1)
+    assert given(worker) == [2]
+    worker.executor_outcomes(0.0, 0, [m.Resumes(1)])
+    assert effects(worker, fx.GoOn) == []  # the one slot is in use
+    worker.executor_outcomes(0.0, 1, [m.Done(2, 2, b"", 0, b"", 5)])
+    found = effects(worker)
+    assert fx.GoOn(0, 1) in found and not [one for one in found if isinstance(one, fx.Give)]
+    assert [one for one in said(worker) if isinstance(one, m.Parked)] == [m.Parked(1, True), m.Parked(1, False)]
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"", 0, b"", 5)])
+    assert given(worker) == [3]
+
+
+def test_a_parked_executor_that_dies_is_charged_and_needs_no_other():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    worker.executor_outcomes(0.0, 0, [m.Waits(1, [])])
+    worker.executor_started(0.0, 1)
+    effects(worker)
+    worker.executor_ended(0.0, 0, Death("SIGSEGV", "", 1))
+    assert [one.attempt for one in crashes(worker)] == [1]
+    assert effects(worker, fx.StartExecutor) == [] and set(worker.active) == {1} and not worker.parked
+
+
+def test_executors_that_stay_after_many_waits_are_bounded():
+    worker = make()
+    for n in range(1, 20):
+        worker.receive(0.0, [compute(n)])
+        (number,) = [e.number for e in worker.executors.values() if n in e.given]
+        worker.executor_outcomes(0.0, number, [m.Waits(n, [])])
+        for start in effects(worker, fx.StartExecutor):
+            worker.executor_started(0.0, start.number)
+        worker.executor_outcomes(0.0, number, [m.Resumes(n)])
+        worker.executor_outcomes(0.0, number, [m.Done(n, n, b"", 0, b"", 5)])
+        for end in effects(worker, fx.EndExecutor):
+            worker.executor_ended(0.0, end.number, Death("exit code 0"))
+    assert len(worker.executors) <= 2 * worker.slots
+
+
+def test_threads_that_an_earlier_task_left_make_the_next_one_run_where_none_has_been():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"", 0, b"", 5)])
+    worker.receive(0.0, [compute(2)])
+    effects(worker)
+    worker.executor_ended(0.0, 0, Death("SIGSEGV", "", 2, blame=False))
+    assert crashes(worker) == []
+    worker.executor_started(0.0, 0)
+    assert given(worker) == [2]
+    worker.executor_ended(0.0, 0, Death("SIGSEGV", "", 2))  # a fresh executor: no doubt now
+    assert [one.attempt for one in crashes(worker)] == [2]
+
+
+def test_an_exposed_task_makes_an_idle_executor_give_way_to_a_fresh_one():
+    worker = make(2)
+    worker.receive(0.0, [compute(1), compute(2)])
+    worker.executor_outcomes(0.0, 1, [m.Done(2, 2, b"", 0, b"", 5)])
+    effects(worker)
+    worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
+    assert fx.EndExecutor(1) in effects(worker)
+
+
+def test_executors_that_do_not_start_stop_the_intake_until_one_does():
+    worker = make()
+    worker.receive(0.0, [compute(1), compute(2)])
+    worker.executor_ended(0.0, 0, Death("SIGKILL", "", 1))
+    for _ in range(pool.MOST_FAILED_STARTS):
+        worker.executor_ended(0.0, 0, Death("no more memory"))
+    told = said(worker)
+    assert [(one.most, "no more memory" in one.why) for one in told if isinstance(one, m.Intake)] == [(0, True)]
+    assert [one.attempts for one in told if isinstance(one, m.Recalled)] == [[2]]
+    worker.receive(0.0, [compute(3)])  # was on its way
+    assert m.Recalled([3]) in said(worker)
+    worker.executor_started(0.0, 0)
+    assert said(worker) == [m.Intake(1, "")]
+
+
+def test_the_memory_ladder():
+    worker = make(2, limits=Limits(1000, 0))
+    worker.receive(0.0, [compute(1), compute(2)])
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, None, 300, b"d", 5)])
+    worker.receive(0.0, [compute(3), compute(4)])
+    effects(worker)
+    said(worker)
+    assert worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300) == pool.LOOK_CLOSELY_S
+    assert effects(worker) == [fx.Spill([1])]
+    worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300)
+    assert effects(worker) == []  # it is being done
+    worker.spilled_files(0.0, [1])
+    assert worker.in_memory == 0
+    worker.memory_used(0.0, {0: 700, 1: 200}, {0: 3, 1: 2}, 0)
+    told = said(worker)
+    assert told[0].most == 1 and "memory" in told[0].why and told[1] == m.Recalled([4])
+    worker.memory_used(0.0, {0: 760, 1: 200}, {0: 3, 1: 2}, 0)
+    assert effects(worker) == [fx.Kill(0, 3)]
+    worker.executor_ended(0.0, 0, Death("SIGKILL", "", 3))
+    (crash,) = crashes(worker)
+    assert crash.kind == "MemoryLimitExceeded" and "760 bytes" in crash.exit and "1000 bytes" in crash.exit
+    worker.memory_used(0.0, {1: 200}, {1: 2}, 0)
+    assert m.Intake(2, "") in said(worker)
+
+
+def test_the_least_recently_used_results_leave_memory_first():
+    worker = make(limits=Limits(1000, 0))
+    for n in (1, 2, 3):
+        worker.receive(0.0, [compute(n)])
+        worker.executor_outcomes(0.0, 0, [m.Done(n, n, None, 250, b"d", 5)])
+    worker.receive(0.0, [compute(4, inputs=[m.Input(1, 1, None, 250, b"d", [])])])
+    effects(worker)
+    worker.memory_used(0.0, {}, {}, 750)
+    assert effects(worker) == [fx.Spill([2])]
+    worker.spilled_files(0.0, [], "disk full")
+    assert [one.text for one in said(worker) if isinstance(one, m.WorkerLog)] == ["disk full"]
+    worker.memory_used(1.0, {}, {}, 750)
+    assert effects(worker) == []  # not again at once
+    worker.memory_used(1.0 + pool.SPILL_PAUSE_S, {}, {}, 750)
+    assert effects(worker) == [fx.Spill([2])]

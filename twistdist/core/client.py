@@ -62,10 +62,10 @@ class FunctionRef:
 
 
 class Client:
-    """The pure core of one session."""
+    """The pure core of one session; ``parent`` is the task in which it was made, 0 outside of tasks."""
 
-    def __init__(self, session: int, name: str = "") -> None:
-        self.name = name
+    def __init__(self, session: int, name: str = "", parent: int = 0) -> None:
+        self.name, self.parent = name, parent
         self.dialer = Dialer(session)
         self.records: dict[int, Record] = {}
         self.peers: dict[int, m.Peer] = {}
@@ -187,7 +187,7 @@ class Client:
         if self.dialer.refused:
             self.dialer.refused = False  # once: what is asked for from now on is for the new session
             self._start_over()
-        return m.HelloClient(self.dialer.number, self.name)
+        return m.HelloClient(self.dialer.number, self.name, self.parent)
 
     def _start_over(self) -> None:
         self.questions_before = self._queries

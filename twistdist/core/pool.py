@@ -417,9 +417,10 @@ class Pool:
             self.effects.append(effects.Kill(executor.number, job.attempt))
             self._alarm(now + KILL_S, self._kill, job)
 
-    def _time_over(self, now: float, job: Job) -> None:
-        executor = self._has(job)
-        if executor is not None:
+    def _time_over(self, now: float, attempt: int) -> None:
+        job = self.jobs.get(attempt)
+        executor = self._has(job) if job is not None else None
+        if job is not None and executor is not None:
             text = f"it ran longer than its time_limit of {job.compute.limit:g} s and was ended"
             executor.ending = Ending(job.attempt, "TimeLimitExceeded", text)
             self._interrupt(now, (job, "time limit"))
@@ -539,7 +540,7 @@ class Pool:
         executor.expected_us += job.cost
         job.executor = executor
         if job.compute.limit:
-            self._alarm(now + job.compute.limit, self._time_over, job)
+            self._alarm(now + job.compute.limit, self._time_over, job.attempt)  # not the job: it may have ended long before
 
     def _level(self, now: float) -> None:
         """An executor is idle and another has tasks waiting behind one that takes long: take those back."""

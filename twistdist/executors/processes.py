@@ -18,7 +18,7 @@ def exit_in_words(status: int) -> str:
     if status == EXIT_DESCRIPTORS:
         return "the task closed the descriptors of its executor, and its outcome can't be told"
     if status == EXIT_START:
-        return "an error while starting; its message is in the worker's log"
+        return "an error of the executor itself; its message is in the worker's log"
     if status >= 0:
         return f"exit code {status}"
     try:

@@ -134,6 +134,9 @@ class Service:
     secret: bytes
 
 
+#: Where the output of tasks goes; a namespace of its own, so that it can be shown where the rest is not.
+_OUTPUT = Logger(namespace="twistdist.tasks")
+
 _ENDS = frozenset({m.Done, m.Failed, m.InputLost})
 
 
@@ -142,7 +145,6 @@ class Supervisor:
     have numbers below ``entries``."""
 
     _log = Logger()
-    _output = Logger(namespace="twistdist.tasks")
 
     def __init__(self, reactor: Any, store: str, entries: int, listener: Listener, service: Service) -> None:
         self._reactor, self._store, self._listener, self._service = reactor, store, listener, service
@@ -368,9 +370,8 @@ class Supervisor:
         """The Python stack that faulthandler wrote, and the last lines of the task's standard error."""
         parts = []
         path = packets.stack_path(self._store, executor.number)
-        if executor.pid and os.path.exists(path):
-            with open(path, "rb") as file:
-                parts.append(file.read(MOST_STACK_BYTES).decode("utf-8", "replace").strip())
+        with contextlib.suppress(OSError), open(path, "rb") as file:  # where there is none, nothing is known
+            parts.append(_users_part(file.read(MOST_STACK_BYTES).decode("utf-8", "replace").strip()))
         lines = executor.streams[1].lines
         if running and lines.tail_of == running and lines.tail:
             parts.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in lines.tail))
@@ -401,7 +402,7 @@ class Supervisor:
     def _log_lines(self, executor: _Executor, stream: _Stream, lines: Iterable[tuple[int, str]]) -> None:
         for attempt, line in lines:
             key = executor.keys.get(attempt) or (f"attempt {attempt:x}" if attempt else "an executor")
-            self._output.info("{key} {stream}: {line}", key=key, stream=stream.name, line=line, worker=self._service.worker)
+            _OUTPUT.info("{key} {stream}: {line}", key=key, stream=stream.name, line=line, worker=self._service.worker)
 
     # ---- outcomes ---------------------------------------------------------------------------
 
@@ -563,3 +564,13 @@ class Supervisor:
                 used[number] = memory_of(executor.pid)
                 running[number] = self._page.get(number)[0]
         return used, running
+
+
+def _users_part(stack: str) -> str:
+    """faulthandler's text without the frames of the executor below the task's."""
+    lines, ours = [], False
+    for line in stack.splitlines():
+        ours = (ours or os.path.join("executors", "child.py") in line) and line.startswith("  ")
+        if not ours:
+            lines.append(line)
+    return "\n".join(lines)

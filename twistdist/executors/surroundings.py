@@ -60,8 +60,8 @@ class Surroundings:
             return None
         return found.st_dev, found.st_ino
 
-    def restore(self) -> list[str]:
-        """Put back what is not as it was; what that was, in words."""
+    def restore(self, closely: bool = False) -> list[str]:
+        """Put back what is not as it was; what that was, in words.  ``closely``: look at everything, whatever it costs."""
         changed: list[str] = []
         if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
             sys.stdout, sys.stderr = self._stdout, self._stderr
@@ -78,7 +78,7 @@ class Surroundings:
                 with contextlib.suppress(ValueError, OSError, TypeError):
                     _setsignal(number, before)
                 changed.append(f"the handler of signal {number}")
-        if _now() - self._looked > LOOK_NS:
+        if closely or _now() - self._looked > LOOK_NS:
             self._look_closely(changed)
             self._looked = _now()
         return changed

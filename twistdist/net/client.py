@@ -7,7 +7,7 @@ import itertools
 import os
 import pickle
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -41,6 +41,21 @@ MAP_CHUNK = 1_000
 MOST_FETCHES = 8
 
 
+@attrs.define(eq=False)
+class Parent:
+    """The task in which a client was made: its number and key, and how often it has submitted what."""
+
+    task: int
+    key: str
+    _submitted: Counter[str] = attrs.field(factory=Counter)
+
+    def child_key(self, name: str, call: str) -> str:
+        """A key for a call of ``name`` that is the same when the parent is run again and does the same."""
+        count = self._submitted[call] = self._submitted[call] + 1
+        digest = hashlib.blake2b(f"{self.key}\0{call}\0{count}".encode("utf-8", "surrogatepass"), digest_size=16)
+        return f"{name}-{digest.hexdigest()}"
+
+
 class Client:
     """One session with a scheduler.  Made by :func:`connect`.
 
@@ -50,9 +65,10 @@ class Client:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: str, secret: bytes) -> None:
+    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None) -> None:
         self.reactor = reactor
-        self._core = core.Client(secrets.randbits(62))
+        self._core = core.Client(secrets.randbits(62), parent=parent.task if parent is not None else 0)
+        self._parent = parent
         self._origin = f"{self._core.dialer.number:x}"[:8]
         self._orders: deque[tuple[Any, ...]] = deque()
         self._woken = False
@@ -239,6 +255,8 @@ class Client:
                 )
             inputs = self._own(found) if found else ()
             key = self._key(options, number if batch else -1, ref, data, found)
+            if key is None and self._parent is not None:
+                key = self._parent.child_key(ref.name, _call_digest(ref, data, found))
             record = Record(next(self._cids))
             futures.append(make(record, key or generated))
             chunk.append((record, ref, data, inputs, key, options.wire))
@@ -267,10 +285,7 @@ class Client:
     @staticmethod
     def _key(options: TaskOptions, number: int, ref: FunctionRef, data: bytes, found: list[Any]) -> str | None:
         if options.pure:
-            digest = hashlib.blake2b(ref.digest + data, digest_size=16)
-            for future in found:
-                digest.update(b"\0" + future.key.encode())
-            return f"{ref.name}-{digest.hexdigest()}"
+            return f"{ref.name}-{_call_digest(ref, data, found)}"
         key = options.key
         if key is None:
             return None
@@ -488,6 +503,14 @@ class Client:
     def shutdown(self) -> Deferred[None]:
         """Stop the whole cluster: workers, scheduler, and this client."""
         return self._query("shutdown").addCallback(lambda _: self.close())
+
+
+def _call_digest(ref: FunctionRef, data: bytes, found: Iterable[Any]) -> str:
+    """What a call computes: equal for equal functions, arguments and keys of inputs."""
+    digest = hashlib.blake2b(ref.digest + data, digest_size=16)
+    for future in found:
+        digest.update(b"\0" + future.key.encode())
+    return digest.hexdigest()
 
 
 _RELEASED = m.ErrorInfo("DataLost", "", "the future was released")

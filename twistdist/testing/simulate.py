@@ -314,7 +314,7 @@ class World:
                     continue
                 if record.state is State.FINISHED:
                     value = self._fetch(client, node)
-                    if record.state is State.ERROR and self._crashed_too_often(record):
+                    if record.error is not None and self._crashed_too_often(record):
                         continue  # lost, and then the replay met as many faults as a task may
                     if value != expected:
                         raise SimulationFailed(f"node {node} has a wrong value")

@@ -11,6 +11,8 @@ Only clients and executors call the loading functions; the scheduler and the wor
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
 import struct
 import threading
@@ -81,8 +83,22 @@ def _cloudpickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]
     collected = _context.collected
     if collected:
         collected.clear()  # references of the attempt before this one
-    data: bytes = cloudpickle.dumps(obj, 5, buffer_callback=buffer_callback)
-    return data
+    stream = io.BytesIO()
+    _pickler_class(cloudpickle.Pickler)(stream, 5, buffer_callback).dump(obj)
+    return stream.getvalue()
+
+
+@functools.cache
+def _pickler_class(base: type[Any]) -> type[Any]:
+    class Pickler(base):  # type: ignore[misc]
+        """cloudpickle's, but for open files: it would send the content that is left as a file in memory."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, io.TextIOWrapper | io.BufferedIOBase | io.FileIO) and not isinstance(obj, io.BytesIO):
+                raise pickle.PicklingError(f"an open file ({type(obj).__name__}) can't travel; send its name or its content")
+            return super().reducer_override(obj)
+
+    return Pickler
 
 
 def dump_value(value: Any) -> list[Buffer]:
