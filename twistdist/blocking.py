@@ -331,6 +331,26 @@ class Client:
         raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
         return rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
 
+    def scatter(self, data: Any, *, replicas: int = 2, broadcast: bool = False, hash: bool = False,
+                workers: Iterable[str] | None = None, resupply: bool = True, timeout: float | None = None) -> Any:  # fmt: skip
+        """Put data on the cluster: a Future, or a list or dict of Futures; see :meth:`twistdist.Client.scatter`."""
+        self._loop.check()
+        shape, futures = self._session.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
+        self._call(lambda: self._session.announced(futures), timeout)
+        return shape
+
+    def replicate(self, futures: Any, n: int, timeout: float | None = None) -> None:
+        """Keep ``n`` copies of each value on different workers from now on."""
+        self._call(lambda: self._session.replicate(futures, n), timeout)
+
+    def rebalance(self, futures: Any = None, timeout: float | None = None) -> None:
+        """Move values from workers that hold much to those that hold little."""
+        self._call(lambda: self._session.rebalance(futures), timeout)
+
+    def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> None:
+        """Have workers hand over what only they hold, and end; after ``timeout`` seconds with what is left."""
+        self._call(lambda: self._session.retire_workers(names, timeout))
+
     def cancel(self, futures: Any, timeout: float | None = None) -> None:
         """Stop tasks, running ones too, unless somebody else wants them."""
         self._call(lambda: self._session.cancel(futures), timeout)

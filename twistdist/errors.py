@@ -59,6 +59,10 @@ class DataLost(TwistdistError):
     """Values are gone and nothing can bring them back: which, and why no replay could."""
 
 
+class StoreError(TwistdistError, OSError):
+    """A result can't be written to its worker's store, or to the checkpoint store: which, and why."""
+
+
 class NonDeterministicReplay(TwistdistError):
     """A second execution gave another value than the first."""
 

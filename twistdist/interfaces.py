@@ -11,7 +11,7 @@ class WorkerInfo:
 
     ``slots`` tasks run at a time, ``running`` do now, ``queued`` more are given and ``waiting`` ones wait for other tasks;
     ``memory`` bytes of results in ``keys`` files; ``address`` is where peers fetch; ``state`` is "connected", "paused" (it
-    takes less work than it has slots; the last of ``troubles`` says why) or "away", since ``last_seen`` seconds.
+    takes less work than it has slots; the last of ``troubles`` says why), "retiring" or "away", since ``last_seen`` seconds.
     ``troubles`` are the last things that went wrong with its executors.
     """
 

@@ -338,8 +338,9 @@ def test_surroundings_are_put_back_between_tasks(one, tmp_path):
         return True
 
     def look():
-        return (os.getcwd(), os.environ.get("PATH"), os.environ.get("NEW"),
-                signal.getsignal(signal.SIGTERM), sys.getrecursionlimit(), os.umask(0o077), sys.stdout is not None, time.time() > 0, os.getpid(), len("abc"))  # fmt: skip
+        environment = os.environ.get("PATH"), os.environ.get("NEW"), os.getcwd(), os.umask(0o077)
+        return (environment, time.time() > 0, sys.stdout is not None,
+                signal.getsignal(signal.SIGTERM), sys.getrecursionlimit(), os.getpid(), len("abc"))  # fmt: skip
 
     before = one.submit(look).result(60)
     assert one.submit(mess, str(tmp_path)).result(60) is True

@@ -40,7 +40,7 @@ class Record:
 
     ``value`` is the pickled value when it came inline or was fetched; otherwise ``place`` says where it lies.  ``callbacks``
     are called by the edge, each once, when the record has changed from pending, in the order they were added.  An
-    ``orphan`` is not known to the session that is there now, or to none.
+    ``orphan`` is not known to the session that is there now, or to none.  ``seen`` is the digest of a value that was fetched.
     """
 
     cid: int
@@ -49,6 +49,7 @@ class Record:
     place: m.Finished | None = None
     error: m.ErrorInfo | None = None
     orphan: bool = False
+    seen: bytes = b""
     callbacks: list[Callable[[Record], Any]] | None = None
 
 
@@ -70,6 +71,7 @@ class Client:
         self.records: dict[int, Record] = {}
         self.peers: dict[int, m.Peer] = {}
         self.answers: list[m.Reply] = []
+        self.supplies: list[m.Supply] = []
         self._functions: dict[bytes, tuple[int, int]] = {}
         self._function_bytes = 0
         self._next_function = 0
@@ -86,6 +88,7 @@ class Client:
             m.Erred: self._erred,
             m.Peer: self._peer,
             m.Reply: self._reply,
+            m.Supply: lambda message: self.supplies.append(message),
         }
 
     # ---- orders -----------------------------------------------------------------------------
@@ -175,6 +178,17 @@ class Client:
         for record, _ in records:
             self.records[record.cid] = record
         return self.query("watch", [[record.cid, key] for record, key in records])
+
+    def scatter(self, record: Record, key: str, size: int, digest: bytes, value: bytes | None, replicas: int,
+                workers: Sequence[str] = (), resupply: bool = True) -> None:  # fmt: skip
+        """Data of our own: ``value`` where they are small, else they are brought when ``supplies`` says where."""
+        self.records[record.cid] = record
+        scatter = m.Scatter(record.cid, key, size, digest, value, replicas, list(workers), resupply)
+        self._post(scatter, len(value or b""))
+
+    def not_supplied(self, cid: int, worker: int, text: str) -> None:
+        """The data of ``cid`` could not be brought to ``worker`` (0: they are not here any more)."""
+        self._post(m.NotSupplied(cid, worker, text))
 
     def bye(self) -> None:
         """Leave; what only this session wants is released."""

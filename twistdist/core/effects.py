@@ -73,6 +73,22 @@ class StartFetch:
 
 
 @attrs.frozen
+class MoreHolders:
+    """These have the file too, as far as the scheduler knows: for a fetch that found all others busy."""
+
+    attempt: int
+    holders: list[m.Peer]
+
+
+@attrs.frozen
+class RescueStore:
+    """If no living process has this store, take over its files; the answer is the event ``rescued``."""
+
+    worker: int
+    store: str
+
+
+@attrs.frozen
 class DeleteFiles:
     """Remove result files of these attempts from the store."""
 

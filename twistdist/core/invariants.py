@@ -5,8 +5,8 @@ from __future__ import annotations
 from twistdist.core.records import Task, TaskState
 from twistdist.core.scheduler import Scheduler
 
-IDLE, WAITING, READY, ASSIGNED, DONE, FAILED = TaskState
-_UNFINISHED = (WAITING, READY, ASSIGNED)
+IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
+_UNFINISHED = (WAITING, READY, ASSIGNED, AWAITED)
 
 
 class Broken(AssertionError):
@@ -50,7 +50,12 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         _must(task.value is not None or task.holders, "a stored value has a holder", task)
     else:
         _must(task.value is None and task.holders is None, "only done tasks have values", task)
-    if task.state is READY:
+    if task.state is AWAITED:
+        source = task.care.source if task.care is not None else None
+        _must(source is not None and source.client is not None, "awaited data have somebody to bring them", task)
+        _must(task in scheduler.awaited, "awaited data are asked for", task)
+    restores = task.care is not None and task.care.checkpointed
+    if task.state is READY and not restores:
         _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
     if task.state is WAITING:
         missing = sum(1 for one in task.inputs if one.state is not DONE)
@@ -78,6 +83,7 @@ def _check_workers(scheduler: Scheduler) -> None:
             task = worker.exclusive
             _must(task in scheduler.alone or task in worker.assigned, "a reserved worker is reserved for somebody", task)
             _must(not scheduler.placement.has_room(worker), "nothing else for a worker where one runs alone", worker.name)
+        _must(worker.bytes_held == sum(task.size for task in worker.holds), "bytes held add up", worker.name)
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
             _must(task.number in scheduler.tasks, "held tasks are kept", task)

@@ -35,16 +35,29 @@ class Outcomes(TaskBook):
         self._unassign(task)
         self.statistics.done += 1
         task.trouble = None
-        if message.value is None:
-            self._let_go(task)
-            task.holders = {worker: None}
-            worker.holds[task] = None
+        if task.options.replay == "verify" and task.value_attempt and task.digest != message.digest:
+            self._differs(task, worker, message)
+            return
+        self._let_go(task)
         task.value, task.size, task.digest = message.value, message.size, message.digest
         task.value_attempt = message.attempt
-        if message.value is not None:
-            self._let_go(task)
+        if message.value is None:
+            self._hold(worker, task)
+        if message.checkpointed:
+            self._care(task).checkpointed = True
+        if message.value is not None or message.checkpointed:
             self._cut_lineage(task)
         self._has_value(task)
+
+    def _differs(self, task: Task, worker: Worker, message: m.Done) -> None:
+        """A second execution gave another value: that is told, and neither value is passed on."""
+        if message.value is None:
+            self.post(worker, m.Free([message.attempt]))
+        text = (f"{task.key} gave another value when it was run again: attempt {task.value_attempt:x} had the digest "
+                f"{task.digest.hex()}, attempt {message.attempt:x} on {worker.name} has {message.digest.hex()}; the function "
+                "depends on more than its arguments (replay=\"verify\")")  # fmt: skip
+        error = m.ErrorInfo("NonDeterministicReplay", "", text)
+        self._fail(task, _about(error, task, worker, message.attempt))
 
     def _holds(self, worker: Worker, message: m.Done) -> bool:
         """Whether this very file is the accepted value already: the outcome came a second time."""

@@ -43,7 +43,7 @@ class Placement:
         given, slots, most = len(worker.assigned) - len(worker.parked), worker.hello.slots, worker.most
         if given > slots:
             self.ahead[worker] = None
-        if worker.exclusive is not None:
+        if worker.exclusive is not None or worker.retiring is not None:
             return
         if given < most:
             self.idle[worker] = None

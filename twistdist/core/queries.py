@@ -28,14 +28,20 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
         "running": min(worker.given, hello.slots),
         "queued": max(0, worker.given - hello.slots),
         "waiting": len(worker.parked),
-        "memory": sum(task.size for task in worker.holds),
+        "memory": worker.bytes_held,
         "keys": len(worker.holds),
         "address": hello.address,
         "pid": hello.pid,
-        "state": ("paused" if worker.why else "connected") if worker.connected else "away",
+        "state": _state(worker),
         "last_seen": 0.0 if worker.connected else now - worker.away_since,
         "troubles": list(worker.troubles),
     }
+
+
+def _state(worker: Worker) -> str:
+    if not worker.connected:
+        return "away"
+    return "retiring" if worker.retiring is not None else "paused" if worker.why else "connected"
 
 
 def _workers(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
@@ -137,6 +143,38 @@ def _clear(scheduler: Scheduler, now: float, client: Client, args: list[Any]) ->
     return {"sessions": sessions, "tasks": before - len(scheduler.tasks)}
 
 
+def _replicate(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> int:
+    """``args``: the number of copies to be kept, then cids and keys; how many of them are known."""
+    copies, *names = args
+    tasks = [task for name in names if (task := _find(scheduler, client, name)) is not None]
+    for task in tasks:
+        scheduler.set_target(task, max(0, int(copies)))
+    return len(tasks)
+
+
+def _short_of_copies(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> int:
+    """How many copies are being made; ``args``: cids and keys, none: all values."""
+    if not args:
+        return scheduler.moving()
+    tasks = [task for name in args if (task := _find(scheduler, client, name)) is not None]
+    return sum(len(task.care.copying) if task.care is not None else 0 for task in tasks)
+
+
+def _rebalance(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> int:
+    """``args``: cids and keys that may be moved, none: all; how many moves were started."""
+    tasks = [task for name in args if (task := _find(scheduler, client, name)) is not None]
+    return scheduler.rebalance(tasks if args else None)
+
+
+def _retire(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[str]:
+    """``args``: seconds, then names of workers that are to leave; those of them that are part of the cluster."""
+    seconds, *names = args
+    chosen = [worker for worker in scheduler.workers.values() if worker.name in names]
+    for worker in chosen:
+        scheduler.retire(now, worker, float(seconds), f"retired by client {client.name or format(client.number, 'x')[:8]}")
+    return [worker.name for worker in chosen]
+
+
 def _sync(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> None:
     """The answer comes after everything that was said before."""
 
@@ -156,5 +194,9 @@ _QUERIES: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
     "why": _why,
     "clear": _clear,
     "sync": _sync,
+    "replicate": _replicate,
+    "copying": _short_of_copies,
+    "rebalance": _rebalance,
+    "retire": _retire,
     "shutdown": _shutdown,
 }

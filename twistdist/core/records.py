@@ -19,6 +19,7 @@ class TaskState(enum.Enum):
     WAITING = "waiting"
     READY = "ready"
     ASSIGNED = "assigned"
+    AWAITED = "awaited"
     DONE = "done"
     FAILED = "failed"
 
@@ -72,11 +73,45 @@ class Task:
     trouble: Trouble | None = None
     recipe: bytes = b""
     positions: tuple[Task, ...] = ()
+    care: Care | None = None
 
     @property
     def key(self) -> str:
         """The task's name for people."""
         return self.chosen or f"{self.function.name}-{self.origin}-{self.cid}"
+
+
+@attrs.define(eq=False)
+class Source:
+    """Whence scattered data come: the future ``cid`` of ``client``, as long as that has them and supplies them again.
+
+    ``supplying`` is the worker to which they are being brought, ``failed`` those that could not be reached.
+    """
+
+    client: Client | None
+    cid: int
+    workers: tuple[str, ...] = ()
+    resupply: bool = True
+    supplying: Worker | None = None
+    failed: dict[Worker, None] = attrs.field(factory=dict)
+    tries: int = 0
+
+
+@attrs.define(eq=False)
+class Care:
+    """What a value needs beyond one copy; most need nothing.
+
+    ``copies`` are to be kept (0: one on every worker), made at the workers in ``copying``, not counting the one at ``moving``.
+    Futures hear of the value when it is ``announced``.  ``checkpointed``: it is in the checkpoint store too.
+    """
+
+    copies: int = 1
+    announced: bool = True
+    copying: dict[Worker, None] = attrs.field(factory=dict)
+    moving: Worker | None = None
+    source: Source | None = None
+    checkpointed: bool = False
+    failures: int = 0
 
 
 @attrs.define(eq=False)
@@ -91,11 +126,21 @@ class Trouble:
 
 
 @attrs.define(eq=False)
+class Retiring:
+    """A worker that is to leave: it gets no work, and what only it holds is copied away until ``deadline``."""
+
+    deadline: float
+    why: str
+    told: bool = False
+
+
+@attrs.define(eq=False)
 class Worker:
     """One incarnation of one worker.
 
     ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; the assigned ones that are ``parked`` don't
-    count.  ``exclusive`` is a task that runs here alone, or will when the others have ended.
+    count.  ``exclusive`` is a task that runs here alone, or will when the others have ended.  ``bytes_held`` are those of
+    ``holds``.
     """
 
     number: int
@@ -108,6 +153,8 @@ class Worker:
     assigned: dict[Task, None] = attrs.field(factory=dict)
     parked: dict[Task, None] = attrs.field(factory=dict)
     exclusive: Task | None = None
+    retiring: Retiring | None = None
+    bytes_held: int = 0
     load_us: int = 0
     holds: dict[Task, None] = attrs.field(factory=dict)
     functions: set[int] = attrs.field(factory=set)

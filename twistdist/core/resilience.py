@@ -7,7 +7,7 @@ started like all other work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -29,11 +29,12 @@ MOST_OUTLIVED = 10_000
 
 @attrs.frozen
 class Settings:
-    """Times in seconds."""
+    """Times in seconds; ``checkpoints`` is the URL of the checkpoint store, "" for none."""
 
     worker_grace: float = config.WORKER_GRACE_S
     client_grace: float = config.CLIENT_GRACE_S
     name_grace: float = config.NAME_GRACE_S
+    checkpoints: str = ""
 
 
 class Resilience(Outcomes):
@@ -86,9 +87,8 @@ class Resilience(Outcomes):
         unknown = []
         for stored in message.stored:
             task = self.tasks.get(stored.task)
-            if task is not None and task.state is DONE and task.value_attempt == stored.attempt and task.holders is not None:
-                task.holders[worker] = None
-                worker.holds[task] = None
+            if task is not None and task.value_attempt == stored.attempt and self._keep(task):
+                self._take_in(task, worker)
             else:
                 unknown.append(stored.attempt)
         if unknown:
@@ -100,7 +100,7 @@ class Resilience(Outcomes):
         if lost:
             incident = Incident(now, "files lost", f"{len(lost)} results of {worker.name}", "the worker has not got the files")
             for task in lost:
-                del worker.holds[task]
+                self._unhold(worker, task)
             self._lose(worker, lost, incident)
             self._incident(incident)
 
@@ -112,6 +112,8 @@ class Resilience(Outcomes):
             if task.state is not DONE or holders is None:
                 continue
             holders.pop(worker, None)
+            if task.care is not None:
+                self._untended[task] = None
             if not holders:
                 self._drop_value(task)
                 lost.append(task)
@@ -123,6 +125,8 @@ class Resilience(Outcomes):
     def _drop_value(self, task: Task) -> None:
         """DONE no more.  Dependents that have not been given out wait for the value again."""
         task.state, task.holders, task.value = IDLE, None, None
+        if task.care is not None:
+            task.care.copying.clear()
         for dependent in task.dependents or ():
             if dependent.state is READY:
                 dependent.state = WAITING
@@ -137,7 +141,7 @@ class Resilience(Outcomes):
         earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker
         self.worker_names.add(hello.name)
-        self._adopt_values(now, worker)
+        self._adopt_values(now, worker, hello.stored, f"incarnation {hello.incarnation:x} brought its store")
         for old in earlier:
             self._replace(now, old, hello)
         self._adopt_attempts(now, worker)
@@ -154,30 +158,50 @@ class Resilience(Outcomes):
             if len(self._outlived) > MOST_OUTLIVED:
                 del self._outlived[next(iter(self._outlived))]
 
-    def _adopt_values(self, now: float, worker: Worker) -> None:
+    def _adopt_values(self, now: float, worker: Worker, values: Iterable[m.Stored], cause: str) -> None:
         """Take in the stored values that were accepted and are of use; the others are to be deleted."""
         finished = {outcome.attempt for outcome in worker.hello.finished}
         useless, adopted = [], 0
-        for stored in worker.hello.stored:
+        for stored in values:
             task = self.tasks.get(stored.task)
             if task is None or task.value_attempt != stored.attempt or not self._keep(task):
                 if stored.attempt not in finished:
                     useless.append(stored.attempt)
                 continue
             adopted += 1
-            worker.holds[task] = None
-            if task.holders is not None:
-                task.holders[worker] = None
-            else:
-                if task.state in UNFINISHED:
-                    self._stop(task)
-                task.holders = {worker: None}
-                self._has_value(task)
+            self._take_in(task, worker)
         if useless:
             self.post(worker, m.Free(useless))
         if adopted:
-            cause = f"incarnation {worker.hello.incarnation:x} brought its store"
             self._incident(Incident(now, "worker back", worker.name, cause, adopted=adopted))
+
+    def _take_in(self, task: Task, worker: Worker) -> None:
+        """``worker`` has the accepted value: one more copy, or the first one again."""
+        if task.care is not None:
+            task.care.copying.pop(worker, None)
+            self._untended[task] = None
+        if task.holders is not None:
+            self._hold(worker, task)
+            return
+        if task.state in UNFINISHED:
+            self._stop(task)
+        self._hold(worker, task)
+        self._has_value(task)
+
+    def _rescue(self, worker: Worker) -> None:
+        """Have another worker of the same host look whether the process of ``worker`` is dead, and take over its store."""
+        hello = worker.hello
+        for other in self.workers.values():
+            if other.connected and other.hello.host == hello.host and other.retiring is None and hello.store:
+                self.post(other, m.Rescue(worker.number, hello.store))
+                return
+
+    def _rescued(self, now: float, by: Worker, message: m.Rescued) -> None:
+        """Values first, so that what is there again is never taken for lost."""
+        worker = self.workers.get(message.worker)
+        self._adopt_values(now, by, message.stored, f"{by.name} took over a store of its host")
+        if message.dead and worker is not None and not worker.connected:
+            self._worker_gone(now, worker, "its process died")
 
     def _adopt_attempts(self, now: float, worker: Worker) -> None:
         """Attempts that were taken for lost, and that no others have replaced, go on; the rest is stopped."""
@@ -222,6 +246,7 @@ class Resilience(Outcomes):
         incident = Incident(now, "worker lost", worker.name, cause, requeued=len(worker.assigned))
         held = list(worker.holds)
         worker.holds.clear()
+        worker.bytes_held = 0
         requeued = list(worker.assigned)
         running = [*worker.parked, *[task for task in requeued if task not in worker.parked][: worker.hello.slots]]
         for task in running:

@@ -14,8 +14,10 @@ from typing import Any
 
 from twistdist.core import queries
 from twistdist.core.queue import rank
-from twistdist.core.records import Client, Function, Task, Worker
-from twistdist.core.resilience import Resilience, Settings
+from twistdist.core.records import Care, Client, Function, Task, Worker
+from twistdist.core.replicas import check_replicas
+from twistdist.core.resilience import Settings
+from twistdist.core.scatter import Scattered
 from twistdist.core.session import Session
 from twistdist.core.tasks import DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
@@ -25,7 +27,7 @@ from twistdist.wire import messages as m
 BATCH_S = 0.1
 
 
-class Scheduler(Resilience):
+class Scheduler(Scattered):
     """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
 
     def __init__(self, epoch: int, settings: Settings | None = None) -> None:
@@ -42,6 +44,8 @@ class Scheduler(Resilience):
             m.Query: self._query,
             m.Bye: self._bye,
             m.DropFunctions: self._drop_functions,
+            m.Scatter: self._scatter,
+            m.NotSupplied: self._not_supplied,
             m.Done: self._done,
             m.Failed: self._failed,
             m.Crashed: self._crashed,
@@ -52,6 +56,10 @@ class Scheduler(Resilience):
             m.WorkerLog: self._worker_log,
             m.Intake: self._intake,
             m.Parked: self._parked,
+            m.CopyFailed: self._copy_failed,
+            m.Rescued: self._rescued,
+            m.Locate: self._locate,
+            m.Leaving: self._leaving,
         }
 
     @property
@@ -75,7 +83,12 @@ class Scheduler(Resilience):
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
         """A new session.  The edge answers with Ready, outside the session's numbers."""
-        peer: Peer = self._greet_client(hello) if isinstance(hello, m.HelloClient) else self._greet_worker(now, hello)
+        peer: Peer
+        if isinstance(hello, m.HelloClient):
+            peer = self._greet_client(hello)
+        else:
+            peer = self._greet_worker(now, hello)
+            self._worker_came(peer)
         self._settle(now)
         return peer
 
@@ -100,6 +113,7 @@ class Scheduler(Resilience):
         peer.connected, peer.away_since = False, now
         if isinstance(peer, Worker):
             self.placement.remove(peer)
+            self._rescue(peer)
             self._alarm(now + self.settings.worker_grace, self._worker_overdue, peer)
         elif peer.parent:
             self._fatherless[peer] = None
@@ -113,6 +127,7 @@ class Scheduler(Resilience):
         self.dirty[peer] = None  # what was posted while it was away has no other occasion to leave
         if isinstance(peer, Worker):
             self.placement.update(peer)
+            self._worker_came(peer)
         self._settle(now)
 
     def _settle(self, now: float) -> None:
@@ -121,6 +136,8 @@ class Scheduler(Resilience):
             self._end_with_parents()
         if self._garbage:
             self.collect()
+        if self._untended or self.retiring:
+            self._tend_all(now)
         self._schedule(now)
 
     def _end_with_parents(self) -> None:
@@ -181,6 +198,7 @@ class Scheduler(Resilience):
         function, options = client.functions[message.fn], message.options or _DEFAULTS
         if options.resources and min(options.resources.values()) <= 0:
             raise ProtocolError("a task asks for nothing, or less, of a resource")
+        check_replicas(options.replay, options.replicas)
         if now >= client.batch_until:
             client.batch, client.batch_until = self._next("batch"), now + BATCH_S
         self.statistics.submitted += len(message.args)
@@ -206,8 +224,13 @@ class Scheduler(Resilience):
             task = self._new_task(client, cid, function, args, inputs if error is None else (), options,
                                   key if known is None else None)  # fmt: skip
             task.recipe = recipe
+            if options.replicas > 1 or options.replay == "never":
+                self._give_target(task, options)
             client.futures[cid] = task
             task.watchers[(client, cid)] = None
+            if error is None and options.checkpoint and not self.settings.checkpoints:
+                text = f"{task.key} is to be checkpointed; start the scheduler with --checkpoint-store to say where"
+                error = m.ErrorInfo("ConfigError", "", text, key=task.key)
             if error is not None:
                 self._fail(task, error)
             else:
@@ -216,6 +239,12 @@ class Scheduler(Resilience):
                     strange.append(task)
         if strange:
             self._alarm(now + self.settings.name_grace, self._still_strange, strange)
+
+    def _give_target(self, task: Task, options: m.Options) -> None:
+        """Copies beyond the first; what must never be computed twice is on two workers, or checkpointed, before it is told."""
+        never = options.replay == "never"
+        task.care = Care(max(options.replicas, 2 if never and not options.checkpoint else 1), announced=not never)
+        self.targets[task] = None
 
     def _known(self, key: str) -> Task | None:
         """The task of that key, unless nobody wants it any more."""
@@ -270,6 +299,8 @@ class Scheduler(Resilience):
         task = client.futures.pop(cid, None)
         if task is not None:
             task.watchers.pop((client, cid), None)
+            if task.care is not None:
+                self._source_released(task, client, cid)
             self._garbage.append(task)
 
     def _cancel(self, now: float, client: Client, message: m.Cancel) -> None:

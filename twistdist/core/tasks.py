@@ -14,11 +14,11 @@ from twistdist.core import placement
 from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
 from twistdist.core.queue import ReadyQueue
-from twistdist.core.records import Client, Function, Incident, Statistics, Task, TaskState, Trouble, Worker
+from twistdist.core.records import Care, Client, Function, Incident, Statistics, Task, TaskState, Trouble, Worker
 from twistdist.wire import messages as m
 
-IDLE, WAITING, READY, ASSIGNED, DONE, FAILED = TaskState
-UNFINISHED = frozenset({WAITING, READY, ASSIGNED})
+IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
+UNFINISHED = frozenset({WAITING, READY, ASSIGNED, AWAITED})
 
 #: The counter's bits of an attempt; the epoch is above them.
 ATTEMPT_BITS = 36
@@ -51,6 +51,7 @@ class TaskBook:
         self._alarms: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
         self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch"), 0)
         self._garbage: list[Task] = []
+        self._untended: dict[Task, None] = {}
         self._recall_alarm = False
 
     def _next(self, what: str) -> int:
@@ -77,7 +78,9 @@ class TaskBook:
         return numbers
 
     def _tell(self, task: Task, watchers: Iterable[tuple[Client, int]]) -> None:
-        """Tell futures how their task ended."""
+        """Tell futures how their task ended, unless its value is not to be announced yet."""
+        if task.care is not None and not task.care.announced and task.error is None:
+            return
         for client, cid in watchers:
             if task.error is not None:
                 self.post(client, m.Erred(cid, task.error), len(task.error.pickled) + len(task.error.traceback))
@@ -109,6 +112,9 @@ class TaskBook:
 
     def _start(self, task: Task) -> None:
         """From no activity to WAITING or READY; fails at once with an input that has failed."""
+        care = task.care
+        if care is not None and self._comes_otherwise(task, care):
+            return
         missing, broken = 0, None
         for one in task.inputs:
             one.pending += 1
@@ -122,6 +128,30 @@ class TaskBook:
             self._fail(task, broken)
         elif not missing:
             self._make_ready(task)
+
+    def _comes_otherwise(self, task: Task, care: Care) -> bool:
+        """Whether the value is not to be computed: it was scattered, or must not be computed twice."""
+        raise TypeError("the modules above say what becomes of such values")
+
+    def checkpoint_of(self, task: Task) -> str:
+        """The place of the task's value in the checkpoint store."""
+        raise TypeError("the modules above know the checkpoint store")
+
+    def _hold(self, worker: Worker, task: Task) -> None:
+        """``worker`` has a copy of the value."""
+        if task.holders is None:
+            task.holders = {}
+        task.holders[worker] = None
+        if task not in worker.holds:
+            worker.holds[task] = None
+            worker.bytes_held += task.size
+
+    @staticmethod
+    def _unhold(worker: Worker, task: Task) -> None:
+        """``worker`` has no copy (any more); the task's own list is the caller's."""
+        if task in worker.holds:
+            del worker.holds[task]
+            worker.bytes_held -= task.size
 
     def _make_ready(self, task: Task) -> None:
         task.state = READY
@@ -228,13 +258,15 @@ class TaskBook:
             worker.functions.add(function.number)
             self.post(worker, m.WorkerFunction(function.number, function.name, function.blob), len(function.blob))
         inputs = None
-        if task.inputs:
+        restore = task.care is not None and task.care.checkpointed
+        if task.inputs and not restore:
             inputs = []
             for one in task.positions or task.inputs:
                 inputs.append(m.Input(one.number, one.value_attempt, one.value, one.size, one.digest,
                                       self._introduce(worker, one.holders or ())))  # fmt: skip
+        name = self.checkpoint_of(task) if task.options.checkpoint else ""
         compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean),
-                            task.key)  # fmt: skip
+                            task.key, name, restore)  # fmt: skip
         self.post(worker, compute, weight)
 
     def _unassign(self, task: Task) -> None:
@@ -306,6 +338,8 @@ class TaskBook:
     def _has_value(self, task: Task) -> None:
         """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
         task.state = DONE
+        if task.care is not None:
+            self._untended[task] = None
         if task.dependents:
             for dependent in list(task.dependents):
                 if dependent.state is WAITING:
@@ -340,6 +374,11 @@ class TaskBook:
             failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
             self._garbage.append(one)
 
+    def _care(self, task: Task) -> Care:
+        if task.care is None:
+            task.care = Care()
+        return task.care
+
     def _trouble(self, task: Task) -> Trouble:
         if task.trouble is None:
             task.trouble = Trouble()
@@ -347,9 +386,11 @@ class TaskBook:
 
     def _free(self, task: Task) -> None:
         """DONE and not needed: the bytes go, the recipe stays."""
-        for worker in task.holders or ():
-            worker.holds.pop(task, None)
+        for worker in (*(task.holders or ()), *(task.care.copying if task.care is not None else ())):
+            self._unhold(worker, task)
             self.post(worker, m.Free([task.value_attempt]))
+        if task.care is not None:
+            task.care.copying.clear()
         task.state, task.holders, task.value = IDLE, None, None
 
     def collect(self) -> None:

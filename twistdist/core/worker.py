@@ -20,11 +20,12 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Transfer:
-    """An input on its way from another host, and the jobs that wait for it."""
+    """A file on its way from another worker, the jobs that wait for it, and whether it was asked for as a ``copy``."""
 
     source: m.Input
     holders: list[int]
     jobs: list[Job] = attrs.field(factory=list)
+    copy: bool = False
 
 
 class Worker(Pool):
@@ -54,6 +55,9 @@ class Worker(Pool):
             m.Abort: lambda now, message: self.abort(now, message.attempts, message.kill),
             m.Verify: self._verify,
             m.Stop: self._stop,
+            m.Copy: self._copy,
+            m.Rescue: lambda now, message: self.effects.append(effects.RescueStore(message.worker, message.store)),
+            m.Located: self._located,
         }
 
     # ---- the scheduler ----------------------------------------------------------------------
@@ -139,12 +143,64 @@ class Worker(Pool):
         if source.attempt in job.fetching:
             return  # the same input a second time
         job.fetching.add(source.attempt)
+        self._transfer(source).jobs.append(job)
+
+    def _transfer(self, source: m.Input) -> Transfer:
         transfer = self.transfers.get(source.attempt)
         if transfer is None:
             transfer = self.transfers[source.attempt] = Transfer(source, list(source.holders))
-            peers = [self.peers[number] for number in source.holders if number in self.peers]
-            self.effects.append(effects.StartFetch(source.attempt, source.size, source.digest, peers))
-        transfer.jobs.append(job)
+            self.effects.append(effects.StartFetch(source.attempt, source.size, source.digest, self._in_turn(source.holders)))
+        return transfer
+
+    def _in_turn(self, holders: list[int]) -> list[m.Peer]:
+        """Where the holders can be reached, each worker beginning with another one of them."""
+        peers = [self.peers[number] for number in holders if number in self.peers]
+        first = self.identity.incarnation % len(peers) if peers else 0
+        return peers[first:] + peers[:first]
+
+    def _copy(self, now: float, message: m.Copy) -> None:
+        """A copy is to be kept here."""
+        source = message.source
+        stored = self.stored.get(source.attempt)
+        if stored is not None:
+            self._post(m.Have([stored]))
+        else:
+            self._transfer(source).copy = True
+
+    def all_busy(self, now: float, attempt: int) -> None:
+        """Everybody who was known to have the file sends enough already: ask who else has it."""
+        transfer = self.transfers.get(attempt)
+        if transfer is not None:
+            self._post(m.Locate(transfer.source.task, attempt))
+
+    def _located(self, now: float, message: m.Located) -> None:
+        transfer = self.transfers.get(message.attempt)
+        if transfer is not None:
+            transfer.holders = list(dict.fromkeys([*transfer.holders, *message.holders]))
+            self.effects.append(effects.MoreHolders(message.attempt, self._in_turn(message.holders)))
+
+    def received(self, now: float, stored: m.Stored) -> None:
+        """A client has put a file into the store."""
+        self._keep_stored(stored)
+        self._post(m.Have([stored]))
+
+    def rescued(self, now: float, worker: int, dead: bool, stored: list[m.Stored], spilled: list[int]) -> None:
+        """The answer to RescueStore."""
+        for one in stored:
+            self._keep_stored(one)
+        self.spilled_files(now, spilled)
+        self._post(m.Rescued(worker, dead, stored))
+
+    def damaged(self, now: float, attempts: list[int], text: str) -> None:
+        """Files that do not fit their digest were found, and removed."""
+        self._post(m.WorkerLog("damaged files", text))
+        gone = [attempt for attempt in attempts if self._forget_stored(attempt) is not None]
+        if gone:
+            self._post(m.Missing(gone))
+
+    def leave(self, now: float, seconds: float) -> None:
+        """The process was told to stop: what only it holds is to be handed over."""
+        self._post(m.Leaving(seconds))
 
     def _stop_fetching(self, job: Job) -> None:
         for attempt in job.fetching:
@@ -224,6 +280,8 @@ class Worker(Pool):
         """None of the holders gave it: the jobs that need it go back to the scheduler."""
         transfer = self.transfers.pop(attempt)
         tried = [(attempt, holder) for holder in transfer.holders]
+        if transfer.copy:
+            self._post(m.CopyFailed(attempt, list(transfer.holders)))
         for job in transfer.jobs:
             job.fetching.discard(attempt)
             del self.jobs[job.attempt]

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from twistdist.config import INLINE_RESULT_BYTES
-from twistdist.errors import SerializationError
+from twistdist.errors import DataLost, SerializationError, StoreError
 from twistdist.executors import context, packets
 from twistdist.executors.packets import Page
 from twistdist.executors.streams import Output
@@ -50,13 +50,16 @@ class _Absent(Exception):
 @attrs.frozen
 class Place:
     """Where an executor finds itself: its ``number`` and ``page``, the ``tasks`` socket, the descriptor of the ``outcomes``
-    pipe, the ``store`` folder, the ``worker``'s name, and the scheduler's ``address`` and ``secret``."""
+    pipe, the ``store`` folder, the ``spill`` folder for what has no room there or is larger than ``most`` bytes (0: no bound),
+    the ``worker``'s name, and the scheduler's ``address`` and ``secret``."""
 
     number: int
     page: Page
     tasks: socket.socket
     outcomes: int
     store: str
+    spill: str
+    most: int
     worker: str
     address: str
     secret: bytes
@@ -67,7 +70,7 @@ class Executor:
 
     def __init__(self, place: Place, outputs: list[Output], flush: Callable[[], None], surroundings: Surroundings) -> None:
         self._number, self._page, self._tasks, self._outcomes = place.number, place.page, place.tasks, place.outcomes
-        self._place, self._store, self._outputs, self._flush = place, place.store, outputs, flush
+        self._place, self._outputs, self._flush = place, outputs, flush
         self._surroundings = surroundings
         self._pickled: dict[int, m.WorkerFunction] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -165,16 +168,15 @@ class Executor:
     def _run(self, compute: m.Compute, began: int) -> packets.Outcome:
         try:
             self._inside = True
-            value = self._call(compute)
-            outcome: packets.Outcome = self._done(compute, value, began)
+            outcome = self._checkpointed(compute, began) if compute.checkpoint else self._value(compute, began)
             self._inside = False
             return outcome
         except _Absent as absent:
             self._inside = False
             return m.InputLost(compute.task, compute.attempt, [(attempt, 0) for attempt in absent.attempts])
-        except SerializationError as error:
+        except (SerializationError, StoreError, DataLost) as error:
             self._inside = False
-            return self._failed(compute, error, "SerializationError", began)
+            return self._failed(compute, error, type(error).__name__, began)
         except Exception as error:
             self._inside = False
             return self._failed(compute, error, "", began)
@@ -237,6 +239,22 @@ class Executor:
         except Exception as error:
             raise SerializationError(f"an input can't be unpickled on the worker: {_say(error)}") from error
 
+    def _value(self, compute: m.Compute, began: int) -> m.Done:
+        return self._done(compute, self._call(compute), began)
+
+    def _checkpointed(self, compute: m.Compute, began: int) -> m.Done:
+        """The value from its checkpoint if there is one; else it is computed, and written there before it is told."""
+        from twistdist.storage import checkpoints
+
+        place = self._place
+        done = checkpoints.load(compute, place.store)
+        if done is None and compute.restore:
+            raise DataLost(f"the checkpoint {compute.checkpoint} is gone, and with it what {compute.key} was computed from")
+        if done is None:
+            done = self._value(compute, began)
+            checkpoints.save(compute, done, place.store)
+        return done
+
     def _done(self, compute: m.Compute, value: Any, began: int) -> m.Done:
         try:
             parts = dump_value(value)
@@ -247,8 +265,19 @@ class Executor:
         if size <= INLINE_RESULT_BYTES:
             inline = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
         else:
-            size, digest = write_file(self._store, compute.task, compute.attempt, parts)
+            size, digest = self._store_value(compute, parts, size)
         return m.Done(compute.task, compute.attempt, inline, size, digest, (_now() - began) // 1000)
+
+    def _store_value(self, compute: m.Compute, parts: list[Any], size: int) -> tuple[int, bytes]:
+        place = self._place
+        try:
+            return write_file(place.store, compute.task, compute.attempt, parts, place.spill, place.most)
+        except OSError as error:
+            raise StoreError(
+                f"the result of {compute.key}, {size} bytes, can't be stored on {place.worker}: {error.strerror} "
+                f"(store {place.store}, then {place.spill or 'nothing'}); make room there, or name other folders with --store "
+                "and --spill"
+            ) from error
 
     @staticmethod
     def _failed(compute: m.Compute, error: BaseException, kind: str, began: int) -> m.Failed:

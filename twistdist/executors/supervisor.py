@@ -127,11 +127,14 @@ class _Executor:
 
 @attrs.frozen
 class Service:
-    """Whom tasks may ask for a client: the ``worker``'s name, the scheduler's ``address`` and the ``secret``."""
+    """What executors are told of their worker: its name, the scheduler's ``address`` and the ``secret`` (for a client of a
+    task's own), and the ``spill`` folder for results that have no room in the store or more than ``most`` bytes."""
 
     worker: str
     address: str
     secret: bytes
+    spill: str = ""
+    most: int = 0
 
 
 #: Where the output of tasks goes; a namespace of its own, so that it can be shown where the rest is not.
@@ -178,7 +181,7 @@ class Supervisor:
         self._forking = 0
         self._control_reader = Reader(ours.fileno(), self._template_says)
         self._reactor.addReader(self._control_reader)
-        self._tell_template("serve", self._service.worker, self._service.address, self._service.secret)
+        self._tell_template("serve", *attrs.astuple(self._service))
         if self._warm:
             self._tell_template("warm")
 

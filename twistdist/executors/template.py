@@ -3,7 +3,7 @@
 Started by the control process as ``python -m twistdist.executors.template CONTROL_FD STORE PAGE ENTRIES``.  On the control
 socket (packets of msgpack arrays) it gets
 
-* ``["serve", worker's name, scheduler's address, secret]`` once, first,
+* ``["serve", worker's name, scheduler's address, secret, spill folder, most bytes of a result in the store]`` once, first,
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
 * ``["interrupt", number, pid]`` and ``["kill", number, pid]``,
 * ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
@@ -52,7 +52,7 @@ class Template:
 
     def __init__(self, control: socket.socket, store: str, page: packets.Page) -> None:
         self._control, self._store, self._page = control, store, page
-        self._worker, self._address, self._secret = "", "", b""
+        self._service: tuple[str, str, bytes, str, int] = ("", "", b"", "", 0)
         self._children: dict[int, int] = {}  # pid to executor number
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._pid = os.getpid()
@@ -100,7 +100,7 @@ class Template:
         if word == "fork":
             self._fork(rest[0], descriptors)
         elif word == "serve":
-            self._worker, self._address, self._secret = rest
+            self._service = tuple(rest)
         elif word == "warm":
             importlib.import_module("twistdist.blocking")  # imports only; it starts nothing
             gc.freeze()
@@ -207,8 +207,9 @@ class Template:
             self._stack = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
         faulthandler.enable(self._stack, all_threads=False)
         signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
+        worker, address, secret, spill, most_bytes = self._service
         place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
-                      _move(outcomes, high), self._store, self._worker, self._address, self._secret)  # fmt: skip
+                      _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret)  # fmt: skip
         executor = Executor(place, outputs, flush, Surroundings(*streams, high))
         return executor
 

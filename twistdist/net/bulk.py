@@ -1,28 +1,35 @@
-"""Result files from the worker that holds them to a worker or client that needs them.
+"""Files between workers, and between workers and clients: fetched from who holds them, put into a store by who has them.
 
-One request at a time on a connection, answers streamed with back-pressure straight from the file; the receiver writes
-what comes to its sink and checks the digest at the end.
+One request at a time on a connection.  Small files are streamed through the reactor with back-pressure; large ones are sent and
+received by threads (:mod:`.rawio`), while the reactor leaves the socket alone: the other side has its last byte before it asks
+for anything else, so nothing of ours is waiting to be written then.  The receiver checks the digest at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
+import xxhash
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.threads import deferToThreadPool
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
-from twistdist.errors import DataLost, ProtocolError
+from twistdist.errors import DataLost, ProtocolError, StoreError
+from twistdist.net import rawio
 from twistdist.net.connection import BULK_BYTES, ClientFactory, Connection
 from twistdist.net.timers import Alarm
-from twistdist.storage.store import HEADER_BYTES, Store, digest_of, file_path
+from twistdist.storage.store import HEADER_BYTES, IncomingFile, Store, file_path
 from twistdist.wire import messages as m
-from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame
+from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame, encode_frame
 
 #: A connection that brings nothing for this many seconds while it should is given up.
 STALL_S = 10.0
@@ -33,6 +40,67 @@ MOST_WAITING = 100
 #: An unused connection to a holder is closed after this many seconds.
 IDLE_S = 30.0
 
+#: Files above this size are moved by threads.
+LARGE_BYTES = 256 << 10
+
+#: Large files that a worker sends at a time; who asks for more is told to look elsewhere.
+MOST_SENDING = 4
+
+#: Connections to one holder at a time, and threads for large files.
+MOST_CONNECTIONS = 2
+MOST_THREADS = 8
+
+#: How often a file is tried to be had from the same holder after its connection broke, and the pause before each try.
+MOST_RESUMES, RESUME_PAUSE_S = 3, 0.1
+
+#: Pause after all holders were busy: doubled each time, in seconds, and how often.
+BUSY_PAUSE_S, LONGEST_BUSY_PAUSE_S, MOST_BUSY = 0.02, 1.0, 200
+
+
+class Threads:
+    """The threads that move large files; made when the first one is wanted."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._pool: ThreadPool | None = None
+
+    def run(self, function: Callable[..., Any], used: socket.socket, *args: Any) -> Deferred[Any]:
+        """``function(used, *args)`` in a thread.  ``used`` is closed at the end."""
+        if self._pool is None:
+            self._pool = ThreadPool(0, MOST_THREADS, "PoolThread-twisted-bulk")
+            self._pool.start()
+
+        def close(result: Any) -> Any:
+            used.close()
+            return result
+
+        return deferToThreadPool(self._reactor, self._pool, function, used, *args).addBoth(close)
+
+    def stop(self) -> None:
+        """Wait for what is under way; its sockets are closed already."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = None
+
+
+def _has_socket(connection: Connection) -> bool:
+    """Whether a thread may write to the connection: not where the bytes on it are encrypted."""
+    return isinstance(getattr(connection.transport, "socket", None), socket.socket)
+
+
+def _own_socket(connection: Connection) -> socket.socket:
+    """A descriptor of the connection's socket for a thread: the reactor may close its own at any moment."""
+    found: socket.socket = connection.transport.socket.dup()
+    return found
+
+
+def _cut(connection: Connection) -> None:
+    """Close, and wake a thread that waits for the other side."""
+    if _has_socket(connection):
+        with contextlib.suppress(OSError):
+            connection.transport.socket.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
 
 class _Sender(FileSender):
     """Twisted's producer with chunks that suit files."""
@@ -40,71 +108,20 @@ class _Sender(FileSender):
     CHUNK_SIZE = BULK_BYTES
 
 
-class BulkServer:
-    """The holder's side: owner of the connections that others open to fetch from ``store``."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._connections: set[Connection] = set()
-
-    def opened(self, connection: Connection) -> None:
-        connection.make_bulk()
-        self._connections.add(connection)
-
-    def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
-        for body in bodies:
-            for fetch in decode_frame(BULK_REQUEST, body)[2]:
-                self._send(connection, fetch)
-
-    def _send(self, connection: Connection, fetch: m.Fetch) -> None:
-        """Start to send a file; one asked for while another is being sent waits for its turn.
-
-        The other side may ask as soon as it has the last byte, which is before this side's producer knows that it has ended.
-        """
-        if connection.peer is not None:
-            connection.peer.append(fetch)
-            if len(connection.peer) > MOST_WAITING:
-                raise ProtocolError("too many files were asked for at once")
-            return
-        try:
-            stream = open(file_path(self._store.path, fetch.attempt), "rb")  # noqa: SIM115  closed when sent
-        except FileNotFoundError:
-            connection.send([(0, 0, [m.Absent(fetch.attempt)])])
-            return
-        length = os.fstat(stream.fileno()).st_size - HEADER_BYTES - fetch.offset
-        if length < 0:
-            stream.close()
-            raise ProtocolError(f"bytes from {fetch.offset} on were asked for, of a file that is shorter")
-        stream.seek(HEADER_BYTES + fetch.offset)
-        connection.send([(0, 0, [m.Data(fetch.attempt, length)])])
-        if not length:
-            stream.close()
-            return
-        connection.peer = deque()
-        sending = _Sender().beginFileTransfer(stream, connection.transport)  # type: ignore[no-untyped-call]
-        sending.addBoth(self._sent, connection, stream)
-
-    def _sent(self, result: Any, connection: Connection, stream: Any) -> None:
-        """The file has left, or the connection broke on the way (and says so itself)."""
-        waiting, connection.peer = connection.peer, None
-        stream.close()
-        while waiting and connection in self._connections:
-            self._send(connection, waiting.popleft())
-
-    def closed(self, connection: Connection, error: Exception) -> None:
-        self._connections.discard(connection)
-        if connection.peer:
-            connection.peer.clear()
-
-    def close(self) -> None:
-        for connection in list(self._connections):
-            connection.close()
-
-
 class Sink(Protocol):
-    """Where a fetched file goes."""
+    """Where a file goes that comes.  ``rest`` is the memory to be filled, ``took(piece)`` says that a piece of it is."""
+
+    received: int
+
+    @property
+    def rest(self) -> memoryview: ...
+
+    def took(self, piece: memoryview) -> None: ...
 
     def write(self, data: bytes) -> None: ...
+
+    def start_over(self) -> None:
+        """What has come was wrong."""
 
     def finish(self) -> bool:
         """Everything came: whether it is right."""
@@ -114,45 +131,241 @@ class Sink(Protocol):
 
 
 class MemorySink:
-    """Keeps what comes; ``data`` after it was found right."""
+    """Keeps what comes in memory; ``data`` after it was found right."""
 
-    def __init__(self, digest: bytes) -> None:
-        self._digest = digest
-        self._parts: list[bytes] = []
-        self.data = b""
+    def __init__(self, size: int, digest: bytes) -> None:
+        self._digest, self._hash = digest, xxhash.xxh3_128()
+        self._view = memoryview(bytearray(size))
+        self.received = 0
+
+    @property
+    def rest(self) -> memoryview:
+        return self._view[self.received :]
+
+    @property
+    def data(self) -> memoryview:
+        return self._view.toreadonly()
+
+    def took(self, piece: memoryview) -> None:
+        self._hash.update(piece)
+        self.received += len(piece)
 
     def write(self, data: bytes) -> None:
-        self._parts.append(data)
+        piece = self.rest[: len(data)]
+        piece[:] = data
+        self.took(piece)
+
+    def start_over(self) -> None:
+        self.received = 0
+        self._hash = xxhash.xxh3_128()
 
     def finish(self) -> bool:
-        self.data = b"".join(self._parts)
-        self._parts = []
-        return digest_of(self.data) == self._digest
+        return self.received == len(self._view) and self._hash.digest() == self._digest
 
     def discard(self) -> None:
-        self._parts = []
+        self._view = memoryview(b"")
+
+
+class Incoming:
+    """One file that comes over a connection into a sink: bytes that are here already, then the reactor or a thread.
+
+    ``ended(failure)`` is called once, with None when all bytes have come.  While ``threaded``, the reactor does not read.
+    """
+
+    def __init__(self, reactor: Any, threads: Threads, connection: Connection, sink: Sink, length: int,
+                 moved: Callable[[], None], ended: Callable[[Failure | None], None]) -> None:  # fmt: skip
+        self._reactor, self._threads, self._connection, self._sink = reactor, threads, connection, sink
+        self._left, self._moved, self._ended = length, moved, ended
+        self.threaded = False
+
+    def start(self) -> None:
+        """Take what has come, then wait for the rest."""
+        self._connection.read_raw(self._came)
+        if self._left > LARGE_BYTES and _has_socket(self._connection):
+            self.threaded = True
+            self._connection.transport.pauseProducing()
+            used, rest = _own_socket(self._connection), self._sink.rest[: self._left]
+            moving = self._threads.run(rawio.receive_into, used, rest, self._sink.took, STALL_S)
+            moving.addBoth(self._thread_ended)
+        elif not self._left:
+            self._end(None)
+
+    def _came(self, data: bytes) -> None:
+        if len(data) > self._left:
+            self._end(Failure(ProtocolError("more bytes came than were announced")))
+            return
+        self._left -= len(data)
+        self._sink.write(data)
+        self._moved()
+        if not self._left and data:
+            self._end(None)
+
+    def _thread_ended(self, result: Any) -> None:
+        self.threaded = False
+        self._connection.transport.resumeProducing()
+        self._end(result if isinstance(result, Failure) else None)
+
+    def _end(self, failure: Failure | None) -> None:
+        self._connection.read_raw(None)
+        ended, self._ended = self._ended, lambda failure: None
+        ended(failure)
+
+
+class BulkServer:
+    """The holder's side: owner of the connections that others open to fetch from ``store``, or to put something into it.
+
+    ``taken(stored)`` is called for each file that was put; ``host`` is this host's identity.
+    """
+
+    def __init__(self, reactor: Any, store: Store, host: str, taken: Callable[[m.Stored], None]) -> None:
+        self._reactor, self._store, self._host, self._taken = reactor, store, host, taken
+        self._connections: set[Connection] = set()
+        self._threads = Threads(reactor)
+        self._sending = 0
+
+    def opened(self, connection: Connection) -> None:
+        connection.make_bulk()
+        self._connections.add(connection)
+
+    def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
+        for body in bodies:
+            for request in decode_frame(BULK_REQUEST, body)[2]:
+                self._serve(connection, request)
+
+    def _serve(self, connection: Connection, request: m.Fetch | m.Put) -> None:
+        """Start with a request; one that comes while another is served waits for its turn."""
+        if connection.peer is not None:
+            connection.peer.append(request)
+            if len(connection.peer) > MOST_WAITING:
+                raise ProtocolError("too many files were asked for at once")
+        elif isinstance(request, m.Fetch):
+            self._send(connection, request)
+        else:
+            self._take(connection, request)
+
+    # ---- fetch ------------------------------------------------------------------------------
+
+    def _send(self, connection: Connection, fetch: m.Fetch) -> None:
+        try:
+            stream = open(file_path(self._store.path, fetch.attempt), "rb", buffering=0)  # noqa: SIM115  closed when sent
+        except OSError:
+            connection.send([(0, 0, [m.Absent(fetch.attempt)])])
+            return
+        offset = HEADER_BYTES + fetch.offset
+        length = os.fstat(stream.fileno()).st_size - offset
+        large = length > LARGE_BYTES and _has_socket(connection)
+        if length < 0 or fetch.offset < 0 or (large and self._sending >= MOST_SENDING):
+            stream.close()
+            if length < 0 or fetch.offset < 0:
+                raise ProtocolError(f"bytes from {fetch.offset} on were asked for, of a file that is shorter")
+            connection.send([(0, 0, [m.Busy(fetch.attempt)])])
+            return
+        frame = (0, 0, [m.Data(fetch.attempt, length)])
+        connection.peer = deque()
+        if large:
+            self._sending += 1
+            head = encode_frame(frame)
+            sending = self._threads.run(rawio.send_file, _own_socket(connection), head, stream, offset, length, STALL_S)
+        else:
+            stream.seek(offset)
+            connection.send([frame])
+            sending = _Sender().beginFileTransfer(stream, connection.transport)  # type: ignore[no-untyped-call]
+        sending.addBoth(self._sent, connection, stream, large)
+
+    def _sent(self, result: Any, connection: Connection, stream: Any, large: bool) -> None:
+        """The file has left, or the connection broke on the way."""
+        stream.close()
+        self._sending -= large
+        if large and isinstance(result, Failure):
+            connection.fail(result.value)  # type: ignore[arg-type]
+        self._next(connection)
+
+    def _next(self, connection: Connection) -> None:
+        waiting, connection.peer = connection.peer, None
+        while waiting and connection in self._connections:
+            self._serve(connection, waiting.popleft())
+
+    # ---- put --------------------------------------------------------------------------------
+
+    def _take(self, connection: Connection, put: m.Put) -> None:
+        stored = put.stored
+        if self._store.has(stored.attempt) or (put.host == self._host and self._store.take(put.path, stored)):
+            self._kept(connection, stored)
+            return
+        try:
+            sink = IncomingFile(self._store, stored)
+        except OSError as error:
+            connection.send([(0, 0, [m.Kept(stored.attempt, False, f"no room for {stored.size} bytes: {error.strerror}")])])
+            return
+        connection.peer = deque()
+        connection.send([(0, 0, [m.Send(stored.attempt)])])
+
+        def ended(failure: Failure | None) -> None:
+            if failure is None and sink.finish():
+                self._kept(connection, stored)
+            else:
+                sink.discard()
+                text = "it does not fit its digest" if failure is None else str(failure.value)
+                connection.send([(0, 0, [m.Kept(stored.attempt, False, text)])])
+                if failure is not None:
+                    connection.fail(failure.value)  # type: ignore[arg-type]
+            self._next(connection)
+
+        Incoming(self._reactor, self._threads, connection, sink, stored.size, lambda: None, ended).start()
+
+    def _kept(self, connection: Connection, stored: m.Stored) -> None:
+        connection.send([(0, 0, [m.Kept(stored.attempt, True)])])
+        self._taken(stored)
+
+    def closed(self, connection: Connection, error: Exception) -> None:
+        self._connections.discard(connection)
+        if connection.peer:
+            connection.peer.clear()
+
+    def close(self) -> None:
+        for connection in list(self._connections):
+            _cut(connection)
+        self._threads.stop()
+
+
+class _Busy(Exception):
+    """The holder sends enough already."""
 
 
 @attrs.define(eq=False)
 class _Request:
+    """A file to be fetched into ``sink``, or, with ``put``, to be brought from ``stream``."""
+
     attempt: int
-    sink: Sink
     result: Deferred[None]
-    left: int = -1
+    sink: Sink | None = None
+    put: m.Put | None = None
+    stream: Any = None
 
 
 class _Source:
-    """The connection to one holder and the requests that wait for it, one at a time."""
+    """One connection to one worker and the requests that wait for it, one at a time."""
 
-    def __init__(self, reactor: Any, address: str, secret: bytes) -> None:
-        self._reactor, self._address, self._secret = reactor, address, secret
+    def __init__(self, reactor: Any, threads: Threads, address: str, secret: bytes) -> None:
+        self._reactor, self._threads, self._address, self._secret = reactor, threads, address, secret
         self._waiting: deque[_Request] = deque()
         self._current: _Request | None = None
         self._connection: Connection | None = None
         self._connecting: Deferred[Any] | None = None
         self._timer = Alarm(reactor, self._timed_out)
         self._deadline = 0.0
-        self._closed = False
+        self._closed = self._sending = False
+        self._incoming: Incoming | None = None
+
+    @property
+    def load(self) -> int:
+        """How many requests it has."""
+        return len(self._waiting) + (self._current is not None)
+
+    @property
+    def unused(self) -> bool:
+        """Whether there is neither a connection nor a request."""
+        return self._connection is None and self._connecting is None and not self._waiting
 
     def request(self, request: _Request) -> None:
         self._waiting.append(request)
@@ -163,11 +376,6 @@ class _Source:
             self._connecting = endpoint.connect(ClientFactory(self._reactor, self, self._secret))
             self._connecting.addErrback(self._not_connected)
 
-    @property
-    def unused(self) -> bool:
-        """Whether there is neither a connection nor a request."""
-        return self._connection is None and self._connecting is None and not self._waiting
-
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         self._fail_all(failure)
@@ -177,15 +385,7 @@ class _Source:
         self._current = None
         self._waiting.clear()
         for request in requests:
-            self._give_up(request, failure)
-
-    @staticmethod
-    def _give_up(request: _Request, failure: Failure) -> None:
-        try:
-            request.sink.discard()
-        except OSError as error:
-            failure = Failure(error)
-        request.result.errback(failure)
+            request.result.errback(failure)
 
     def opened(self, connection: Connection) -> None:
         self._connecting = None
@@ -198,19 +398,35 @@ class _Source:
 
     def _next(self) -> None:
         if self._current is None and self._waiting and self._connection is not None:
-            self._current = self._waiting.popleft()
-            self._connection.send([(0, 0, [m.Fetch(self._current.attempt, 0)])])
-        self._patience(STALL_S if self._current else IDLE_S)
+            request = self._current = self._waiting.popleft()
+            first: Any = request.put
+            if first is None and request.sink is not None:
+                first = m.Fetch(request.attempt, request.sink.received)
+            self._connection.send([(0, 0, [first])])
+        self._patience()
 
-    def _patience(self, seconds: float) -> None:
-        self._deadline = self._reactor.seconds() + seconds
+    def _patience(self) -> None:
+        self._deadline = self._reactor.seconds() + (STALL_S if self._current else IDLE_S)
         self._timer.set(self._deadline)
 
     def _timed_out(self) -> None:
-        if self._reactor.seconds() < self._deadline - 0.001:
+        if self._sending or (self._incoming is not None and self._incoming.threaded):
+            self._patience()  # the thread has a limit of its own
+        elif self._reactor.seconds() < self._deadline - 0.001:
             self._timer.set(self._deadline)
         elif self._connection is not None:
             self._connection.fail(TimeoutError(f"{self._address} sent nothing for {STALL_S:g} s"))
+
+    def _done(self, failure: BaseException | None) -> None:
+        request, self._current = self._current, None
+        if request is None:
+            return
+        if failure is None:
+            request.result.callback(None)
+        else:
+            request.result.errback(failure)
+        if self._connection is not None:
+            self._next()
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         for body in bodies:
@@ -218,39 +434,63 @@ class _Source:
                 request = self._current
                 if request is None or answer.attempt != request.attempt:
                     raise ProtocolError("an answer came that nobody asked for")
-                if isinstance(answer, m.Absent):
-                    self._current = None
-                    self._give_up(request, Failure(DataLost(f"{self._address} does not have the file")))
-                    self._next()
-                else:
-                    request.left = answer.length
-                    connection.read_raw(self._raw)
-                    if not answer.length:
-                        self._raw(b"")
+                self._answered(connection, request, answer)
 
-    def _raw(self, data: bytes) -> None:
+    def _answered(self, connection: Connection, request: _Request, answer: Any) -> None:
+        if isinstance(answer, m.Absent):
+            self._done(DataLost(f"{self._address} does not have the file"))
+        elif isinstance(answer, m.Busy):
+            self._done(_Busy(f"{self._address} sends enough already"))
+        elif isinstance(answer, m.Kept):
+            self._done(None if answer.kept else StoreError(f"{self._address} did not take the file: {answer.text}"))
+        elif isinstance(answer, m.Send):
+            self._send(connection, request)
+        elif request.sink is None or answer.length != len(request.sink.rest):
+            raise ProtocolError("a file of another length was announced")
+        else:
+            self._incoming = Incoming(self._reactor, self._threads, connection, request.sink, answer.length, self._patience,
+                                      self._whole)  # fmt: skip
+            self._incoming.start()
+
+    def _whole(self, failure: Failure | None) -> None:
+        """All bytes have come, or the connection broke, or our disk is full."""
         request = self._current
-        if request is None or self._connection is None:
+        if request is None or request.sink is None:
             return
-        request.left -= len(data)
-        if request.left < 0:
-            self._connection.fail(ProtocolError("more bytes came than were announced"))
-            return
-        self._patience(STALL_S)
-        try:
-            request.sink.write(data)
-            whole = request.left == 0 and request.sink.finish()
-        except OSError as error:  # our disk is full: what else comes on this connection is of no use
-            self._connection.fail(error)
-            return
-        if request.left == 0:
-            self._connection.read_raw(None)
-            self._current = None
-            if whole:
-                request.result.callback(None)
+        error = failure.value if failure is not None else None
+        if error is None:
+            try:
+                right = request.sink.finish()
+            except OSError as own:
+                error = own
             else:
-                request.result.errback(DataLost(f"the file from {self._address} does not fit its digest"))
-            self._next()
+                error = None if right else DataLost(f"the file from {self._address} does not fit its digest")
+                if not right:
+                    request.sink.start_over()
+        elif self._connection is not None:
+            self._connection.fail(error)  # type: ignore[arg-type]
+            return  # closed() tells
+        self._done(error)
+
+    def _send(self, connection: Connection, request: _Request) -> None:
+        """The worker wants the bytes of what is put."""
+        put = request.put
+        if put is None:
+            raise ProtocolError("bytes were asked for that were not offered")
+        self._sending = True
+        if _has_socket(connection):
+            used, size = _own_socket(connection), put.stored.size
+            sending = self._threads.run(rawio.send_file, used, b"", request.stream, HEADER_BYTES, size, STALL_S)
+        else:
+            request.stream.seek(HEADER_BYTES)
+            sending = _Sender().beginFileTransfer(request.stream, connection.transport)  # type: ignore[no-untyped-call]
+        sending.addBoth(self._bytes_left, connection)
+
+    def _bytes_left(self, result: Any, connection: Connection) -> None:
+        self._sending = False
+        self._patience()
+        if isinstance(result, Failure):
+            connection.fail(result.value)  # type: ignore[arg-type]
 
     def closed(self, connection: Connection, error: Exception) -> None:
         self._connecting = self._connection = None
@@ -262,46 +502,119 @@ class _Source:
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
-            self._connection.close()
+            _cut(self._connection)
+
+
+@attrs.define(eq=False)
+class _Fetch:
+    """One file that is wanted, from whoever has it."""
+
+    attempt: int
+    sink: Sink
+    addresses: deque[str]
+    result: Deferred[Sink]
+    all_busy: Callable[[], None]
+    busy: list[str] = attrs.field(factory=list)
+    resumes: int = 0
+    pauses: int = 0
 
 
 class BulkFetcher:
-    """The needing side: one connection to each holder, kept while it is used."""
+    """The needing side: connections to holders, kept while they are used."""
 
     def __init__(self, reactor: Any, secret: bytes) -> None:
         self._reactor, self._secret = reactor, secret
-        self._sources: dict[str, _Source] = {}
+        self._threads = Threads(reactor)
+        self._sources: dict[str, list[_Source]] = {}
+        self._fetches: dict[int, _Fetch] = {}
+        self._closed = False
 
-    def fetch(self, addresses: Sequence[str], attempt: int, make_sink: Any) -> Deferred[Sink]:
+    def fetch(self, addresses: Sequence[str], attempt: int, make_sink: Callable[[], Any],
+              all_busy: Callable[[], None] = lambda: None) -> Deferred[Any]:  # fmt: skip
         """The file of ``attempt`` from the first of ``addresses`` that gives it whole and right, into ``make_sink()``.
 
         The Deferred gives the sink, or fails with the last holder's failure (``DataLost`` when there is no holder).
+        ``all_busy()`` is called when everybody sends enough already; ``more_holders`` may name others then.
         """
-        result: Deferred[Sink] = Deferred()
-        self._try(list(addresses), attempt, make_sink, result, Failure(DataLost("nobody holds the value")))
-        return result
-
-    def _try(self, addresses: list[str], attempt: int, make_sink: Any, result: Deferred[Sink], last: Failure) -> None:
-        if not addresses:
-            result.errback(last)
-            return
-        address = addresses.pop(0)
+        result: Deferred[Any] = Deferred()
         try:
             sink = make_sink()
         except OSError as error:
             result.errback(error)
+            return result
+        fetch = _Fetch(attempt, sink, deque(addresses), result, all_busy)
+        self._fetches[attempt] = fetch
+        self._try(fetch, Failure(DataLost("nobody holds the value")))
+        return result
+
+    def more_holders(self, attempt: int, addresses: Sequence[str]) -> None:
+        """These have the file too."""
+        fetch = self._fetches.get(attempt)
+        if fetch is not None:
+            known = {*fetch.addresses, *fetch.busy}
+            fetch.addresses.extend(address for address in addresses if address not in known)
+
+    def put(self, address: str, put: m.Put, stream: Any) -> Deferred[None]:
+        """Bring a file to a worker's store; the Deferred fires when it is there."""
+        request = _Request(put.stored.attempt, Deferred(), put=put, stream=stream)
+        self._source(address).request(request)
+        return request.result
+
+    def _source(self, address: str) -> _Source:
+        """The connection to ``address`` that has least to do, a new one if there may be more."""
+        for known in [one for one, sources in self._sources.items() if all(source.unused for source in sources)]:
+            del self._sources[known]
+        sources = self._sources.setdefault(address, [])
+        free = min(sources, key=lambda one: one.load, default=None)
+        if free is not None and (not free.load or len(sources) >= MOST_CONNECTIONS):
+            return free
+        sources.append(_Source(self._reactor, self._threads, address, self._secret))
+        return sources[-1]
+
+    def _try(self, fetch: _Fetch, last: Failure) -> None:
+        """The next holder; when all were busy, again after a pause."""
+        if self._closed:
+            self._end(fetch, last)
+        elif fetch.addresses:
+            address = fetch.addresses.popleft()
+            request = _Request(fetch.attempt, Deferred(), sink=fetch.sink)
+            request.result.addCallbacks(lambda _: self._end(fetch, None), lambda failure: self._failed(fetch, address, failure))
+            self._source(address).request(request)
+        elif fetch.busy and fetch.pauses < MOST_BUSY:
+            fetch.addresses, fetch.busy = deque(fetch.busy), []
+            fetch.all_busy()
+            pause = min(LONGEST_BUSY_PAUSE_S, BUSY_PAUSE_S * 2**fetch.pauses)
+            fetch.pauses += 1
+            self._reactor.callLater(pause, self._try, fetch, last)
+        else:
+            self._end(fetch, last)
+
+    def _failed(self, fetch: _Fetch, address: str, failure: Failure) -> None:
+        if failure.check(_Busy):
+            fetch.busy.append(address)
+        elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MOST_RESUMES:
+            fetch.resumes += 1  # it broke in the middle: on from there, here or at another one
+            fetch.addresses.append(address)
+            if len(fetch.addresses) == 1:
+                self._reactor.callLater(RESUME_PAUSE_S, self._try, fetch, failure)
+                return
+        self._try(fetch, failure)
+
+    def _end(self, fetch: _Fetch, failure: Failure | None) -> None:
+        if self._fetches.get(fetch.attempt) is fetch:
+            del self._fetches[fetch.attempt]
+        if failure is None:
+            fetch.result.callback(fetch.sink)
             return
-        source = self._sources.get(address)
-        if source is None:
-            for idle in [one for one, known in self._sources.items() if known.unused]:
-                del self._sources[idle]
-            source = self._sources[address] = _Source(self._reactor, address, self._secret)
-        request = _Request(attempt, sink, Deferred())
-        request.result.addCallbacks(
-            lambda _: result.callback(sink), lambda failure: self._try(addresses, attempt, make_sink, result, failure)
-        )
-        source.request(request)
+        try:
+            fetch.sink.discard()
+        except OSError as error:
+            failure = Failure(error)
+        fetch.result.errback(failure)
 
     def close(self) -> None:
-        for source in self._sources.values():
-            source.close()
+        self._closed = True
+        for sources in self._sources.values():
+            for source in sources:
+                source.close()
+        self._threads.stop()

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.config import MAX_ARGUMENT_BYTES, as_secret
+from twistdist.config import INLINE_RESULT_BYTES, MAX_ARGUMENT_BYTES, as_secret
 from twistdist.core import client as core
 from twistdist.core.client import FunctionRef, Record, State
 from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, TwistdistError
@@ -27,12 +27,13 @@ from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
-from twistdist.net.options import TaskOptions, check_encodable, check_number, split_options
+from twistdist.net.options import TaskOptions, check_encodable, check_number, check_replicas, split_options
 from twistdist.net.shapes import flatten, rebuild
+from twistdist.net.supplier import Supplier, all_of
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT
-from twistdist.wire.payload import dump_call
+from twistdist.wire.payload import dump_call, dump_value
 
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
@@ -77,6 +78,7 @@ class Client:
         self._functions = Functions()
         self._host = host_identity()
         self._fetcher = BulkFetcher(reactor, secret)
+        self._supplier = Supplier(self._fetcher, self._host, self._not_supplied)
         self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal)
         self._queries: dict[int, Deferred[Any]] = {}
         self._opening: Deferred[Client] | None = None
@@ -147,6 +149,7 @@ class Client:
             self._deadline.cancel()
         self._dialing.stop()
         self._fetcher.close()
+        self._supplier.close()
         info = m.ErrorInfo(type(error).__name__, "", str(error))
         records = self._core.records.values()
         lost = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
@@ -197,6 +200,7 @@ class Client:
         """Records that were pending will never be told of: who still waits for one hears so."""
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
+        self._supplier.forget(cids)
         given_up = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
         if given_up:
             self._lose(given_up, _RELEASED)
@@ -300,6 +304,9 @@ class Client:
 
     def _messages(self, messages: list[Any]) -> None:
         self._update(partial(self._core.receive, messages))
+        supplies, self._core.supplies = self._core.supplies, []
+        for supply in supplies:
+            self._supplier.supply(supply, self._core.peers[supply.workers[0]])
         answers, self._core.answers = self._core.answers, []
         for answer in answers:
             query = self._queries.pop(answer.query, None)
@@ -335,18 +342,27 @@ class Client:
         if record.value is not None:
             return succeed(record.value)
         place = record.place
+        if place is not None and record.seen not in (b"", place.digest):
+            return succeed(_ANOTHER_VALUE)
         if place is None:
             return succeed(record.error or _RELEASED)
         peers = [self._core.peers[number] for number in place.holders]
         for peer in peers:
             if peer.host == self._host:
                 try:
-                    return succeed(read_file(file_path(peer.store, place.attempt)))
+                    return succeed(self._saw(record, place, read_file(file_path(peer.store, place.attempt))))
                 except (OSError, ValueError):
                     continue
-        fetching = self._fetcher.fetch([peer.address for peer in peers], place.attempt, partial(MemorySink, place.digest))
-        return fetching.addCallbacks(lambda sink: sink.data,
+        sink = partial(MemorySink, place.size, place.digest)
+        fetching = self._fetcher.fetch([peer.address for peer in peers], place.attempt, sink)
+        return fetching.addCallbacks(lambda sink: self._saw(record, place, sink.data),
                                      lambda failure: self._elsewhere(record, place, failure, tries + 1))  # fmt: skip
+
+    @staticmethod
+    def _saw(record: Record, place: m.Finished, data: Raw) -> Raw:
+        """Who has seen a value never sees another one in its place."""
+        record.seen = place.digest
+        return data
 
     def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int) -> Deferred[Raw]:
         again: Deferred[Raw] = Deferred()
@@ -407,6 +423,128 @@ class Client:
                 return as_failure(error)
 
         return self.collect([one._record for one in found], fail_fast=errors == "raise").addCallback(load)
+
+    def scatter_records(self, data: Any, replicas: int, broadcast: bool, hash: bool, workers: Iterable[str] | None,
+                        resupply: bool, make: Callable[[Record, str], Any]) -> tuple[Any, list[Any]]:  # fmt: skip
+        """(``data`` with futures in the place of its values, the futures)."""
+        if self._error is not None:
+            raise ClientClosed(f"this client can't be used: {self._error}")
+        copies = 0 if broadcast else check_replicas(replicas)
+        names = [workers] if isinstance(workers, str) else list(workers or ())
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"workers is a list of worker names, not {workers!r}")
+        futures: list[Any] = []
+
+        def one(value: Any) -> Any:
+            record = Record(next(self._cids))
+            parts, key = dump_value(value), ""
+            small = b"".join(parts) if sum(map(len, parts)) <= INLINE_RESULT_BYTES else None
+            if small is None:
+                size, digest = self._supplier.keep(record.cid, parts)
+            else:
+                size, digest = len(small), hashlib.blake2b(small, digest_size=16).digest()
+            if hash:
+                key = f"data-{digest.hex()}-{size}"
+            futures.append(make(record, key or f"data-{self._origin}-"))
+            self._order(self._scatter, record, key, size, digest, small, copies, names, resupply)
+            return futures[-1]
+
+        if hasattr(data, "__next__"):
+            data = list(data)
+        if isinstance(data, dict):
+            return {key: one(value) for key, value in data.items()}, futures
+        if isinstance(data, list | tuple):
+            return [one(value) for value in data], futures
+        return one(data), futures
+
+    def _scatter(self, record: Record, *what: Any) -> None:
+        if self._error is not None:
+            self._lose([record], m.ErrorInfo("ClientClosed", "", str(self._error)))
+            return
+        self._core.scatter(record, *what)
+        if not what[-1]:
+            record.callbacks = [*(record.callbacks or ()), lambda one: self._supplier.forget([one.cid])]
+
+    def _not_supplied(self, cid: int, worker: int, text: str) -> None:
+        if self._error is None:
+            self._core.not_supplied(cid, worker, text)
+            self._dialing.flush()
+
+    def announced(self, futures: Sequence[Any]) -> Deferred[Any]:
+        """A Deferred that fires when all are finished, or fails as the first that is not."""
+
+        def one(record: Record) -> Deferred[None]:
+            ended: Deferred[None] = Deferred()
+            self.call_when_done(record, lambda _: self._finished(record, ended))
+            return ended
+
+        return all_of([one(future._record) for future in futures])
+
+    @staticmethod
+    def _finished(record: Record, ended: Deferred[None]) -> None:
+        if record.state is State.FINISHED:
+            ended.callback(None)
+        else:
+            ended.errback(as_failure(load_one(record)))
+
+    def scatter(self, data: Any, *, replicas: int = 2, broadcast: bool = False, hash: bool = False,
+                workers: Iterable[str] | None = None, resupply: bool = True) -> Deferred[Any]:  # fmt: skip
+        """Put data on the cluster: a Deferred of a Future, or of a list or dict of Futures where ``data`` is one.
+
+        It fires when as many copies exist as there are workers, at most ``replicas`` (on every worker, also those that come later, with
+        ``broadcast``), on ``workers`` alone if they are named.  With ``hash`` the key is made from the content, so that equal data are
+        there once.  The client keeps the bytes in a file while the Future lives, and brings them again when every copy is lost, unless
+        ``resupply`` is False.
+        """
+        shape, futures = self.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
+        return self.announced(futures).addCallback(lambda _: shape)
+
+    def replicate(self, futures: Any, n: int) -> Deferred[None]:
+        """Keep ``n`` copies of each value on different workers from now on, as workers come and go; the Deferred fires when the copies
+        that are possible now are made."""
+        check_replicas(n)
+        cids = [future._record.cid for future in flatten(futures, "raise")]
+        return self._query("replicate", n, *cids).addCallback(lambda _: self._when_copied(cids))
+
+    def rebalance(self, futures: Any = None) -> Deferred[None]:
+        """Move values (of ``futures``, or any) from workers that hold much to those that hold little; the Deferred fires when done."""
+        cids = [] if futures is None else [future._record.cid for future in flatten(futures, "raise")]
+        return self._query("rebalance", *cids).addCallback(lambda _: self._when_copied(cids))
+
+    def _when_copied(self, cids: list[int]) -> Deferred[None]:
+        return self._until(lambda: self._query("copying", *cids), lambda count: not count)
+
+    def _until(self, ask: Callable[[], Deferred[Any]], enough: Callable[[Any], bool]) -> Deferred[None]:
+        """Ask again and again until the answer is enough."""
+        result: Deferred[None] = Deferred()
+
+        def look(answer: Any) -> None:
+            if enough(answer):
+                result.callback(None)
+            else:
+                self.reactor.callLater(0.02, again)
+
+        def again() -> None:
+            if not result.called:
+                ask().addCallbacks(look, result.errback)
+
+        again()
+        return result
+
+    def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> Deferred[None]:
+        """Have workers leave: they get no more work, hand over what only they hold, and end; the Deferred fires when they are gone.
+
+        After ``timeout`` seconds (an hour) they end with what is left, and running tasks start again elsewhere.
+        """
+        chosen = [names] if isinstance(names, str) else list(names)
+
+        def told(known: list[str]) -> Deferred[None]:
+            unknown = sorted(set(chosen) - set(known))
+            if unknown:
+                raise ValueError(f"no worker of this cluster is named {', '.join(unknown)}")
+            return self._until(self.workers, lambda workers: not set(chosen) & set(workers))
+
+        return self._query("retire", 3600.0 if timeout is None else float(timeout), *chosen).addCallback(told)
 
     def cancel(self, futures: Any) -> Deferred[None]:
         """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so."""
@@ -513,6 +651,8 @@ def _call_digest(ref: FunctionRef, data: bytes, found: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+_ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that this client "
+                             "has seen; the function depends on more than its arguments (see replay=)")  # fmt: skip
 _RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
 
 

@@ -39,13 +39,14 @@ class LocalCluster(Service):
     worker process that dies is started again on the same store.  ``reactor`` is the one to run on.  ``secret`` is the shared
     secret (default: that of the secret file).  ``memory_limit`` is that of each worker, as ``"8GiB"`` or a number of bytes
     (default: an equal share of 80 % of the machine's memory; 0: none), ``executor_memory_limit`` that of one task's process.
+    ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any = None, n_workers: int | None = None, slots: int = 1,
                  secret: str | bytes | None = None, memory_limit: str | int | None = None,
-                 executor_memory_limit: str | int | None = None) -> None:  # fmt: skip
+                 executor_memory_limit: str | int | None = None, checkpoint_store: str | None = None) -> None:  # fmt: skip
         if reactor is None:
             from twisted.internet import reactor
         for name, value in (("n_workers", n_workers), ("slots", slots)):
@@ -60,6 +61,7 @@ class LocalCluster(Service):
             limits["executor-memory-limit"] = executor_memory_limit
         self._limits = [f"--{name}={parse_bytes(value, name.replace('-', '_'))}" for name, value in limits.items()]
         self._spill = ""
+        self._checkpoints = ["--checkpoint-store", checkpoint_store] if checkpoint_store else []
         self._folder = ""
         self._listener: socket.socket | None = None
         self._scheduler: Child | None = None
@@ -151,7 +153,7 @@ class LocalCluster(Service):
     def _start_scheduler(self) -> None:
         assert self._listener is not None
         descriptor = self._listener.fileno()
-        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret"]
+        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", *self._checkpoints]
         command = ["--listen-fd", str(descriptor), "--folder", self._folder, "--folder", self._spill, *arguments]
         self._scheduler = Child(self._reactor, command, self._environment(), lambda line: None, self._scheduler_ended,
                                 [descriptor])  # fmt: skip

@@ -37,8 +37,9 @@ class Core(Protocol):
 class Dialing:
     """Keeps one session to the scheduler alive.
 
-    ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one)
-    and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version, replaced.
+    ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one),
+    ``on_lost()`` when a connection broke and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version,
+    replaced.
     """
 
     _log = Logger()
@@ -53,13 +54,14 @@ class Dialing:
         on_messages: Callable[[list[Any]], None],
         on_ready: Callable[[bool], None],
         on_fatal: Callable[[Exception], None],
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor, self._core, self._decoder = reactor, core, decoder
         self.address = parse_address(address)
         self._endpoint = clientFromString(reactor, self.address)
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None
-        self._on_messages, self._on_ready, self._on_fatal = on_messages, on_ready, on_fatal
+        self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
         self._connection: Connection | None = None
         self._connecting: Deferred[Any] | None = None
         self._retry: Any = None
@@ -162,6 +164,7 @@ class Dialing:
         if isinstance(error, AuthenticationError | VersionMismatch):
             self._give_up(error)
             return
+        self._on_lost()
         self._log.debug("the connection to {address} is lost: {error}", address=self.address, error=error)
         self._again()
 

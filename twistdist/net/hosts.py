@@ -16,7 +16,13 @@ _SHM_BYTES = 1 << 30
 
 
 def host_identity() -> str:
-    """Two processes with the same identity can open one another's files: same kernel, same mounts, same user."""
+    """Two processes with the same identity can open one another's files: same kernel, same mounts, same user.
+
+    ``TWISTDIST_HOST`` in the environment names another one, for processes that should not, and for tests.
+    """
+    named = os.environ.get("TWISTDIST_HOST")
+    if named:
+        return named
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         mounts = os.stat("/proc/self/ns/mnt").st_ino

@@ -9,9 +9,6 @@ import attrs
 from twistdist.config import resource_units
 from twistdist.wire import messages as m
 
-#: Options of the contract that this version does not have yet, with the only value that it can honour.
-_LATER: dict[str, Any] = {"replay": "always", "replicas": 1, "checkpoint": False}
-
 
 @attrs.frozen
 class TaskOptions:
@@ -30,6 +27,13 @@ def check_number(name: str, value: Any, least: float, kind: type | tuple[type, .
     return value
 
 
+def check_replicas(value: Any) -> int:
+    """A number of copies: ``ValueError`` or ``TypeError`` unless it is a whole number from 1 to 10,000."""
+    if check_number("replicas", value, 1) > 10_000:
+        raise ValueError(f"replicas is a number from 1 to 10,000, not {value!r}")
+    return int(value)
+
+
 def check_encodable(what: str, text: str) -> None:
     try:
         text.encode()
@@ -42,9 +46,9 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     if not kwargs:
         return _NO_OPTIONS
     take = kwargs.pop
-    for name, only in _LATER.items():
-        if take(name, only) != only:
-            raise ValueError(f"{name} can only be {only!r} in this version")
+    replay = take("replay", "always")
+    if replay not in ("always", "verify", "never"):
+        raise ValueError(f"replay is 'always', 'verify' or 'never', not {replay!r}")
     key, pure = take("key", None), take("pure", False)
     if key is not None and pure:
         raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
@@ -68,6 +72,9 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
         workers=tuple(workers or ()),
         allow_other_workers=bool(take("allow_other_workers", False)),
         resources=resources or None,
+        replay=replay,
+        replicas=check_replicas(take("replicas", 1)),
+        checkpoint=bool(take("checkpoint", False)),
     )
     return TaskOptions(key, bool(pure), None if options == _DEFAULTS else options)
 

@@ -31,6 +31,9 @@ from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_WORKER
 
+#: Seconds that a worker which was told to stop has to hand over what only it holds.
+LEAVE_S = 10.0
+
 #: Seconds between two looks at memory while nothing runs.
 IDLE_LOOK_S = 1.0
 
@@ -68,7 +71,7 @@ class WorkerService(Service):
         self._limits = limits or Limits()
         self._memory_alarm = Alarm(reactor, self._look_at_memory)
         self._memory_pause = LOOK_S
-        self._bulk_server = BulkServer(self._store)
+        self._bulk_server = BulkServer(reactor, self._store, host_identity(), self._taken)
         self._fetcher = BulkFetcher(reactor, secret)
         self._supervisor: Supervisor | None = None
         self._core: core.Worker | None = None
@@ -77,6 +80,8 @@ class WorkerService(Service):
         self._alarm = Alarm(reactor, lambda: self._event(self._the_core.tick))
         self._busy = False
         self._broken = False
+        self._left: Deferred[None] | None = None
+        self._leaving: Any = None
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -98,14 +103,40 @@ class WorkerService(Service):
             slots=self._slots, address=address_of(port), host=host_identity(), store=self._store.path,
             resources=self._resources, stored=[], running=[], finished=[],
         )  # fmt: skip
-        self._core = core.Worker(identity, self._store.inventory(), self._store.spilled(), self._limits)
-        service = TaskService(self._worker_name, self._scheduler, self._secret)
+        found, wrong = self._store.take_inventory()
+        self._core = core.Worker(identity, found, self._store.spilled(), self._limits)
+        service = TaskService(self._worker_name, self._scheduler, self._secret, self._store.spill_path, self._limits.worker)
         self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
-                                self._messages, self._ready, self._fatal)  # fmt: skip
+                                self._messages, self._ready, self._fatal,
+                                lambda: self._leaves("the scheduler is gone"))  # fmt: skip
         self._dialing.start()
         self._event(self._core.start)
+        if wrong:
+            self._event(self._core.damaged, [], "; ".join(wrong))
+
+    def leave(self) -> Deferred[None]:
+        """Hand over what only this worker holds: the Deferred fires when the scheduler has said Stop, when it can't be reached,
+        or after ``LEAVE_S`` seconds; what could not be handed over is logged."""
+        left: Deferred[None] = Deferred()
+        self._left = left
+        the_core = self._core
+        if the_core is None or not the_core.dialer.connected or not (the_core.stored or the_core.jobs):
+            self._leaves("")
+        else:
+            self._event(the_core.leave, LEAVE_S)
+            self._leaving = self._reactor.callLater(LEAVE_S + 1.0, self._leaves, "the time is up")
+        return left
+
+    def _leaves(self, text: str) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            if text:
+                self._log.info("worker {name} leaves: {text}", name=self._worker_name, text=text)
+            if self._leaving is not None and self._leaving.active():
+                self._leaving.cancel()
+            left.callback(None)
 
     def stopService(self) -> Deferred[None]:
         """End the executors, close the connections and remove the store."""
@@ -224,17 +255,41 @@ class WorkerService(Service):
         moving.addCallbacks(lambda _: "", lambda failure: str(failure.value))
         moving.addCallback(lambda trouble: self._event(self._the_core.spilled_files, done, trouble))
 
+    def _taken(self, stored: m.Stored) -> None:
+        self._event(self._the_core.received, stored)
+
     def _start_fetch(self, effect: effects.StartFetch) -> None:
-        task = self._the_core.transfers[effect.attempt].source.task
+        task, host = self._the_core.transfers[effect.attempt].source.task, self._the_core.identity.host
         stored = m.Stored(task, effect.attempt, effect.size, effect.digest)
+        if any(peer.host == host and self._store.link(peer.store, stored) for peer in effect.holders):
+            self._event(self._the_core.fetched, effect.attempt)
+            return
         addresses = [peer.address for peer in effect.holders]
-        fetching = self._fetcher.fetch(addresses, effect.attempt, partial(IncomingFile, self._store.path, stored))
+        fetching = self._fetcher.fetch(addresses, effect.attempt, partial(IncomingFile, self._store, stored),
+                                       lambda: self._event(self._the_core.all_busy, effect.attempt))  # fmt: skip
         fetching.addCallbacks(lambda _: self._event(self._the_core.fetched, effect.attempt), self._not_fetched,
                               errbackArgs=(effect.attempt,))  # fmt: skip
 
     def _not_fetched(self, failure: Failure, attempt: int) -> None:
         self._log.warn("an input could not be fetched: {error}", error=failure.value)
         self._event(self._the_core.fetch_failed, attempt)
+
+    def _more_holders(self, effect: effects.MoreHolders) -> None:
+        self._fetcher.more_holders(effect.attempt, [peer.address for peer in effect.holders])
+
+    def _rescue_store(self, effect: effects.RescueStore) -> None:
+        """Digests are checked in a thread."""
+        saving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.rescue, effect.store)
+        saving.addCallbacks(self._rescued, self._not_rescued, callbackArgs=(effect.worker,))
+
+    def _rescued(self, found: tuple[bool, list[m.Stored], list[int], list[str]], worker: int) -> None:
+        dead, stored, spilled, wrong = found
+        if wrong:
+            self._event(self._the_core.damaged, [], "; ".join(wrong))
+        self._event(self._the_core.rescued, worker, dead, stored, spilled)
+
+    def _not_rescued(self, failure: Failure) -> None:
+        self._log.warn("a neighbour's store could not be taken over: {error}", error=failure.value)
 
     def _delete_files(self, effect: effects.DeleteFiles) -> None:
         self._store.delete(effect.attempts)
@@ -244,6 +299,9 @@ class WorkerService(Service):
         self._event(self._the_core.verified, effect.attempts, absent)
 
     def _stop_worker(self, effect: effects.StopWorker) -> None:
+        if self._left is not None:
+            self._leaves(effect.text)
+            return
         self._reactor.callLater(0, self._on_stop, effect.text, False)
 
 
@@ -256,6 +314,8 @@ _EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
     effects.Interrupt: WorkerService._interrupt,
     effects.Kill: WorkerService._kill,
     effects.StartFetch: WorkerService._start_fetch,
+    effects.MoreHolders: WorkerService._more_holders,
+    effects.RescueStore: WorkerService._rescue_store,
     effects.DeleteFiles: WorkerService._delete_files,
     effects.Spill: WorkerService._spill,
     effects.LookForFiles: WorkerService._look_for_files,

@@ -13,6 +13,7 @@ It is written under a name that starts with a dot and made visible by rename, so
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -20,6 +21,7 @@ import pathlib
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -36,30 +38,63 @@ _MAGIC = b"TWDFILE1"
 _READ_UP_TO = 64 << 10
 _MOST_PARTS = 512
 
+#: How often, and how long apart in seconds, a store's lock is tried.
+LOCK_TRIES, LOCK_PAUSE_S = 100, 0.02
+
 
 def file_path(store: str, attempt: int) -> str:
     """Where the file of ``attempt`` is in a store."""
     return f"{store}/{attempt:x}"
 
 
-def write_file(store: str, task: int, attempt: int, parts: Sequence[bytes | memoryview]) -> tuple[int, bytes]:
-    """Write a value's bytes as one complete file; (size, digest).  ``OSError`` leaves nothing behind."""
+def write_file(store: str, task: int, attempt: int, parts: Sequence[bytes | memoryview], spill: str = "",
+               most: int = 0) -> tuple[int, bytes]:  # fmt: skip
+    """Write a value's bytes as one complete file; (size, digest).  ``OSError`` leaves nothing behind.
+
+    Where the store has no room, or the value is larger than ``most`` (0: no bound), it goes to the folder ``spill``, and the
+    store has a link to it.
+    """
     digest = xxhash.xxh3_128()
     for part in parts:
         digest.update(part)
     size = sum(len(part) for part in parts)
-    header = _HEADER.pack(_MAGIC, task, attempt, size, digest.digest())
-    hidden = f"{store}/.{attempt:x}"
+    header = pack_header(Stored(task, attempt, size, digest.digest()))
+    folders = [store] if not spill or not most or size <= most else []
+    for folder in (*folders, *([spill] if spill else ())):
+        try:
+            _write_hidden(folder, attempt, [header, *parts])
+        except OSError as error:
+            if folder == spill or not spill or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            continue
+        if folder == spill:
+            _link_spilled(store, spill, attempt)
+        break
+    return size, digest.digest()
+
+
+def _write_hidden(folder: str, attempt: int, parts: Sequence[bytes | memoryview]) -> None:
+    """A file of these parts, made visible when it is whole."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    hidden = f"{folder}/.{attempt:x}"
     descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        _write_all(descriptor, [header, *parts])
-        os.rename(hidden, file_path(store, attempt))
+        _write_all(descriptor, parts)
+        os.rename(hidden, file_path(folder, attempt))
     except BaseException:
         os.unlink(hidden)
         raise
     finally:
         os.close(descriptor)
-    return size, digest.digest()
+
+
+def _link_spilled(store: str, spill: str, attempt: int) -> None:
+    """The store's name for a file in the spill folder, in the place of one that was there."""
+    link = f"{store}/.{attempt:x}-link"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(link)
+    os.symlink(file_path(spill, attempt), link)
+    os.rename(link, file_path(store, attempt))
 
 
 def _write_all(descriptor: int, parts: Iterable[bytes | memoryview]) -> None:
@@ -70,6 +105,11 @@ def _write_all(descriptor: int, parts: Iterable[bytes | memoryview]) -> None:
             written -= len(left.pop(0))
         if written:
             left[0] = left[0][written:]
+
+
+def pack_header(stored: Stored) -> bytes:
+    """The first bytes of a result file."""
+    return _HEADER.pack(_MAGIC, stored.task, stored.attempt, stored.size, stored.digest)
 
 
 def read_file(path: str) -> memoryview:
@@ -107,28 +147,86 @@ class Store:
             self._lock = os.open(f"{path}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(f"the store folder {path} can't be used: {error.strerror}; name another with --store") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise ConfigError(f"the store folder {path} is in use by another worker; name another with --store") from None
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                time.sleep(LOCK_PAUSE_S)  # a neighbour may be saving what the worker before us has left here
+        os.close(self._lock)
+        raise ConfigError(f"the store folder {path} is in use by another worker; name another with --store")
 
-    def inventory(self) -> list[Stored]:
-        """The complete files that are there; half-written ones are removed, and what is not ours is left alone."""
-        found = []
-        for name in sorted(os.listdir(self.path)):
-            path = f"{self.path}/{name}"
-            if os.path.islink(path) and not os.path.exists(path):
-                os.unlink(path)  # what it stood for is gone
-            if not os.path.isfile(path):
-                continue
-            if name.startswith(".") and name != ".lock":
-                os.unlink(path)
-            elif not name.startswith("."):
-                stored = _described(path)
-                if stored is not None:
-                    found.append(stored)
-        return found
+    def take_inventory(self) -> tuple[list[Stored], list[str]]:
+        """(the complete and right files that are there, what was wrong with others in words).
+
+        Half-written files and those that do not fit their digest are removed; what is not ours is left alone.
+        """
+        return _inventory(self.path)
+
+    def link(self, folder: str, stored: Stored) -> bool:
+        """Have another store's file of this host in ours too, without copying where that is possible; whether it is here."""
+        hidden = f"{self.path}/.{stored.attempt:x}-{os.urandom(4).hex()}"
+        source = os.path.realpath(file_path(folder, stored.attempt))
+        try:
+            found = described(source)
+            if found is None or found.digest != stored.digest:
+                return False
+            try:
+                os.link(source, hidden)
+            except OSError:  # another file system
+                shutil.copyfile(source, hidden)
+            os.rename(hidden, file_path(self.path, stored.attempt))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(hidden)
+            return False
+        return True
+
+    def take(self, path: str, stored: Stored) -> bool:
+        """Have a client's own file of this host in the store, as :meth:`link` does."""
+        return self.link(os.path.dirname(path), stored) if os.path.basename(path) == f"{stored.attempt:x}" else False
+
+    def rescue(self, folder: str) -> tuple[bool, list[Stored], list[int], list[str]]:
+        """Take over the store of a worker whose process is dead.
+
+        (whether it is dead, what is ours now, which of that is on disk, what was wrong with others in words).  Blocks while
+        digests are checked.
+        """
+        try:
+            lock = os.open(f"{folder}/.lock", os.O_RDWR)
+        except OSError:
+            return False, [], [], []
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False, [], [], []
+        taken, spilled = [], []
+        try:
+            found, wrong = _inventory(folder)
+            for stored in found:
+                if self._move_from(folder, stored.attempt):
+                    taken.append(stored)
+                    if os.path.islink(file_path(self.path, stored.attempt)):
+                        spilled.append(stored.attempt)
+        finally:
+            os.close(lock)
+        return True, taken, spilled, wrong
+
+    def _move_from(self, folder: str, attempt: int) -> bool:
+        source = file_path(folder, attempt)
+        try:
+            if not os.path.islink(source):
+                os.rename(source, file_path(self.path, attempt))
+                return True
+            os.makedirs(self.spill_path, mode=0o700, exist_ok=True)
+            target, hidden = os.readlink(source), f"{self.spill_path}/.{attempt:x}"
+            shutil.move(target, hidden)
+            self.put_spilled(hidden, attempt)
+            os.unlink(source)
+        except OSError:
+            return False  # it stays where it is, for its own worker
+        return True
 
     def spilled(self) -> list[int]:
         """The attempts whose files lie in the spill folder."""
@@ -141,18 +239,26 @@ class Store:
         Blocks for as long as the copying takes.  ``FileNotFoundError`` when there is no such file; after any other ``OSError``
         the file is where it was.
         """
-        pathlib.Path(self.spill_path).mkdir(parents=True, exist_ok=True, mode=0o700)
-        here, there = file_path(self.path, attempt), file_path(self.spill_path, attempt)
-        hidden, link = f"{self.spill_path}/.{attempt:x}", f"{self.path}/.{attempt:x}-link"
+        os.makedirs(self.spill_path, mode=0o700, exist_ok=True)
+        here, hidden = file_path(self.path, attempt), f"{self.spill_path}/.{attempt:x}"
+        if os.path.islink(here):
+            return
         try:
             shutil.copyfile(here, hidden)
-            os.rename(hidden, there)
-            os.symlink(there, link)
-            os.rename(link, here)
+            self.put_spilled(hidden, attempt)
         except BaseException:
-            for path in (hidden, there, link):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(hidden)
+            raise
+
+    def put_spilled(self, hidden: str, attempt: int) -> None:
+        """A whole file of the spill folder takes its place there, and in the store."""
+        there = file_path(self.spill_path, attempt)
+        os.rename(hidden, there)
+        try:
+            _link_spilled(self.path, self.spill_path, attempt)
+        except BaseException:
+            os.unlink(there)
             raise
 
     def spill_all(self, attempts: Iterable[int], done: list[int]) -> None:
@@ -195,6 +301,39 @@ class Store:
         os.close(self._lock)
 
 
+def _inventory(folder: str) -> tuple[list[Stored], list[str]]:
+    """The complete and right files of a folder; others of ours are removed, and told of in words if they were damaged."""
+    found, wrong = [], []
+    for name in sorted(os.listdir(folder)):
+        path = f"{folder}/{name}"
+        if os.path.islink(path) and not os.path.exists(path):
+            os.unlink(path)  # what it stood for is gone
+        if not os.path.isfile(path):
+            continue
+        if name.startswith("."):
+            if name != ".lock":
+                os.unlink(path)
+            continue
+        stored = described(path)
+        if stored is None:
+            continue
+        if is_right(path, stored):
+            found.append(stored)
+        else:
+            wrong.append(f"{name} does not fit its digest")
+            os.unlink(path)
+    return found, wrong
+
+
+def is_right(path: str, stored: Stored) -> bool:
+    """Whether a result file's bytes fit the digest in its header."""
+    try:
+        view = read_file(path)
+    except (OSError, ValueError):
+        return False
+    return digest_of(view) == stored.digest
+
+
 def _is_memory(path: str) -> bool:
     """Whether the file system at ``path`` is a tmpfs: the longest mount point that leads to it says so."""
     real, found, kind = os.path.realpath(path), "", ""
@@ -209,7 +348,7 @@ def _is_memory(path: str) -> bool:
     return kind in ("tmpfs", "ramfs")
 
 
-def _described(path: str) -> Stored | None:
+def described(path: str) -> Stored | None:
     """What a file's header says; None when it is not a complete result file."""
     with open(path, "rb", buffering=0) as stream:
         head = stream.read(HEADER_BYTES)
@@ -223,29 +362,68 @@ def _described(path: str) -> Stored | None:
 
 
 class IncomingFile:
-    """A file that another worker sends us, written piece by piece and made visible when whole and right."""
+    """A file on its way to us, filled from the start on, visible when it is whole and right.
 
-    def __init__(self, store: str, stored: Stored) -> None:
-        self.stored, self.received = stored, 0
-        self._hidden = f"{store}/.{stored.attempt:x}"
-        self._path = file_path(store, stored.attempt)
+    Its space is taken at the beginning, so that it is known then, and not in the middle of a write to memory, that there is
+    none.  Where the store has no room it goes to the spill folder.  ``OSError`` when that has none either.
+    """
+
+    def __init__(self, store: Store, stored: Stored) -> None:
+        self._store, self.stored, self.received = store, stored, 0
         self._digest = xxhash.xxh3_128()
-        self._descriptor = os.open(self._hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.write(self._descriptor, _HEADER.pack(_MAGIC, stored.task, stored.attempt, stored.size, stored.digest))
+        try:
+            self._open(store.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            pathlib.Path(store.spill_path).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._open(store.spill_path)
+
+    def _open(self, folder: str) -> None:
+        self._folder, self._hidden = folder, f"{folder}/.{self.stored.attempt:x}-{os.urandom(4).hex()}"
+        stored, size = self.stored, HEADER_BYTES + self.stored.size
+        descriptor = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            self._map = mmap.mmap(descriptor, size)
+        except BaseException:
+            os.unlink(self._hidden)
+            raise
+        finally:
+            os.close(descriptor)
+        self._view = memoryview(self._map)
+        _HEADER.pack_into(self._view, 0, _MAGIC, stored.task, stored.attempt, stored.size, stored.digest)
+
+    @property
+    def rest(self) -> memoryview:
+        """What is still to be filled."""
+        return self._view[HEADER_BYTES + self.received :]
+
+    def took(self, piece: memoryview) -> None:
+        """``piece``, the beginning of ``rest``, is filled."""
+        self._digest.update(piece)
+        self.received += len(piece)
 
     def write(self, data: bytes) -> None:
-        self.received += len(data)
-        self._digest.update(data)
-        _write_all(self._descriptor, [data])
+        piece = self.rest[: len(data)]
+        piece[:] = data
+        self.took(piece)
+
+    def start_over(self) -> None:
+        """What has come was wrong."""
+        self.received = 0
+        self._digest = xxhash.xxh3_128()
 
     def finish(self) -> bool:
-        """Whether size and digest are right; then the file is visible, otherwise it is gone."""
+        """Whether size and digest are right; then the file is visible.  Otherwise it can be filled again."""
+        if self.received != self.stored.size or self._digest.digest() != self.stored.digest:
+            return False
         self._close()
-        if self.received == self.stored.size and self._digest.digest() == self.stored.digest:
-            os.rename(self._hidden, self._path)
-            return True
-        os.unlink(self._hidden)
-        return False
+        if self._folder == self._store.path:
+            os.rename(self._hidden, file_path(self._folder, self.stored.attempt))
+        else:
+            self._store.put_spilled(self._hidden, self.stored.attempt)
+        return True
 
     def discard(self) -> None:
         """The transfer failed."""
@@ -254,6 +432,6 @@ class IncomingFile:
             os.unlink(self._hidden)
 
     def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._view.release()
+        with contextlib.suppress(BufferError):  # a thread that was cut off may still have a piece
+            self._map.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python import usage
 from twisted.python.failure import Failure
 
@@ -93,7 +93,12 @@ class Role(Service):
     def stopService(self) -> Deferred[Any]:
         super().stopService()  # type: ignore[no-untyped-call]
         self._ending = True
-        return maybeDeferred(self._service.stopService if self._service is not None else lambda: None)
+        service = self._service
+        if service is None:
+            return succeed(None)
+        leave = getattr(service, "leave", None)
+        left = maybeDeferred(leave) if leave is not None and not self.status else succeed(None)
+        return left.addBoth(lambda _: service.stopService())
 
     def _exit(self) -> None:
         """twistd has no way to end with a status of ours, so the last thing that the reactor does is to end the process."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from twistdist.config import DEFAULT_PORT, as_secret
+from twistdist.core.resilience import Settings
 from twistdist.net.hosts import refuse_open_listening
 from twistdist.net.scheduler import SchedulerService
 from twistdist.tap.roles import Role, RoleOptions
@@ -18,6 +20,11 @@ class Options(RoleOptions):
 
     synopsis = "[options]"
     longdesc = "The scheduler of a twistdist cluster."
+
+    optParameters: ClassVar[list[Any]] = [
+        *RoleOptions.optParameters,
+        ["checkpoint-store", None, None, "Where results with checkpoint=True are kept: a folder, or a URL that fsspec knows"],
+    ]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -35,7 +42,11 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     if not endpoints and not options["listen-fd"]:
         endpoints = [f"tcp:{DEFAULT_PORT}:interface=127.0.0.1"]
     refuse_open_listening(endpoints, bool(options["plaintext"]))
-    service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), on_stop=role.stop,
+    store = options["checkpoint-store"] or ""
+    if store and "://" not in store:
+        store = os.path.abspath(store)
+    settings = Settings(checkpoints=store.rstrip("/"))
+    service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,
                                adopt=options["listen-fd"])  # fmt: skip
     service.startService()  # type: ignore[no-untyped-call]
 

@@ -45,8 +45,8 @@ FROM_CLIENT = _decoder(m.FromClient)
 FROM_WORKER = _decoder(m.FromWorker)
 TO_CLIENT = _decoder(m.ToClient)
 TO_WORKER = _decoder(m.ToWorker)
-BULK_REQUEST = _decoder(m.Fetch)
-BULK_ANSWER = _decoder(m.Data, m.Absent)
+BULK_REQUEST = _decoder(m.Fetch, m.Put)
+BULK_ANSWER = _decoder(m.Data, m.Absent, m.Busy, m.Send, m.Kept)
 
 
 def decode_frame(decoder: msgspec.msgpack.Decoder[m.Frame], data: bytes | memoryview) -> m.Frame:

@@ -47,6 +47,9 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     workers: tuple[str, ...] = ()
     allow_other_workers: bool = False
     resources: dict[str, int] | None = None
+    replay: str = "always"
+    replicas: int = 1
+    checkpoint: bool = False
 
 
 class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
@@ -213,6 +216,31 @@ class DropFunctions(Message, tag=17):
     fns: list[int]
 
 
+class Scatter(Message, tag=18):
+    """Data of the session's own, under the future ``cid``: inline, or to be supplied when Supply asks for it.
+
+    ``replicas`` copies are to be kept (0: one on every worker), on ``workers`` alone if there are any; ``key`` "" is generated.
+    With ``resupply`` the session can supply it again as long as it holds the future.
+    """
+
+    cid: int
+    key: str
+    size: int
+    digest: bytes
+    value: bytes | None
+    replicas: int
+    workers: list[str]
+    resupply: bool
+
+
+class NotSupplied(Message, tag=19):
+    """The session could not bring the data of ``cid`` to ``worker`` (0: it does not have them any more)."""
+
+    cid: int
+    worker: int
+    text: str
+
+
 class Finished(Message, tag=20):
     """A future has a value: inline, or in the stores of ``holders`` under ``attempt``."""
 
@@ -249,6 +277,15 @@ class Peer(Message, tag=23):
     address: str
 
 
+class Supply(Message, tag=24):
+    """Bring the data of ``cid`` to the store of one of ``workers``, as ``attempt`` of ``task``."""
+
+    cid: int
+    task: int
+    attempt: int
+    workers: list[int]
+
+
 # ---- scheduler and worker -------------------------------------------------------------------
 
 
@@ -262,7 +299,8 @@ class WorkerFunction(Message, tag=32):
 
 class Compute(Message, tag=33):
     """Run a task.  ``limit`` is its time limit (0: none), ``cost`` how long the scheduler expects it to run (-1: unknown),
-    ``key`` what people call it."""
+    ``key`` what people call it.  ``checkpoint`` is a place in the checkpoint store, which is looked at first; with
+    ``restore`` nothing else is done."""
 
     task: int
     attempt: int
@@ -272,6 +310,8 @@ class Compute(Message, tag=33):
     limit: float = 0.0
     cost: int = 0
     key: str = ""
+    checkpoint: str = ""
+    restore: bool = False
 
 
 class Done(Message, tag=34):
@@ -283,6 +323,7 @@ class Done(Message, tag=34):
     size: int
     digest: bytes
     us: int
+    checkpointed: bool = False
 
 
 class Failed(Message, tag=35):
@@ -357,6 +398,34 @@ class Parked(Message, tag=43):
     parked: bool
 
 
+class CopyFailed(Message, tag=44):
+    """The answer to a Copy that could not be made from any of ``holders``."""
+
+    attempt: int
+    holders: list[int]
+
+
+class Rescued(Message, tag=45):
+    """The answer to Rescue: whether that worker's process is ``dead``, and what is in our store now that was in its."""
+
+    worker: int
+    dead: bool
+    stored: list[Stored]
+
+
+class Locate(Message, tag=46):
+    """All known holders of this file are busy: who else has it?"""
+
+    task: int
+    attempt: int
+
+
+class Leaving(Message, tag=47):
+    """The worker was told to stop: hand over what only it has, for at most ``seconds``, and say Stop."""
+
+    seconds: float
+
+
 class Recall(Message, tag=50):
     """Give these back unless they have been started."""
 
@@ -394,6 +463,26 @@ class Stop(Message, tag=55):
     text: str
 
 
+class Copy(Message, tag=56):
+    """Have a copy of this file in your store."""
+
+    source: Input
+
+
+class Rescue(Message, tag=57):
+    """Look whether the process of ``worker`` on this host is dead, and if so take over what its ``store`` holds."""
+
+    worker: int
+    store: str
+
+
+class Located(Message, tag=58):
+    """The answer to Locate."""
+
+    attempt: int
+    holders: list[int]
+
+
 # ---- bulk -----------------------------------------------------------------------------------
 
 
@@ -409,6 +498,34 @@ class Data(Message, tag=61):
 
     attempt: int
     length: int
+
+
+class Busy(Message, tag=63):
+    """The answer: later, or from somebody else."""
+
+    attempt: int
+
+
+class Put(Message, tag=64):
+    """Take this file into the store: it lies at ``path`` on our host, or its bytes can be sent."""
+
+    stored: Stored
+    host: str
+    path: str
+
+
+class Send(Message, tag=65):
+    """The answer to Put: send the bytes, raw."""
+
+    attempt: int
+
+
+class Kept(Message, tag=66):
+    """The answer to Put, or to the bytes: whether the file is in the store, and why not."""
+
+    attempt: int
+    kept: bool
+    text: str = ""
 
 
 class Absent(Message, tag=62):
@@ -448,11 +565,14 @@ class GoOn(Message, tag=75):
 
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
-FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions
-ToClient = Finished | Erred | Reply | Peer
-FromWorker = Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
-ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer
-Bulk = Fetch | Data | Absent
+FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied
+ToClient = Finished | Erred | Reply | Peer | Supply
+FromWorker = (
+    Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
+    | CopyFailed | Rescued | Locate | Leaving
+)  # fmt: skip
+ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer | Copy | Rescue | Located
+Bulk = Fetch | Data | Absent | Busy | Put | Send | Kept
 
 #: One frame of a session: its number (0: outside the numbers), the last number received, messages.
 Frame = tuple[int, int, list[Any]]

@@ -1,0 +1,135 @@
+"""Scattered data: values without a recipe, which a session brings and, if all copies are lost, brings again.  docs/data.rst."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twistdist.core.records import Care, Client, Function, Source, Task, Worker
+from twistdist.core.replicas import Replicas
+from twistdist.core.tasks import ATTEMPT_BITS, AWAITED
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+#: Times that a session is asked to bring its data to a worker that it can't reach.
+MOST_TRIES = 8
+
+#: Pause between them, in seconds.
+SUPPLY_PAUSE_S = 0.2
+
+
+class Scattered(Replicas):
+    """The book of tasks, with data that have no recipe."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.awaited: dict[Task, None] = {}
+        self._data = Function(0, "data", b"", b"", users=1)
+
+    def _scatter(self, now: float, client: Client, message: m.Scatter) -> None:
+        if message.cid in client.futures:
+            raise ProtocolError(f"the future {message.cid} was submitted twice")
+        known = self.keys.get(message.key) if message.key else None
+        if known is not None and not known.watchers and not known.pending:
+            self.collect()
+            known = self.keys.get(message.key)
+        if known is not None and known.recipe == message.digest and known.size == message.size:
+            self.watch(known, client, message.cid)
+            return
+        task = self._new_task(client, message.cid, self._data, b"", (), m.Options(), message.key if known is None else None)
+        task.recipe, task.size, task.digest = message.digest, message.size, message.digest
+        client.futures[message.cid] = task
+        task.watchers[(client, message.cid)] = None
+        if known is not None:
+            text = f"the key {message.key!r} is in use with other content; choose another key, or release the old one first"
+            self._fail(task, m.ErrorInfo("KeyConflict", "", text))
+            return
+        task.value_attempt = self.epoch << ATTEMPT_BITS | self._next("attempt")
+        if message.value is not None:
+            task.value = message.value
+            self._has_value(task)
+            return
+        source = Source(client, message.cid, tuple(message.workers), message.resupply)
+        task.care = Care(max(0, message.replicas), announced=False, source=source)
+        self.targets[task] = None
+        self._await(task)
+
+    def watch(self, task: Task, client: Client, cid: int) -> None:
+        raise TypeError("the scheduler watches")
+
+    def _new_task(self, client: Client, cid: int, function: Function, args: bytes, inputs: tuple[Any, ...],
+                  options: m.Options, key: str | None) -> Task:  # fmt: skip
+        raise TypeError("the scheduler makes tasks")
+
+    def _await(self, task: Task) -> None:
+        """The data are to come (again) from their session; without one they are lost."""
+        source = task.care.source if task.care is not None else None
+        if source is None or source.client is None or (task.care is not None and task.care.announced and not source.resupply):
+            self._data_lost(task, "the session that scattered them is gone, or can't supply them again")
+            return
+        task.state = AWAITED
+        source.tries = 0
+        source.failed.clear()
+        self._ask_supply(task, source)
+
+    def _data_lost(self, task: Task, why: str) -> None:
+        self.awaited.pop(task, None)
+        text = f"the scattered data {task.key} are lost with every worker that had them, and {why}; scatter them again"
+        self._fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
+
+    def _ask_supply(self, task: Task, source: Source) -> None:
+        """Ask the session to bring the data to one worker; without a worker they wait for one."""
+        self.awaited[task] = None
+        source.supplying = None
+        free = [one for one in self.workers.values()
+                if one.connected and one.retiring is None and one not in source.failed
+                and (not source.workers or one.name in source.workers)]  # fmt: skip
+        if free and source.client is not None:
+            chosen = min(free, key=lambda one: (one.bytes_held, one.number))
+            source.supplying = chosen
+            numbers = self._introduce(source.client, [chosen])
+            self.post(source.client, m.Supply(source.cid, task.number, task.value_attempt, numbers))
+
+    def _look_at_awaited(self) -> None:
+        """Workers have come or gone: data that wait for one, or were on their way to one that is gone, are asked for again."""
+        for task in list(self.awaited):
+            source = task.care.source if task.care is not None else None
+            if task.state is not AWAITED or source is None:
+                del self.awaited[task]
+            elif source.supplying is None or source.supplying.number not in self.workers:
+                self._ask_supply(task, source)
+
+    def _not_supplied(self, now: float, client: Client, message: m.NotSupplied) -> None:
+        task = client.futures.get(message.cid)
+        source = task.care.source if task is not None and task.care is not None else None
+        if task is None or source is None or task.state is not AWAITED:
+            return
+        source.tries += 1
+        if not message.worker or source.tries >= MOST_TRIES:
+            self._data_lost(task, f"their session can't supply them: {message.text}")
+            return
+        worker = self.workers.get(message.worker)
+        if worker is not None and len(source.failed) + 1 < len(self.workers):
+            source.failed[worker] = None
+        else:
+            source.failed.clear()
+        source.supplying = None
+        self._alarm(now + SUPPLY_PAUSE_S, self._supply_again, task)
+
+    def _supply_again(self, now: float, task: Task) -> None:
+        self._look_at_awaited()
+
+    def _source_released(self, task: Task, client: Client, cid: int) -> None:
+        """The session has let go of the future: its file is gone, and can't be supplied again."""
+        source = task.care.source if task.care is not None else None
+        if source is not None and source.client is client and source.cid == cid:
+            source.client = None
+            if task.state is AWAITED and (task.watchers or task.pending):
+                self._data_lost(task, "the session that scattered them has released them")
+
+    def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
+        super()._worker_gone(now, worker, cause)
+        self._look_at_awaited()
+
+    def _worker_came(self, worker: Worker) -> None:
+        self._workers_changed()
+        self._look_at_awaited()

@@ -1,0 +1,58 @@
+"""Large files over sockets without the interpreter looking at a byte: for threads, which wait in the kernel and hold no lock.
+
+The sockets stay non-blocking, as the reactor wants them; while a thread uses one the reactor does not.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+#: Bytes taken from a socket at a time.
+CHUNK_BYTES = 1 << 20
+
+
+def _wait(descriptor: int, events: int, stall: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, events)
+    if not poll.poll(stall * 1000):
+        raise TimeoutError(f"nothing moved for {stall:g} s")
+
+
+def send_file(connection: socket.socket, head: bytes, stream: Any, offset: int, length: int, stall: float) -> None:
+    """``head`` and then ``length`` bytes of ``stream`` from ``offset`` on.  ``OSError`` when the connection breaks, or takes
+    nothing for ``stall`` seconds."""
+    descriptor = connection.fileno()
+    while head:
+        try:
+            head = head[connection.send(head) :]
+        except BlockingIOError:
+            _wait(descriptor, select.POLLOUT, stall)
+    end = offset + length
+    while offset < end:
+        try:
+            sent = os.sendfile(descriptor, stream.fileno(), offset, end - offset)
+        except BlockingIOError:
+            _wait(descriptor, select.POLLOUT, stall)
+            continue
+        if not sent:
+            raise ConnectionError("the file has become shorter")
+        offset += sent
+
+
+def receive_into(connection: socket.socket, view: memoryview, took: Callable[[memoryview], None], stall: float) -> None:
+    """Fill ``view``; ``took(piece)`` is called for each piece of it that is there.  ``OSError`` as :func:`send_file`."""
+    descriptor, at = connection.fileno(), 0
+    while at < len(view):
+        try:
+            count = connection.recv_into(view[at : at + CHUNK_BYTES])
+        except BlockingIOError:
+            _wait(descriptor, select.POLLIN, stall)
+            continue
+        if not count:
+            raise ConnectionError("the connection was closed in the middle of a file")
+        took(view[at : at + count])
+        at += count

@@ -1,0 +1,120 @@
+"""Scattered data on their way: a file for each, kept while its future lives, and brought to whichever worker is named."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from twistdist.net.bulk import BulkFetcher
+from twistdist.net.hosts import default_store_root
+from twistdist.storage.store import pack_header, write_file
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class _Kept:
+    """One file: its path (named by its attempt once that is known), size and digest."""
+
+    path: str
+    size: int
+    digest: bytes
+    attempt: int = 0
+
+
+class Supplier:
+    """The files of one client, in a folder of its own that goes with it.
+
+    ``failed(cid, worker, text)`` is called when a file could not be brought to a worker, or (0) is not here.
+    """
+
+    def __init__(self, fetcher: BulkFetcher, host: str, failed: Callable[[int, int, str], None]) -> None:
+        self._fetcher, self._host, self._failed = fetcher, host, failed
+        self._folder = ""
+        self._lock = -1
+        self._kept: dict[int, _Kept] = {}
+
+    def keep(self, cid: int, parts: Sequence[bytes | memoryview]) -> tuple[int, bytes]:
+        """Write a value's bytes to a file; (size, digest).  Called in the user's thread."""
+        if not self._folder:
+            self._folder = tempfile.mkdtemp(prefix="client-", dir=default_store_root())
+            self._lock = os.open(f"{self._folder}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here
+        folder = os.path.join(self._folder, f"{cid}")
+        size, digest = write_file(folder, 0, 0, parts)
+        self._kept[cid] = _Kept(f"{folder}/0", size, digest)
+        return size, digest
+
+    def supply(self, supply: m.Supply, worker: m.Peer) -> None:
+        """Bring a file to ``worker``."""
+        kept = self._kept.get(supply.cid)
+        if kept is None:
+            self._failed(supply.cid, 0, "its session has not kept it")
+            return
+        stored = m.Stored(supply.task, supply.attempt, kept.size, kept.digest)
+        try:
+            stream = self._open(kept, stored)
+        except OSError as error:
+            self._failed(supply.cid, 0, f"its file is gone: {error}")
+            return
+        bringing = self._fetcher.put(worker.address, m.Put(stored, self._host, kept.path), stream)
+        bringing.addErrback(lambda failure: self._failed(supply.cid, worker.worker, str(failure.value)))
+        bringing.addBoth(lambda _: stream.close())
+
+    @staticmethod
+    def _open(kept: _Kept, stored: m.Stored) -> Any:
+        """The file under the name, and with the header, of the attempt that it is now known by."""
+        if kept.attempt != stored.attempt:
+            with open(kept.path, "r+b", buffering=0) as stream:
+                stream.write(pack_header(stored))
+            named = f"{os.path.dirname(kept.path)}/{stored.attempt:x}"
+            os.rename(kept.path, named)
+            kept.path, kept.attempt = named, stored.attempt
+        return open(kept.path, "rb", buffering=0)
+
+    def forget(self, cids: Iterable[int]) -> None:
+        """The futures are gone, or need no second supply: their files go."""
+        for cid in cids:
+            kept = self._kept.pop(cid, None)
+            if kept is not None:
+                shutil.rmtree(os.path.dirname(kept.path), ignore_errors=True)
+
+    def close(self) -> None:
+        self._kept.clear()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
+            self._folder = ""
+
+
+def all_of(deferreds: list[Deferred[Any]]) -> Deferred[list[Any]]:
+    """All values, or the first failure."""
+    if not deferreds:
+        return succeed([])
+    result: Deferred[list[Any]] = Deferred()
+    values: list[Any] = [None] * len(deferreds)
+    left = len(deferreds)
+
+    def one(value: Any, index: int) -> None:
+        nonlocal left
+        values[index] = value
+        left -= 1
+        if not left and not result.called:
+            result.callback(values)
+
+    def failed(failure: Failure) -> None:
+        if not result.called:
+            result.errback(failure)
+
+    for index, deferred in enumerate(deferreds):
+        deferred.addCallbacks(one, failed, callbackArgs=(index,))
+    return result
