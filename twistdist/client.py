@@ -8,7 +8,7 @@ from typing import Any
 from twistdist.blocking import Client
 from twistdist.errors import DataLost
 
-__all__ = ["clear", "gather", "scatter", "who_has"]
+__all__ = ["clear", "gather", "who_has"]
 
 
 def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0) -> dict[str, int]:

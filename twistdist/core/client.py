@@ -72,6 +72,7 @@ class Client:
         self.peers: dict[int, m.Peer] = {}
         self.answers: list[m.Reply] = []
         self.supplies: list[m.Supply] = []
+        self.dropped: list[int] = []
         self._functions: dict[bytes, tuple[int, int]] = {}
         self._function_bytes = 0
         self._next_function = 0
@@ -89,6 +90,7 @@ class Client:
             m.Peer: self._peer,
             m.Reply: self._reply,
             m.Supply: lambda message: self.supplies.append(message),
+            m.DropData: lambda message: self.dropped.extend(message.cids),
         }
 
     # ---- orders -----------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Task:
 
 @attrs.define(eq=False)
 class Source:
-    """Whence scattered data come: the future ``cid`` of ``client``, as long as that has them and supplies them again.
+    """Whence scattered data come: the future ``cid`` of ``client``, as long as that session lives and supplies them again.
 
     ``supplying`` is the worker to which they are being brought, ``failed`` those that could not be reached.
     """
@@ -191,6 +191,7 @@ class Client:
     batch_until: float = 0.0
     batch: int = 0
     parent: int = 0
+    sources: dict[int, Task] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)

@@ -22,6 +22,7 @@ class Scattered(Replicas):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.clients: dict[int, Client] = {}
         self.awaited: dict[Task, None] = {}
         self._data = Function(0, "data", b"", b"", users=1)
 
@@ -50,6 +51,7 @@ class Scattered(Replicas):
             return
         source = Source(client, message.cid, tuple(message.workers), message.resupply)
         task.care = Care(max(0, message.replicas), announced=False, source=source)
+        client.sources[message.cid] = task
         self.targets[task] = None
         self._await(task)
 
@@ -63,7 +65,7 @@ class Scattered(Replicas):
     def _await(self, task: Task) -> None:
         """The data are to come (again) from their session; without one they are lost."""
         source = task.care.source if task.care is not None else None
-        if source is None or source.client is None or (task.care is not None and task.care.announced and not source.resupply):
+        if source is None or source.client is None:
             self._data_lost(task, "the session that scattered them is gone, or can't supply them again")
             return
         task.state = AWAITED
@@ -89,6 +91,11 @@ class Scattered(Replicas):
             numbers = self._introduce(source.client, [chosen])
             self.post(source.client, m.Supply(source.cid, task.number, task.value_attempt, numbers))
 
+    def _announce(self, task: Task, care: Care) -> None:
+        super()._announce(task, care)
+        if care.source is not None and not care.source.resupply and care.source.client is not None:
+            self._drop_source(task, care.source)
+
     def _look_at_awaited(self) -> None:
         """Workers have come or gone: data that wait for one, or were on their way to one that is gone, are asked for again."""
         for task in list(self.awaited):
@@ -99,7 +106,7 @@ class Scattered(Replicas):
                 self._ask_supply(task, source)
 
     def _not_supplied(self, now: float, client: Client, message: m.NotSupplied) -> None:
-        task = client.futures.get(message.cid)
+        task = client.sources.get(message.cid)
         source = task.care.source if task is not None and task.care is not None else None
         if task is None or source is None or task.state is not AWAITED:
             return
@@ -118,13 +125,30 @@ class Scattered(Replicas):
     def _supply_again(self, now: float, task: Task) -> None:
         self._look_at_awaited()
 
-    def _source_released(self, task: Task, client: Client, cid: int) -> None:
-        """The session has let go of the future: its file is gone, and can't be supplied again."""
+    def _forget(self, task: Task) -> None:
         source = task.care.source if task.care is not None else None
-        if source is not None and source.client is client and source.cid == cid:
-            source.client = None
+        if source is not None:
+            self._drop_source(task, source)
+        super()._forget(task)
+
+    def _drop_source(self, task: Task, source: Source) -> None:
+        """The data will not be asked for again."""
+        self.awaited.pop(task, None)
+        client, source.client = source.client, None
+        if client is not None:
+            client.sources.pop(source.cid, None)
+            if client.number in self.clients:
+                self.post(client, m.DropData([source.cid]))
+
+    def _sources_gone(self, client: Client) -> None:
+        """The session has ended, and its files with it: what was to come from it will not."""
+        for task in list(client.sources.values()):
+            source = task.care.source if task.care is not None else None
+            if source is not None:
+                source.client = None
             if task.state is AWAITED and (task.watchers or task.pending):
-                self._data_lost(task, "the session that scattered them has released them")
+                self._data_lost(task, "the session that scattered them has ended")
+        client.sources.clear()
 
     def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
         super()._worker_gone(now, worker, cause)

@@ -32,7 +32,6 @@ class Scheduler(Scattered):
 
     def __init__(self, epoch: int, settings: Settings | None = None) -> None:
         super().__init__(epoch, settings)
-        self.clients: dict[int, Client] = {}
         self.stopping = ""
         self._fatherless: dict[Client, None] = {}  # sessions of tasks that are away
         self._handlers: dict[type, Callable[[float, Any, Any], None]] = {
@@ -169,6 +168,7 @@ class Scheduler(Scattered):
         del self.clients[client.number]
         for cid in list(client.futures):
             self._unwatch(client, cid)
+        self._sources_gone(client)
         for function in client.functions.values():
             self._unuse(function)
         self.dirty.pop(client, None)
@@ -299,8 +299,6 @@ class Scheduler(Scattered):
         task = client.futures.pop(cid, None)
         if task is not None:
             task.watchers.pop((client, cid), None)
-            if task.care is not None:
-                self._source_released(task, client, cid)
             self._garbage.append(task)
 
     def _cancel(self, now: float, client: Client, message: m.Cancel) -> None:

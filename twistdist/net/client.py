@@ -200,7 +200,6 @@ class Client:
         """Records that were pending will never be told of: who still waits for one hears so."""
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
-        self._supplier.forget(cids)
         given_up = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
         if given_up:
             self._lose(given_up, _RELEASED)
@@ -304,6 +303,8 @@ class Client:
 
     def _messages(self, messages: list[Any]) -> None:
         self._update(partial(self._core.receive, messages))
+        dropped, self._core.dropped = self._core.dropped, []
+        self._supplier.forget(dropped)
         supplies, self._core.supplies = self._core.supplies, []
         for supply in supplies:
             self._supplier.supply(supply, self._core.peers[supply.workers[0]])
@@ -462,8 +463,6 @@ class Client:
             self._lose([record], m.ErrorInfo("ClientClosed", "", str(self._error)))
             return
         self._core.scatter(record, *what)
-        if not what[-1]:
-            record.callbacks = [*(record.callbacks or ()), lambda one: self._supplier.forget([one.cid])]
 
     def _not_supplied(self, cid: int, worker: int, text: str) -> None:
         if self._error is None:
@@ -491,23 +490,25 @@ class Client:
                 workers: Iterable[str] | None = None, resupply: bool = True) -> Deferred[Any]:  # fmt: skip
         """Put data on the cluster: a Deferred of a Future, or of a list or dict of Futures where ``data`` is one.
 
-        It fires when as many copies exist as there are workers, at most ``replicas`` (on every worker, also those that come later, with
-        ``broadcast``), on ``workers`` alone if they are named.  With ``hash`` the key is made from the content, so that equal data are
-        there once.  The client keeps the bytes in a file while the Future lives, and brings them again when every copy is lost, unless
-        ``resupply`` is False.
+        It fires when as many copies exist as there are workers, at most ``replicas`` (on every worker, also those that come
+        later, with ``broadcast``), on ``workers`` alone if they are named.  With ``hash`` the key is made from the content, so
+        that equal data are there once.  The client keeps the bytes in a file as long as anything on the cluster needs them,
+        and brings them again when every copy is lost, unless ``resupply`` is False.
         """
         shape, futures = self.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
         return self.announced(futures).addCallback(lambda _: shape)
 
     def replicate(self, futures: Any, n: int) -> Deferred[None]:
-        """Keep ``n`` copies of each value on different workers from now on, as workers come and go; the Deferred fires when the copies
-        that are possible now are made."""
+        """Keep ``n`` copies of each value on different workers from now on, as workers come and go.
+
+        The Deferred fires when the copies that are possible now are made.
+        """
         check_replicas(n)
         cids = [future._record.cid for future in flatten(futures, "raise")]
         return self._query("replicate", n, *cids).addCallback(lambda _: self._when_copied(cids))
 
     def rebalance(self, futures: Any = None) -> Deferred[None]:
-        """Move values (of ``futures``, or any) from workers that hold much to those that hold little; the Deferred fires when done."""
+        """Move values (of ``futures``, or any) from workers that hold much to those that hold little; a Deferred of the end."""
         cids = [] if futures is None else [future._record.cid for future in flatten(futures, "raise")]
         return self._query("rebalance", *cids).addCallback(lambda _: self._when_copied(cids))
 
@@ -532,9 +533,10 @@ class Client:
         return result
 
     def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> Deferred[None]:
-        """Have workers leave: they get no more work, hand over what only they hold, and end; the Deferred fires when they are gone.
+        """Have workers leave: they get no more work, hand over what only they hold, and end.
 
-        After ``timeout`` seconds (an hour) they end with what is left, and running tasks start again elsewhere.
+        The Deferred fires when they are gone.  After ``timeout`` seconds (an hour) they end with what is left, and running
+        tasks start again elsewhere.
         """
         chosen = [names] if isinstance(names, str) else list(names)
 
@@ -651,8 +653,8 @@ def _call_digest(ref: FunctionRef, data: bytes, found: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-_ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that this client "
-                             "has seen; the function depends on more than its arguments (see replay=)")  # fmt: skip
+_ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that "
+                             "this client has seen; the function depends on more than its arguments (replay=)")  # fmt: skip
 _RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
 
 

@@ -175,6 +175,7 @@ class SimClient(Party):
         self.core: client_core.Client = client_core.Client(1000 + number)
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
+        self.data: dict[int, bytes] = {}
         self._cid = 0
         self.function = FunctionRef("f", b"f" * 16, b"f")
 
@@ -200,8 +201,36 @@ class SimClient(Party):
             self.core.cancel([self.futures[node].cid])
             self.flush()
 
+    def scatter(self, node: int, replicas: int) -> None:
+        """Data of its own, which have the value that the node's task would give."""
+        self._cid += 1
+        record = self.futures[node] = Record(self._cid)
+        self.data[self._cid] = value = value_of(self.world.plans[node], [])
+        self.core.scatter(record, "", len(value), b"d", None, replicas)
+        self.flush()
+
     def messages(self, messages: list[Any]) -> None:
         self.core.receive(messages)
+        dropped, self.core.dropped = self.core.dropped, []
+        for cid in dropped:
+            del self.data[cid]
+        supplies, self.core.supplies = self.core.supplies, []
+        for supply in supplies:
+            self.world.after(self.world.rng.uniform(0.001, 0.05), lambda one=supply: self._supply(one))  # type: ignore[misc]
+
+    def _supply(self, supply: m.Supply) -> None:
+        """Bring the data to the worker that was named, if it can be reached."""
+        value = self.data.get(supply.cid)
+        worker = self.world.workers.get(self.core.peers[supply.workers[0]].name)
+        works = self.world.rng.random() > 0.2 or not self.world.faulty or self.world.now > 6
+        if value is None:
+            self.core.not_supplied(supply.cid, 0, "released")
+        elif worker is None or not worker.alive or not works:
+            self.core.not_supplied(supply.cid, supply.workers[0], "unreachable")
+        else:
+            worker.store[supply.attempt] = (value, supply.task)
+            worker.event(worker.core.received, m.Stored(supply.task, supply.attempt, len(value), b"d"))
+        self.flush()
 
     def fetch(self, node: int) -> bytes | None:
         """The value of a finished future, from a holder's store where it is not inline."""
@@ -355,6 +384,24 @@ class SimWorker(Party):
                 self.event(self.core.fetched, effect.attempt)
                 return
         self.event(self.core.fetch_failed, effect.attempt)
+
+    def do_MoreHolders(self, effect: effects.MoreHolders) -> None:
+        """A fetch here never finds a holder busy."""
+
+    def do_RescueStore(self, effect: effects.RescueStore) -> None:
+        self.world.after(self.world.rng.choice((0.001, 0.2)), lambda: self._rescue(effect))
+
+    def _rescue(self, effect: effects.RescueStore) -> None:
+        """Take over what a dead worker of this host has left, unless its next incarnation is there already."""
+        other = self.world.workers[effect.store.removeprefix("store-")]
+        stored = []
+        if self.alive and not other.alive:
+            for attempt, (value, task) in list(other.store.items()):
+                self.store[attempt] = (value, task)
+                del other.store[attempt]
+                stored.append(m.Stored(task, attempt, len(value), b"d"))
+            self.world.faults["rescued"] += len(stored)
+        self.event(self.core.rescued, effect.worker, not other.alive, stored, [])
 
     def do_DeleteFiles(self, effect: effects.DeleteFiles) -> None:
         for attempt in effect.attempts:

@@ -59,6 +59,7 @@ class World:
         self._ack_due = False
         self.plans = self._make_plans()
         self.keyed = self.rng.random() < 0.4
+        self.scatters = not self.keyed and self.rng.random() < 0.3
         self.clients = [SimClient(self, number) for number in range(self.rng.choice((1, 1, 2)))]
 
     def _make_plans(self) -> list[Plan]:
@@ -76,6 +77,8 @@ class World:
                 workers=("w0",) if special < 0.1 else ("w0", "w1") if special < 0.2 else (),
                 allow_other_workers=special < 0.05,
                 resources={"GPU": rng.choice((300_000, 1_000_000))} if 0.2 < special < 0.4 else None,
+                replicas=2 if 0.4 < special < 0.6 else 1,
+                replay="verify" if 0.6 < special < 0.7 else "always",
             )
             plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05, poison=0.05 <= kind < 0.08,
                               flaky=flaky, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)), options=options,
@@ -197,12 +200,14 @@ class World:
         if not worker.alive:
             return
         worker.alive = False
+        wiped = self.rng.random() < 0.4
+        if wiped:
+            worker.store = {}
         link, worker.link = worker.link, None
         if link is not None:
             link.open = False  # the scheduler may see it only after the next incarnation has said Hello
             self.after(self.rng.choice((0.001, 0.01, 0.4, 1.0)), lambda: self.scheduler_lost(link))
-        store = worker.store if self.rng.random() < 0.6 else {}
-        self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, store))
+        self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, worker.store))
 
     def _fault(self) -> None:
         kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory"))
@@ -246,7 +251,11 @@ class World:
             for plan in self.plans:
                 at += rng.choice((0.0, 0.0, 0.0, 0.05))
                 key = f"node-{plan.node}" if self.keyed else None
-                self.at(at, lambda c=client, n=plan.node, k=key: c.submit(n, k))  # type: ignore[misc]
+                if self.scatters and not plan.inputs and plan.node % 2:
+                    copies = rng.choice((0, 1, 2, 2))
+                    self.at(at, lambda c=client, n=plan.node, r=copies: c.scatter(n, r))  # type: ignore[misc]
+                else:
+                    self.at(at, lambda c=client, n=plan.node, k=key: c.submit(n, k))  # type: ignore[misc]
                 if rng.random() < 0.2:
                     self.at(at + rng.uniform(0, 2), lambda c=client, n=plan.node: c.drop(n))  # type: ignore[misc]
                 elif rng.random() < 0.05:
@@ -298,7 +307,8 @@ class World:
         if node not in memo:
             plan = self.plans[node]
             inputs = [self._expected(one, memo) for one in plan.inputs]
-            bad = plan.raises or plan.poison or None in inputs
+            scattered = self.scatters and not plan.inputs and plan.node % 2
+            bad = not scattered and (plan.raises or plan.poison or None in inputs)
             memo[node] = None if bad else value_of(plan, [value for value in inputs if value is not None])
         return memo[node]
 
@@ -358,6 +368,9 @@ class World:
                 raise SimulationFailed(f"files left on {worker.name}: {sorted(worker.store)}")
             if worker.core.jobs or worker.core.transfers:
                 raise SimulationFailed(f"jobs left on {worker.name}")
+        for client in self.clients:
+            if client.data:
+                raise SimulationFailed(f"scattered data are kept that nobody needs: {client.data}")
 
 
 def run_seeds(first: int, count: int, trace: bool = False) -> tuple[int, Counter[str], list[tuple[int, str]]]:

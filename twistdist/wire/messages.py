@@ -286,6 +286,12 @@ class Supply(Message, tag=24):
     workers: list[int]
 
 
+class DropData(Message, tag=25):
+    """Nobody needs the data of these futures any more: they will not be asked for again."""
+
+    cids: list[int]
+
+
 # ---- scheduler and worker -------------------------------------------------------------------
 
 
@@ -566,7 +572,7 @@ class GoOn(Message, tag=75):
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied
-ToClient = Finished | Erred | Reply | Peer | Supply
+ToClient = Finished | Erred | Reply | Peer | Supply | DropData
 FromWorker = (
     Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
     | CopyFailed | Rescued | Locate | Leaving
