@@ -244,15 +244,15 @@ class Worker(Pool):
         for source in compute.inputs or ():
             if source.attempt not in failed:
                 continue
-            if self._forget_stored(source.attempt) is not None:
+            if source.attempt in self.stored:
                 gone.append(source.attempt)
             for number in source.holders:
                 peer = self.peers.get(number)
                 if peer is not None and source.path.startswith(peer.store + "/"):
                     self.unmappable.add(peer.store)
             source.path = ""
-        if gone:
-            self._post(m.Missing(gone))
+        if gone:  # perhaps: it may have come since the executor looked
+            self.effects.append(effects.LookForFiles(gone))
             self._post(m.InputLost(compute.task, compute.attempt, []))
             return
         job.executor = None
