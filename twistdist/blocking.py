@@ -407,6 +407,10 @@ class Client:
         self._call(self._session.shutdown, timeout)
         self._end_cluster()
 
+    def leave(self, may_come_again: bool) -> None:
+        """A task's own client at the task's end; when the task may be run again, what it has submitted stays as long."""
+        self._call(lambda: self._session.drop() if may_come_again else self._session.close())
+
     def close(self) -> None:
         """Leave: everything that only this client wants is released; a cluster that came with the client ends."""
         if os.getpid() == self._loop.pid:
@@ -418,15 +422,17 @@ def current_client() -> Client:
     """The client of the running task, with which it can submit tasks and wait for them; it ends with the task.
 
     A task that waits gives up its slot meanwhile.  When the task is run again, what it submitted before is found and not
-    computed again.  ``TwistdistError`` outside of a task.
+    computed again; so results stay until the task ends, or ``release()`` is called on their futures.  ``TwistdistError``
+    outside of a task.
     """
     task = context.current()
     if task is None:
         raise TwistdistError("current_client() has a meaning only inside a task; elsewhere make a Client")
-    if task.client is None:
-        task.uses_client()
-        kind = type("Client", (Client,), {"_parent": net_client.Parent(task.task, task.key)})
-        task.client = kind(task.address, secret=task.secret)
+    with task.lock:
+        if task.client is None:
+            task.uses_client()
+            kind = type("Client", (Client,), {"_parent": net_client.Parent(task.task, task.key)})
+            task.client = kind(task.address, secret=task.secret)
     client: Client = task.client
     return client
 

@@ -107,7 +107,7 @@ def test_recall_takes_back_what_was_not_read():
     assert given(worker) == [1, 2]
     worker.receive(0.0, [m.Recall([2, 3, 4])])
     assert effects(worker, fx.TakeBack) == [fx.TakeBack(0)]
-    worker.taken_back(0.0, 0, [2])
+    worker.taken_back(0.0, 0, [2], 1)
     assert [one for one in said(worker) if isinstance(one, m.Recalled)] == [m.Recalled([2, 3, 4])]
     assert set(worker.jobs) == {1}
 
@@ -174,7 +174,7 @@ def test_a_time_limit_keeps_no_arguments():
     for n in range(1, 50):
         worker.receive(0.0, [compute(n, limit=3600.0)])
         worker.executor_outcomes(0.0, 0, [m.Done(n, n, b"", 0, b"", 5)])
-    assert not worker.jobs and all(isinstance(subject, int) for *_, subject in worker._alarms)
+    assert not worker.jobs and all(isinstance(subject, int | pool.Executor) for *_, subject in worker._alarms)
 
 
 def crashes(worker):
@@ -326,3 +326,62 @@ def test_the_least_recently_used_results_leave_memory_first():
     assert effects(worker) == []  # not again at once
     worker.memory_used(1.0 + pool.SPILL_PAUSE_S, {}, {}, 750)
     assert effects(worker) == [fx.Spill([2])]
+
+
+def test_a_time_limit_counts_from_when_the_task_was_given_last():
+    worker = make()
+    worker.receive(0.0, [compute(1, limit=1.0)])
+    worker.executor_ended(0.9, 0, Death("template died", "", 1, blame=False))
+    worker.executor_started(0.91, 0)
+    effects(worker)
+    worker.tick(1.0)
+    assert not effects(worker, fx.Interrupt)
+    worker.tick(1.92)
+    assert effects(worker, fx.Interrupt)
+
+
+def test_a_file_that_was_deleted_while_it_was_spilled_is_deleted_again():
+    worker = make(limits=Limits(1000, 0))
+    worker.receive(0.0, [compute(1)])
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, None, 900, b"d", 5)])
+    worker.memory_used(0.0, {}, {}, 900)
+    worker.receive(0.0, [m.Free([1])])
+    effects(worker)
+    worker.spilled_files(0.1, [1])
+    assert effects(worker) == [fx.DeleteFiles([1])]
+
+
+def test_a_parked_task_that_is_run_again_uses_a_slot_again():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    worker.executor_outcomes(0.0, 0, [m.Waits(1, [])])
+    worker.executor_started(0.0, 1)
+    said(worker)
+    worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
+    assert m.Parked(1, False) in said(worker)
+
+
+def test_an_executor_that_begins_nothing_is_replaced_and_nobody_is_charged():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    effects(worker)
+    worker.tick(pool.STUCK_S)
+    assert effects(worker) == [fx.TakeBack(0)]
+    worker.taken_back(pool.STUCK_S, 0, [], 0)
+    assert fx.Kill(0, 0) in effects(worker)
+    worker.executor_ended(2.1, 0, Death("SIGKILL", "", 0))
+    worker.executor_started(2.1, 0)
+    assert given(worker) == [1] and not crashes(worker)
+
+
+def test_a_task_that_met_two_template_deaths_runs_alone_before_it_is_charged():
+    worker = make(2)
+    worker.receive(0.0, [compute(1), compute(2)])
+    for _ in range(pool.MOST_EXPOSED - 1):
+        for number in (0, 1):
+            for attempt in list(worker.executors[number].given):
+                worker.executor_ended(0.0, number, Death("template died", "", attempt, blame=False))
+        for number in list(worker.executors):
+            worker.executor_started(0.0, number)
+    busy = [one for one in worker.active.values() if one.given]
+    assert len(busy) == 1 and len(busy[0].given) == 1 and len(worker.queue) == 1

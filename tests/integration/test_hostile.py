@@ -559,3 +559,189 @@ def test_current_attempt_has_a_token_that_grows(one, tmp_path):
     for outside in (twistdist.current_attempt, current_client):
         with pytest.raises(errors.TwistdistError, match="only inside a task"):
             outside()
+
+
+# ---- found by trying to break it -------------------------------------------------------------------
+
+
+def test_no_slot_is_lost_by_many_crashes():
+    """The reactor held an event for a descriptor's number that the next executor had got."""
+    with LocalCluster(n_workers=1, slots=4) as cluster, Client(cluster.address) as client:
+        wait(client.map(by_signal, [signal.SIGKILL] * 120, crash_limit=1), 120)
+        barrier = client.map(lambda i: (time.sleep(0.5), os.getpid())[1], range(4))
+        assert len(set(client.gather(barrier, timeout=60))) == 4
+        open_now = len(os.listdir(f"/proc/{cluster.workers['w0']}/fd"))
+        assert open_now < 80
+
+
+def test_a_copy_of_the_process_does_not_replace_the_result(one, tmp_path):
+    path = str(tmp_path / "child")
+
+    def fork_and_both_return():
+        if os.fork():
+            return b"A" * 2_000_000
+        time.sleep(0.1)
+        note(path, "here")
+        return b"B" * 2_000_000
+
+    future = one.submit(fork_and_both_return)
+    wait([future], 60)
+    assert future.result(60)[:1] == b"A" and future.result(60)[-1:] == b"A"
+
+
+def test_a_parent_that_runs_alone_leaves_room_for_its_children(tmp_path):
+    log = str(tmp_path / "log")
+
+    def child():
+        time.sleep(0.5)
+        return 7
+
+    def parent():
+        note(log, "run")
+        return current_client().submit(child).result()
+
+    with LocalCluster(n_workers=1, slots=2) as cluster, Client(cluster.address) as client:
+        future = client.submit(parent)
+        for runs in (1, 2):
+            until(lambda runs=runs: len(lines(log)) == runs and client.workers()["w0"].waiting)
+            pid = cluster.workers["w0"]
+            cluster.kill_worker("w0")
+            until(lambda pid=pid: cluster.workers.get("w0", pid) != pid)
+        assert future.result(60) == 7
+
+
+def test_processes_that_a_task_leaves_end_with_it(one, tmp_path):
+    log = str(tmp_path / "log")
+
+    def leave(command):
+        note(log, subprocess.Popen(command, shell=True).pid)
+        return 1
+
+    assert one.submit(leave, "yes").result(60) == 1
+    assert one.submit(leave, "sleep 0.3; kill -9 $PPID").result(60) == 1
+    until(lambda: all(gone(int(pid)) for pid in lines(log)))
+    assert one.submit(time.sleep, 0.6, crash_limit=1).result(60) is None
+
+
+def test_a_thread_that_holds_the_lock_between_tasks_holds_nobody_up(one):
+    def leave_a_hog():
+        threading.Thread(target=lambda: (time.sleep(0.2), ctypes.PyDLL(None).sleep(600)), daemon=True).start()
+
+    one.submit(leave_a_hog).result(60)
+    time.sleep(0.4)  # until the thread is in its C call
+    assert one.submit(abs, -1, time_limit=20, crash_limit=1).result(60) == 1
+
+
+def test_garbage_in_the_executor_s_own_pipe_is_the_task_s_fault(one):
+    def write_everywhere():
+        for descriptor in range(3, 1100):
+            try:
+                if "pipe" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                    os.write(descriptor, b"garbage garbage garbage")
+            except OSError:
+                continue
+        time.sleep(60)
+
+    assert "own pipe" in fails(one, errors.TaskCrashed, write_everywhere)
+    assert one.submit(abs, -1).result(60) == 1
+
+
+@pytest.mark.parametrize("habit", ["alarm", "faulthandler", "stdout", "limit", "mask", "memory"])
+def test_what_a_task_leaves_hits_no_other(habit):
+    def leave(what):
+        import faulthandler
+        import resource
+
+        if what == "alarm":
+            signal.alarm(1)
+        elif what == "faulthandler":
+            faulthandler.dump_traceback_later(1, exit=True)
+        elif what == "stdout":
+            sys.stdout.close()
+        elif what == "limit":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (6, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        elif what == "mask":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
+        elif what == "memory":
+            sys.leaked = bytearray(150 << 20)
+            sys.leaked[::4096] = b"x" * len(sys.leaked[::4096])
+        time.sleep(0.002)
+
+    def innocent():
+        print("hello")
+        with open(os.devnull):
+            data = bytearray(os.urandom(1) * (60 << 20))
+        time.sleep(1.5)
+        return len(data), signal.SIGURG in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    with LocalCluster(n_workers=1, executor_memory_limit="200MiB") as cluster, Client(cluster.address) as client:
+        client.submit(leave, habit, crash_limit=1).result(60)
+        assert client.submit(innocent, crash_limit=1).result(60) == (60 << 20, False)
+
+
+def test_a_stopped_template_is_replaced():
+    with LocalCluster(n_workers=1, slots=2) as cluster, Client(cluster.address) as client:
+        client.submit(lambda: os.kill(os.getppid(), signal.SIGSTOP), crash_limit=1).result(60)
+        with pytest.raises(errors.TimeLimitExceeded):
+            client.submit(time.sleep, 600, time_limit=0.2).result(60)
+        assert client.gather(client.map(abs, range(20)), timeout=60) == list(range(20))
+
+
+def test_killing_the_template_again_and_again_ends_the_killer_alone(tmp_path):
+    def kill_the_template():
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+
+    with LocalCluster(n_workers=1, slots=2) as cluster, Client(cluster.address) as client:
+        neighbour = client.submit(lambda: time.sleep(2) or "unharmed", crash_limit=1)
+        bad = client.submit(kill_the_template, crash_limit=1)
+        assert isinstance(bad.exception(60), errors.TaskCrashed)
+        assert neighbour.result(60) == "unharmed"
+
+
+def test_output_marks_stay_out_of_the_task_s_own_files(one, tmp_path):
+    path = str(tmp_path / "own")
+
+    def redirect():
+        with open(path, "w") as stream:
+            os.dup2(stream.fileno(), 1)
+        print("mine")
+
+    one.submit(redirect).result(60)
+    assert pathlib.Path(path).read_bytes() == b"mine\n"
+
+    def close_after_print():
+        print("x")
+        os.close(1)
+        return 1
+
+    assert one.submit(close_after_print, crash_limit=1).result(60) == 1
+
+
+def test_children_are_found_again_after_a_retry(one, tmp_path):
+    log = str(tmp_path / "log")
+
+    def child():
+        note(log, "child")
+
+    def parent():
+        current_client().submit(child).result()
+        note(log, "parent")
+        if lines(log).count("parent") == 1:
+            raise OSError("the first time")
+
+    one.submit(parent, retries=2).result(60)
+    assert sorted(lines(log)) == ["child", "parent", "parent"]
+
+
+def test_threads_of_a_task_share_its_client(one):
+    def parent():
+        found = []
+        threads = [threading.Thread(target=lambda: found.append(current_client())) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return len(set(map(id, found)))
+
+    assert one.submit(parent).result(60) == 1

@@ -56,7 +56,7 @@ class Interrupt:
 
 @attrs.frozen
 class Kill:
-    """End the executor if it is running ``attempt`` now."""
+    """End the executor if it is running ``attempt`` now (0: whatever it does, which is nobody's fault)."""
 
     number: int
     attempt: int

@@ -48,6 +48,9 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 10.0
 #: After this many starts in a row that failed, the worker takes no work until one succeeds.
 MOST_FAILED_STARTS = 3
 
+#: An executor that has not begun a task which was given to it after this many seconds is replaced.
+STUCK_S = 2.0
+
 #: Executors that may be parked at a time.
 MOST_PARKED = 1024
 
@@ -72,6 +75,7 @@ class Job:
     executor: Executor | None = None
     doomed: bool = False
     exposed: int = 0
+    deadline: float = 0.0
 
     @property
     def attempt(self) -> int:
@@ -109,6 +113,7 @@ class Executor:
     progress_at: float = 0.0
     parked: Job | None = None
     ending: Ending | None = None
+    watched: bool = False
 
 
 @attrs.define
@@ -130,8 +135,9 @@ class Pool:
     identity: m.HelloWorker
     dialer: Dialer
 
-    def __init__(self, slots: int, limits: memory.Limits | None = None) -> None:
+    def __init__(self, slots: int, limits: memory.Limits | None = None, most_parked: int = MOST_PARKED) -> None:
         self.slots = self.most = slots
+        self.most_parked = min(most_parked, MOST_PARKED)
         self.limits = limits or memory.Limits()
         self.effects: list[Any] = []
         self.jobs: dict[int, Job] = {}
@@ -214,6 +220,8 @@ class Pool:
                 guilty = None
         innocent = list(executor.given.values())
         if executor.parked is not None:
+            if executor.parked in innocent:
+                self._post(m.Parked(executor.parked.attempt, False))
             self._unpark(executor)
         if guilty is not None:
             del self.jobs[guilty.attempt]
@@ -336,7 +344,7 @@ class Pool:
         executor.functions.clear()  # some may have been among what it gives back
         self._requeue(back)
         job = executor.given.get(message.attempt)
-        if job is None or executor.parked is not None or len(self.parked) >= MOST_PARKED:
+        if job is None or executor.parked is not None or len(self.parked) >= self.most_parked:
             return
         executor.parked = job
         self.active.pop(executor.number, None)
@@ -420,7 +428,7 @@ class Pool:
     def _time_over(self, now: float, attempt: int) -> None:
         job = self.jobs.get(attempt)
         executor = self._has(job) if job is not None else None
-        if job is not None and executor is not None:
+        if job is not None and executor is not None and now >= job.deadline - 1e-6:  # else it was given again since
             text = f"it ran longer than its time_limit of {job.compute.limit:g} s and was ended"
             executor.ending = Ending(job.attempt, "TimeLimitExceeded", text)
             self._interrupt(now, (job, "time limit"))
@@ -441,14 +449,18 @@ class Pool:
         executor.functions.clear()
         self.effects.append(effects.TakeBack(executor.number))
 
-    def taken_back(self, now: float, number: int, attempts: Iterable[int]) -> None:
-        """The answer to TakeBack: these had not been read by the executor."""
+    def taken_back(self, now: float, number: int, attempts: Iterable[int], running: int) -> None:
+        """The answer to TakeBack: these had not been read by the executor, whose page names ``running``."""
         executor = self.executors.get(number)
         if executor is None:
             return  # ended meanwhile, and its jobs are queued already
+        stuck = self._is_stuck(now, executor, running)
         jobs = [job for attempt in attempts if (job := executor.given.pop(attempt, None)) is not None]
         executor.expected_us -= sum(job.cost for job in jobs)
         self._requeue(jobs)
+        if stuck and executor.up:
+            executor.up = False
+            self.effects.append(effects.Kill(number, 0))
         self._finish_take_back(executor)
         self._feed(now)
 
@@ -488,7 +500,13 @@ class Pool:
             busy += 1
         packets: dict[Executor, list[Any]] = {}
         idle = [executor for executor in self.active.values() if executor.up and not executor.given]
-        while idle and self.queue and busy < self.most:
+        lonely = any(_is_lonely(job) for one in self.active.values() for job in one.given.values())
+        while idle and self.queue and busy < self.most and not lonely:
+            if _is_lonely(self.queue[0]):
+                if busy:
+                    lonely = True
+                    break
+                lonely = True
             executor = idle.pop(0)
             if self.queue[0].exposed and executor.outcomes:
                 fresh = self._fresh(executor, idle)
@@ -497,7 +515,7 @@ class Pool:
                 executor = fresh
             self._give(now, executor, self.queue.popleft(), packets)
             busy += 1
-        if self.most == self.slots:
+        if self.most == self.slots and not lonely:
             for executor in self.active.values():
                 while self.queue and executor.up and self._may_have_more(executor, self.queue[0]):
                     self._give(now, executor, self.queue.popleft(), packets)
@@ -536,11 +554,31 @@ class Pool:
         packet.append(job.compute)
         if not executor.given:
             executor.progress_at = now
+            if not executor.watched:
+                executor.watched = True
+                self._alarm(now + STUCK_S, self._look_if_begun, executor)
         executor.given[job.attempt] = job
         executor.expected_us += job.cost
         job.executor = executor
         if job.compute.limit:
-            self._alarm(now + job.compute.limit, self._time_over, job.attempt)  # not the job: it may have ended long before
+            job.deadline = now + job.compute.limit
+            self._alarm(job.deadline, self._time_over, job.attempt)  # not the job: it may have ended long before
+
+    def _look_if_begun(self, now: float, executor: Executor) -> None:
+        """An executor has work: what it has not read is taken back, which shows whether it has begun anything."""
+        executor.watched = False
+        if not executor.given or self.executors.get(executor.number) is not executor or executor.parked is not None:
+            return
+        if now < executor.progress_at + STUCK_S - 1e-6:
+            executor.watched = True
+            self._alarm(executor.progress_at + STUCK_S, self._look_if_begun, executor)
+        else:
+            self._take_back(executor)
+
+    @staticmethod
+    def _is_stuck(now: float, executor: Executor, running: int) -> bool:
+        """Whether it has begun none of its tasks: something that an earlier one has left holds it up."""
+        return bool(executor.given) and running not in executor.given and now >= executor.progress_at + STUCK_S - 1e-6
 
     def _level(self, now: float) -> None:
         """An executor is idle and another has tasks waiting behind one that takes long: take those back."""
@@ -600,10 +638,15 @@ class Pool:
     def spilled_files(self, now: float, attempts: Iterable[int], trouble: str = "") -> None:
         """The answer to Spill: these are on disk now; ``trouble``: why others are not."""
         self._spilling = False
+        unknown = []
         for attempt in attempts:
-            if attempt in self.stored and attempt not in self.spilled:
+            if attempt not in self.stored:
+                unknown.append(attempt)  # deleted while it was copied, and so there again
+            elif attempt not in self.spilled:
                 self.spilled.add(attempt)
                 self.in_memory -= self.stored[attempt].size
+        if unknown:
+            self.effects.append(effects.DeleteFiles(unknown))
         if trouble:
             self._spill_after = now + SPILL_PAUSE_S
             self._post(m.WorkerLog("results can't be moved to disk", trouble))
@@ -618,6 +661,11 @@ class Pool:
                 "the worker more with --memory-limit")  # fmt: skip
         executor.ending = Ending(attempt, "MemoryLimitExceeded", text)
         self.effects.append(effects.Kill(stop.number, attempt))
+
+
+def _is_lonely(job: Job) -> bool:
+    """Whether it must be the only one that runs, so that it is known whose fault the next death is."""
+    return job.exposed >= MOST_EXPOSED - 1
 
 
 def _nothing(now: float, subject: None) -> None:

@@ -280,6 +280,8 @@ class Resilience(Outcomes):
             worker.parked[task] = None
             worker.load_us -= task.cost_us
             task.cost_us = 0
+            if worker.exclusive is task:  # its children may have nowhere else to run
+                worker.exclusive = None
         else:
             worker.parked.pop(task, None)
         self.placement.update(worker)

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from twistdist.core import effects, memory
-from twistdist.core.pool import Job, Pool
+from twistdist.core.pool import MOST_PARKED, Job, Pool
 from twistdist.core.session import Dialer, Session
 from twistdist.wire import messages as m
 
@@ -30,11 +30,11 @@ class Transfer:
 
 class Worker(Pool):
     """The pure core.  ``identity`` is the Hello without inventory; ``stored`` what the store held at the start, of which the
-    attempts in ``spilled`` are on disk."""
+    attempts in ``spilled`` are on disk; no more than ``most_parked`` tasks give up their slots at a time."""
 
     def __init__(self, identity: m.HelloWorker, stored: Iterable[m.Stored] = (), spilled: Iterable[int] = (),
-                 limits: memory.Limits | None = None) -> None:  # fmt: skip
-        super().__init__(identity.slots, limits)
+                 limits: memory.Limits | None = None, most_parked: int = MOST_PARKED) -> None:  # fmt: skip
+        super().__init__(identity.slots, limits, most_parked)
         self.identity = identity
         self.dialer = Dialer(identity.session)
         for one in stored:

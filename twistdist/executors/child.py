@@ -29,6 +29,10 @@ from twistdist.wire.failures import dump_error
 from twistdist.wire.payload import dump_value, load_call, load_value
 
 _write, _getpid, _exit, _now, _count_threads = os.write, os.getpid, os._exit, time.perf_counter_ns, _thread._count
+_waitpid = os.waitpid
+
+#: A task that is expected to take this many microseconds, or of which nothing is known, begins in restored surroundings.
+LOOK_US = 1_000
 
 #: The builtins that this loop can't do without; a task that replaces one is cleaned up after before anything else.
 _BUILTINS = (len, isinstance, type, open, memoryview, sum, map, int, bytes, max, enumerate, list, dict)
@@ -77,7 +81,7 @@ class Executor:
         self._waiting: deque[Any] = deque()
         self._buffer = bytearray(packets.RECEIVE_BYTES)
         self._threads = 0
-        self._inside = self._interrupted = False
+        self._inside = self._interrupted = self._looked = False
         self.attempt = 0
         self._pid = _getpid()
 
@@ -137,6 +141,8 @@ class Executor:
 
     def _compute(self, compute: m.Compute) -> None:
         self.attempt, self._interrupted = compute.attempt, False
+        if not self._looked and not 0 <= compute.cost < LOOK_US:
+            self._surroundings.restore(closely=True)  # it may be hit by what a shorter one has left
         began = _now()
         self._page.set(self._number, compute.attempt, began)
         place = self._place
@@ -160,10 +166,22 @@ class Executor:
             _exit(0)  # what the task has started ends with its process
         context.enter(None)
         if task.client is not None:
-            task.client.close()
-        self._surroundings.restore()
+            task.client.leave(isinstance(outcome, m.Failed))
+        self._looked = self._surroundings.restore()
+        if self._surroundings.spoiled or self._children_left():
+            _exit(0)  # what is left of the task ends with its process, and another one takes over
         if self._threads or _count_threads():
             self._look_at_threads()
+
+    @staticmethod
+    def _children_left() -> bool:
+        """Whether processes that the task has started go on; those that have ended are reaped."""
+        try:
+            while _waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
 
     def _run(self, compute: m.Compute, began: int) -> packets.Outcome:
         try:
@@ -240,7 +258,10 @@ class Executor:
             raise SerializationError(f"an input can't be unpickled on the worker: {_say(error)}") from error
 
     def _value(self, compute: m.Compute, began: int) -> m.Done:
-        return self._done(compute, self._call(compute), began)
+        value = self._call(compute)
+        if _getpid() != self._pid:
+            _exit(0)  # the task forked and both came back: the copy has no business here, least of all with the result's file
+        return self._done(compute, value, began)
 
     def _checkpointed(self, compute: m.Compute, began: int) -> m.Done:
         """The value from its checkpoint if there is one; else it is computed, and written there before it is told."""

@@ -44,6 +44,7 @@ class Context:
     resume: Callable[[], None]
     uses_client: Callable[[], None]
     client: Any = None
+    lock: Any = attrs.field(factory=threading.Lock)
 
     @contextlib.contextmanager
     def parked(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ pipe as frames of one message each; what an executor wrote before it died can st
 from __future__ import annotations
 
 import mmap
+import os
 import signal
 import socket
 import struct
@@ -78,7 +79,9 @@ class Page:
 
     def __init__(self, path: str, entries: int, create: bool = False) -> None:
         with open(path, "w+b" if create else "r+b") as stream:
-            if create:
+            if create and hasattr(os, "posix_fallocate"):  # not sparse: a full store must not end who writes here
+                os.posix_fallocate(stream.fileno(), 0, entries * self._ENTRY)
+            elif create:
                 stream.truncate(entries * self._ENTRY)
             self._map = mmap.mmap(stream.fileno(), entries * self._ENTRY)
 

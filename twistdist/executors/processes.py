@@ -45,8 +45,9 @@ def memory_of(pid: int) -> int:
         try:
             with open(f"/proc/{one}/statm") as stream:
                 _, resident, shared, *_ = stream.read().split()
-            with open(f"/proc/{one}/task/{one}/children") as stream:
-                todo += map(int, stream.read().split())
+            for thread in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{thread}/children") as stream:
+                    todo += map(int, stream.read().split())
         except OSError:
             continue  # it has ended meanwhile, or this system does not say
         total += (int(resident) - int(shared)) * _PAGE_BYTES

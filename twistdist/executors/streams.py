@@ -7,12 +7,15 @@ processes write has no mark, and belongs to whatever the page says is running.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_write, _fstat = os.write, os.fstat
 
 _MARK = re.compile(rb"\x00\x1e([0-9a-f]{16})\n")
 _MARK_BYTES = 19
@@ -30,10 +33,17 @@ TAIL_LINES = 20
 class Output(io.RawIOBase):
     """The executor's side of one stream.  ``attempt()`` is whose output it is now."""
 
-    def __init__(self, descriptor: int, attempt: Callable[[], int]) -> None:
+    def __init__(self, descriptor: int, private: int, attempt: Callable[[], int]) -> None:
+        """``private`` is another descriptor of the same pipe, which tasks do not know of."""
         super().__init__()
-        self._descriptor, self._attempt = descriptor, attempt
+        self._descriptor, self._private, self._attempt = descriptor, private, attempt
+        self._pipe = self._identity(private)
         self._marked = 0
+
+    @staticmethod
+    def _identity(descriptor: int) -> tuple[int, int]:
+        found = _fstat(descriptor)
+        return found.st_dev, found.st_ino
 
     def fileno(self) -> int:
         return self._descriptor
@@ -44,21 +54,22 @@ class Output(io.RawIOBase):
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         attempt = self._attempt()
-        if attempt != self._marked:
+        if attempt != self._marked and self._identity(self._descriptor) == self._pipe:  # not in a file of the task's own
             self._mark(attempt)
         at = 0
         while at < len(view):
-            at += os.write(self._descriptor, view[at:])
+            at += _write(self._descriptor, view[at:])
         return at
 
     def _mark(self, attempt: int) -> None:
-        os.write(self._descriptor, b"\0\x1e%016x\n" % attempt)
+        _write(self._private, b"\0\x1e%016x\n" % attempt)
         self._marked = attempt
 
     def end_task(self) -> None:
         """What comes without a mark from now on is not the last task's."""
         if self._marked:
-            self._mark(0)
+            with contextlib.suppress(OSError):  # the task has closed even that one
+                self._mark(0)
 
 
 def text_stream(raw: Output) -> io.TextIOWrapper:
@@ -72,7 +83,6 @@ class Lines:
     def __init__(self) -> None:
         self._attempt = 0  # by the last mark; 0: not marked
         self._rest = b""
-        self._rest_of = 0
         self._logged = 0
         self._dropped = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import itertools
+import operator
 import os
 import signal
 import socket
@@ -21,6 +23,7 @@ from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from twistdist.errors import ProtocolError
 from twistdist.executors import packets
 from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of
 from twistdist.executors.streams import Lines
@@ -37,6 +40,9 @@ MOST_FORKING = 32
 
 #: Pauses before another template is started, in seconds: doubled each time that one died without an executor that started.
 TEMPLATE_PAUSE_S, LONGEST_TEMPLATE_PAUSE_S = 0.2, 10.0
+
+#: Seconds that the template has to answer before it is taken to be stuck, and to end at the end.
+TEMPLATE_PATIENCE_S, STOP_S = 5.0, 5.0
 
 #: Bytes of output taken from an executor at a time, and attempts whose keys are remembered for lines that come late.
 OUTPUT_BYTES = 64 << 10
@@ -63,7 +69,7 @@ class Listener(Protocol):
         self, number: int, exit: str, detail: str = "", running: int = 0, blame: bool = True, when: str = "", us: int = 0
     ) -> None: ...
 
-    def taken_back(self, number: int, attempts: list[int]) -> None: ...
+    def taken_back(self, number: int, attempts: list[int], running: int) -> None: ...
 
 
 @implementer(IReadDescriptor)
@@ -123,22 +129,29 @@ class _Executor:
     backlog: deque[tuple[bytes, list[int]]] = attrs.field(factory=deque)
     files: list[str] = attrs.field(factory=list)
     keys: dict[int, str] = attrs.field(factory=dict)
+    closed: bool = False
+    garbled: bool = False
 
 
 @attrs.frozen
 class Service:
     """What executors are told of their worker: its name, the scheduler's ``address`` and the ``secret`` (for a client of a
-    task's own), and the ``spill`` folder for results that have no room in the store or more than ``most`` bytes."""
+    task's own), the ``spill`` folder for results that have no room in the store or more than ``most`` bytes, and how many
+    bytes an executor may keep between two tasks (``most_left``, 0: no bound)."""
 
     worker: str
     address: str
     secret: bytes
     spill: str = ""
     most: int = 0
+    most_left: int = 0
 
 
 #: Where the output of tasks goes; a namespace of its own, so that it can be shown where the rest is not.
 _OUTPUT = Logger(namespace="twistdist.tasks")
+
+#: "Killed for" when no attempt is meant.
+_NO_ATTEMPT = -1
 
 _ENDS = frozenset({m.Done, m.Failed, m.InputLost})
 
@@ -162,7 +175,8 @@ class Supervisor:
         self._forks_waiting: deque[int] = deque()
         self._templates_failed = 0
         self._kernel_kills = kernel_kills()
-        self._warm = self._stopped = False
+        self._warm = self._stopped = self._template_owes = False
+        self._watching: Any = None
 
     # ---- template ---------------------------------------------------------------------------
 
@@ -185,6 +199,19 @@ class Supervisor:
         if self._warm:
             self._tell_template("warm")
 
+    def _expect_template(self) -> None:
+        """The template has to say something soon: that an executor has started, or ended."""
+        if not self._template_owes:
+            self._template_owes = True
+            if self._watching is None or not self._watching.active():
+                self._watching = self._reactor.callLater(TEMPLATE_PATIENCE_S, self._look_at_template, self._template)
+
+    def _look_at_template(self, template: subprocess.Popen[bytes] | None) -> None:
+        """A task may have stopped it: nothing would be started or reaped any more."""
+        if self._template_owes and template is self._template and template is not None and not self._stopped:
+            self._log.error("the executors' template does not answer and is replaced")
+            template.kill()
+
     def _tell_template(self, *words: object) -> None:
         if self._control is not None:
             try:
@@ -206,6 +233,7 @@ class Supervisor:
                 return
             word, number, pid, *rest = msgspec.msgpack.decode(data)
             executor = self._executors.get(number)
+            self._template_owes = False
             if word in ("started", "refused"):
                 self._forking -= 1
                 self._fork_waiting()
@@ -220,6 +248,8 @@ class Supervisor:
     def _how(self, executor: _Executor, status: int) -> str:
         """How an executor ended, in words; who sent SIGKILL can be told in part."""
         words = exit_in_words(status)
+        if executor.garbled:
+            return "the task wrote into its executor's own pipe, and was ended"
         if status != -signal.SIGKILL:
             return words
         before, self._kernel_kills = self._kernel_kills, kernel_kills()
@@ -235,6 +265,7 @@ class Supervisor:
         self._reactor.removeReader(self._control_reader)
         self._control.close()
         self._control = None
+        self._template_owes = False
         exit = exit_in_words(self._template.wait())
         if self._stopped:
             return
@@ -242,8 +273,7 @@ class Supervisor:
         self._templates_failed += 1
         for executor in list(self._executors.values()):
             if executor.pid:  # the kernel has killed it, and not what its task has started
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(executor.pid, signal.SIGKILL)
+                _kill_group(executor.pid)
             self._ended(executor, f"its template died ({exit})", blame=False)
         waiting, self._forks_waiting = self._forks_waiting, deque()
         for number in waiting:
@@ -265,8 +295,14 @@ class Supervisor:
             self._reactor.removeReader(self._control_reader)
             self._control.close()
             self._control = None
+        if self._watching is not None and self._watching.active():
+            self._watching.cancel()
         if self._template is not None:
-            self._template.wait()
+            try:
+                self._template.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._template.kill()
+                self._template.wait()
 
     # ---- executors --------------------------------------------------------------------------
 
@@ -286,6 +322,7 @@ class Supervisor:
         if self._forking >= MOST_FORKING:
             self._forks_waiting.append(number)
             return
+        self._page.clear(number)
         try:
             executor, far_ends = self._prepare(number)
         except OSError as error:  # out of descriptors, most likely
@@ -300,6 +337,7 @@ class Supervisor:
         self._forking += 1
         try:
             socket.send_fds(self._control, [msgspec.msgpack.encode(("fork", number))], far_ends)
+            self._expect_template()
         except OSError as error:
             self._log.debug("the template is gone, which its socket will tell: {error}", error=error)
         for descriptor in far_ends[1:]:
@@ -343,11 +381,9 @@ class Supervisor:
         self._reactor.removeWriter(executor.writer)
         for stream in executor.streams:
             self._reactor.removeReader(stream.reader)
-            os.close(stream.descriptor)
-        executor.tasks.close()
-        executor.far_end.close()
-        os.close(executor.outcomes)
-        executor.outcomes = -1
+        executor.closed = True
+        # In the next turn: the reactor may hold an event for one of these numbers, which would reach whoever gets it next.
+        self._reactor.callLater(0, _close_all, executor)
         for path in executor.files:
             if os.path.exists(path):
                 os.unlink(path)
@@ -403,9 +439,10 @@ class Supervisor:
         return True
 
     def _log_lines(self, executor: _Executor, stream: _Stream, lines: Iterable[tuple[int, str]]) -> None:
-        for attempt, line in lines:
+        for attempt, some in itertools.groupby(lines, operator.itemgetter(0)):
             key = executor.keys.get(attempt) or (f"attempt {attempt:x}" if attempt else "an executor")
-            _OUTPUT.info("{key} {stream}: {line}", key=key, stream=stream.name, line=line, worker=self._service.worker)
+            text = f"\n{key} {stream.name}: ".join(line for _, line in some)  # one event for many lines
+            _OUTPUT.info("{key} {stream}: {text}", key=key, stream=stream.name, text=text, worker=self._service.worker)
 
     # ---- outcomes ---------------------------------------------------------------------------
 
@@ -419,7 +456,7 @@ class Supervisor:
         executor.read_at = now
 
     def _read_again(self, executor: _Executor) -> None:
-        if executor.outcomes >= 0:
+        if not executor.closed:
             self._reactor.addReader(executor.reader)
             self._readable(executor)
 
@@ -427,7 +464,7 @@ class Supervisor:
         """Deliver what there is; False when the other end is closed."""
         outcomes: list[Any] = []
         open_still = True
-        while True:
+        while not executor.garbled:
             try:
                 data = os.read(executor.outcomes, _PIPE_BYTES)
             except BlockingIOError:
@@ -435,7 +472,12 @@ class Supervisor:
             if not data:
                 open_still = False
                 break
-            outcomes += [packets.decode_outcome(body) for body in executor.frames.feed(data)]
+            try:
+                outcomes += [packets.decode_outcome(body) for body in executor.frames.feed(data)]
+            except (ProtocolError, msgspec.DecodeError):
+                self._is_garbled(executor)
+                open_still = False
+                break
             if len(data) < 4096:
                 break  # the pipe is empty, most likely; the reactor tells if not
         if outcomes and type(outcomes[0]) is m.Started:
@@ -443,12 +485,21 @@ class Supervisor:
             self._templates_failed = 0
             self._listener.executor_started(executor.number)
         if outcomes:
-            executor.expected -= sum(1 for one in outcomes if type(one) in _ENDS)
+            for one in outcomes:
+                executor.expected -= len(one.unstarted) if type(one) is m.Waits else type(one) in _ENDS
             if any(type(one) is m.UsesClient for one in outcomes):
                 outcomes = [one for one in outcomes if type(one) is not m.UsesClient]
                 self._warm_up()
             self._listener.executor_outcomes(executor.number, outcomes)
         return open_still
+
+    def _is_garbled(self, executor: _Executor) -> None:
+        """Something else than the executor writes into its pipe: the task that runs is ended for it."""
+        if not executor.garbled:
+            executor.garbled = True
+            if executor.pid:
+                executor.killed_for = self._page.get(executor.number)[0]
+                _kill_group(executor.pid)
 
     def _warm_up(self) -> None:
         """Tasks use clients: what one needs is loaded in the template, once for all executors to come."""
@@ -469,12 +520,35 @@ class Supervisor:
             self.give(number, messages[:half])
             self.give(number, messages[half:])
         else:
+            self._give_by_file(executor, data, messages)
+
+    def _give_by_file(self, executor: _Executor, data: bytes, messages: list[Any]) -> None:
+        """One large message: in a file of the store, or of the spill folder; where both are full, its task fails."""
+        trouble: OSError | None = None
+        for folder in (self._store, self._service.spill):
             self._packet_files += 1
-            path = f"{self._store}/.packet-{number}-{self._packet_files}"
-            with open(path, "wb") as stream:
-                stream.write(data)
+            path = f"{folder}/.packet-{executor.number}-{self._packet_files}"
+            try:
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+                with open(path, "wb") as stream:
+                    stream.write(data)
+            except OSError as error:
+                trouble = error
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                continue
             executor.files = [one for one in executor.files if os.path.exists(one)] + [path]
             self._send(executor, packets.encode_packet([packets.PacketFile(path)]), messages)
+            return
+        text = f"{len(data)} bytes of arguments can't be brought to the task's process: {trouble}; make room in the store"
+        failed = [m.Failed(one.task, one.attempt, m.ErrorInfo("StoreError", "", text), 0)
+                  for one in messages if isinstance(one, m.Compute)]  # fmt: skip
+        self._log.error("{text}", text=text)
+        self._reactor.callLater(0, self._failed_to_give, executor, failed)
+
+    def _failed_to_give(self, executor: _Executor, failed: list[Any]) -> None:
+        if not executor.closed:
+            self._listener.executor_outcomes(executor.number, failed)
 
     def _send(self, executor: _Executor, data: bytes, messages: list[Any]) -> None:
         attempts = []
@@ -523,7 +597,7 @@ class Supervisor:
             executor.expected -= len(attempts)
             for grant in grants:  # those are not ours to take back
                 self.go_on(number, grant.attempt)
-        self._listener.taken_back(number, attempts)
+        self._listener.taken_back(number, attempts, self._page.get(number)[0])
 
     def go_on(self, number: int, attempt: int) -> None:
         """Tell an executor whose task waited that it has a slot again."""
@@ -535,9 +609,13 @@ class Supervisor:
         attempts = []
         for message in content:
             if isinstance(message, packets.PacketFile):
-                with open(message.path, "rb") as stream:
-                    data = stream.read()
-                os.unlink(message.path)
+                try:
+                    with open(message.path, "rb") as stream:
+                        data = stream.read()
+                    os.unlink(message.path)
+                except OSError as error:
+                    self._log.error("a packet that was taken back is lost: {error}", error=error)
+                    continue
                 attempts += self._attempts_in(packets.decode_packet(data))
             elif isinstance(message, m.Compute):
                 attempts.append(message.attempt)
@@ -551,11 +629,12 @@ class Supervisor:
             self._tell_template("interrupt", number, executor.pid)
 
     def kill(self, number: int, attempt: int) -> None:
-        """Kill the executor if it is running ``attempt`` now."""
+        """Kill the executor if it is running ``attempt`` now (0: whatever it does, which blames nobody)."""
         executor = self._executors.get(number)
-        if executor is not None and executor.pid and self._page.get(number)[0] == attempt:
-            executor.killed_for = attempt
-            self._tell_template("kill", number, executor.pid)
+        if executor is not None and executor.pid and (not attempt or self._page.get(number)[0] == attempt):
+            executor.killed_for = attempt or _NO_ATTEMPT
+            _kill_group(executor.pid)
+            self._expect_template()
 
     # ---- memory -----------------------------------------------------------------------------
 
@@ -567,6 +646,20 @@ class Supervisor:
                 used[number] = memory_of(executor.pid)
                 running[number] = self._page.get(number)[0]
         return used, running
+
+
+def _close_all(executor: _Executor) -> None:
+    executor.tasks.close()
+    executor.far_end.close()
+    for descriptor in (executor.outcomes, *(stream.descriptor for stream in executor.streams)):
+        os.close(descriptor)
+
+
+def _kill_group(pid: int) -> None:
+    """End an executor and the processes of its group, without asking the template, which a task may have stopped."""
+    for end in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):  # its group is made a moment after the fork
+            end(pid, signal.SIGKILL)
 
 
 def _users_part(stack: str) -> str:

@@ -3,9 +3,9 @@
 Started by the control process as ``python -m twistdist.executors.template CONTROL_FD STORE PAGE ENTRIES``.  On the control
 socket (packets of msgpack arrays) it gets
 
-* ``["serve", worker's name, scheduler's address, secret, spill folder, most bytes of a result in the store]`` once, first,
+* ``["serve", …]`` with the fields of ``supervisor.Service``, once, first,
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
-* ``["interrupt", number, pid]`` and ``["kill", number, pid]``,
+* ``["interrupt", number, pid]``,
 * ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
 
 and says ``["started", number, pid]``, ``["refused", number, 0, why]`` and ``["ended", number, pid, status]``.  When the control
@@ -52,7 +52,7 @@ class Template:
 
     def __init__(self, control: socket.socket, store: str, page: packets.Page) -> None:
         self._control, self._store, self._page = control, store, page
-        self._service: tuple[str, str, bytes, str, int] = ("", "", b"", "", 0)
+        self._service: tuple[str, str, bytes, str, int, int] = ("", "", b"", "", 0, 0)
         self._children: dict[int, int] = {}  # pid to executor number
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._pid = os.getpid()
@@ -105,10 +105,7 @@ class Template:
             importlib.import_module("twistdist.blocking")  # imports only; it starts nothing
             gc.freeze()
         elif rest[1] in self._children:
-            if word == "kill":
-                self._kill(rest[1])
-            else:
-                os.kill(rest[1], packets.INTERRUPT_SIGNAL)
+            os.kill(rest[1], packets.INTERRUPT_SIGNAL)
         return True
 
     @staticmethod
@@ -189,10 +186,14 @@ class Template:
         os.close(out)
         os.close(err)
         _be_taken_first()
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if "TWISTDIST_NOFILE" in os.environ:  # as it was when the worker was started
+            most = int(os.environ.pop("TWISTDIST_NOFILE"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         high = max(3, min(HIGH_DESCRIPTOR, most - 64))
         executor: Executor
-        outputs = [Output(one, lambda: executor.attempt) for one in (1, 2)]
+        private = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, high) for one in (1, 2)]
+        outputs = [Output(one, own, lambda: executor.attempt) for one, own in zip((1, 2), private, strict=True)]
         sys.stdout, sys.stderr = streams = text_stream(outputs[0]), text_stream(outputs[1])
         sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
 
@@ -207,10 +208,10 @@ class Template:
             self._stack = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
         faulthandler.enable(self._stack, all_threads=False)
         signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
-        worker, address, secret, spill, most_bytes = self._service
+        worker, address, secret, spill, most_bytes, most_left = self._service
         place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
                       _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret)  # fmt: skip
-        executor = Executor(place, outputs, flush, Surroundings(*streams, high))
+        executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left))
         return executor
 
 

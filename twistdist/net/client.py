@@ -168,6 +168,11 @@ class Client:
         cluster, self._cluster = self._cluster, None
         return succeed(None) if cluster is None else cluster.stopService()
 
+    def drop(self) -> None:
+        """Close the connection without a word, as if this process had died: the session goes on for its grace."""
+        self._carry_out()
+        self._end(ClientClosed("this client was closed"))
+
     # ---- orders, from any thread ----------------------------------------------------------------
 
     def _order(self, *order: Any) -> None:
@@ -212,8 +217,14 @@ class Client:
 
         self._update(change)
 
+    def let_go(self, record: Record) -> None:
+        """The last reference to a future is gone.  What a task has submitted stays until the task ends, since the task may be run
+        again and is to find it."""
+        if self._parent is None:
+            self.forget(record)
+
     def forget(self, record: Record) -> None:
-        """A future is not wanted any more; called from its ``__del__``, so from any thread at any moment."""
+        """A future is not wanted any more; called from its ``__del__`` too, so from any thread at any moment."""
         if self._error is None:
             self._order(Client.forget, record.cid)
 

@@ -29,6 +29,8 @@ class Session(Protocol):
 
     def forget(self, record: Record) -> None: ...
 
+    def let_go(self, record: Record) -> None: ...
+
     def cancel_records(self, records: Sequence[Record]) -> None: ...
 
     def call_when_done(self, record: Record, function: Any) -> None: ...
@@ -85,7 +87,7 @@ class BaseFuture:
     def __del__(self) -> None:
         client = getattr(self, "_client", None)
         if client is not None:
-            client.forget(self._record)
+            client.let_go(self._record)
 
     def __repr__(self) -> str:
         return f"<Future {self.key}: {self.status}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import sys
 from collections.abc import Callable
@@ -30,6 +31,9 @@ from twistdist.net.timers import Alarm
 from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_WORKER
+
+#: Descriptors of the control process for each executor.
+DESCRIPTORS = 5
 
 #: Seconds that a worker which was told to stop has to hand over what only it holds.
 LEAVE_S = 10.0
@@ -104,8 +108,10 @@ class WorkerService(Service):
             resources=self._resources, stored=[], running=[], finished=[],
         )  # fmt: skip
         found, wrong = self._store.take_inventory()
-        self._core = core.Worker(identity, found, self._store.spilled(), self._limits)
-        service = TaskService(self._worker_name, self._scheduler, self._secret, self._store.spill_path, self._limits.worker)
+        most_parked = max(0, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // DESCRIPTORS - self._slots)
+        self._core = core.Worker(identity, found, self._store.spilled(), self._limits, most_parked)
+        service = TaskService(self._worker_name, self._scheduler, self._secret, self._store.spill_path, self._limits.worker,
+                              self._limits.executor // 4)  # fmt: skip
         self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
@@ -207,8 +213,8 @@ class WorkerService(Service):
         self._log.info("executor {number} of {name} ended: {exit}", number=number, name=self._worker_name, exit=exit)
         self._event(self._the_core.executor_ended, number, Death(exit, detail, running, blame, when, us))
 
-    def taken_back(self, number: int, attempts: list[int]) -> None:
-        self._event(self._the_core.taken_back, number, attempts)
+    def taken_back(self, number: int, attempts: list[int], running: int) -> None:
+        self._event(self._the_core.taken_back, number, attempts, running)
 
     def _look_at_memory(self) -> None:
         used, running = self._the_supervisor.memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -95,8 +96,18 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
                             _slots(options["slots"]), os.path.abspath(store), options["listen"],
                             _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop,
                             limits=_limits(options), spill=os.path.abspath(spill))  # fmt: skip
+    _raise_descriptor_limit()
     service.startService()  # type: ignore[no-untyped-call]
     return service, service.start()
+
+
+def _raise_descriptor_limit() -> None:
+    """Each executor takes some descriptors, also those whose tasks wait for others; what tasks may have stays as it was."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        os.environ.setdefault("TWISTDIST_NOFILE", str(soft))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def makeService(options: Options) -> Service:

@@ -334,7 +334,8 @@ class SimWorker(Party):
     def do_TakeBack(self, effect: effects.TakeBack) -> None:
         packets, self.inboxes[effect.number] = self.inboxes.get(effect.number, []), []
         attempts = [one.attempt for packet in packets for one in packet if isinstance(one, m.Compute)]
-        self.core.taken_back(self.world.now, effect.number, attempts)
+        running = self.running.get(effect.number)
+        self.core.taken_back(self.world.now, effect.number, attempts, running.attempt if running is not None else 0)
 
     def do_GoOn(self, effect: effects.GoOn) -> None:
         go_on = self.waiting.pop(effect.number, None)
