@@ -15,8 +15,9 @@ import time
 import pytest
 
 import twistdist
+from tests.integration.habits import by_signal, depth, die, lines, note, tree
 from twistdist import errors
-from twistdist.blocking import Client, LocalCluster, as_completed, current_client, wait
+from twistdist.blocking import Client, LocalCluster, current_client, wait
 
 
 def until(what, seconds=60):
@@ -35,13 +36,6 @@ def gone(pid):
         return True
 
 
-def lines(path):
-    return pathlib.Path(path).read_text().split() if os.path.exists(path) else []
-
-
-def note(path, text):
-    with open(path, "a") as stream:
-        stream.write(f"{text}\n")
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +61,6 @@ def fails(client, kind, fn, *args, **options):
 # ---- every way to die ----------------------------------------------------------------------------
 
 
-def die(how):
-    print("nearly there", file=sys.stderr)
-    how()
-
-
-def by_signal(number):
-    os.kill(os.getpid(), number)
 
 
 def test_every_way_to_die_is_told_apart(one):
@@ -480,15 +467,6 @@ def test_executors_that_can_not_start_stop_the_intake_and_it_comes_back(tmp_path
 # ---- tasks that submit tasks -------------------------------------------------------------------------
 
 
-def depth(n):
-    return 0 if n == 0 else 1 + current_client().submit(depth, n - 1).result()
-
-
-def tree(n):
-    if n == 0:
-        return 1
-    children = [current_client().submit(tree, n - 1) for _ in range(2)]
-    return sum(one.result() for one in as_completed(children))
 
 
 def test_recursion_through_the_cluster_needs_no_slots_of_its_own():

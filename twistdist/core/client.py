@@ -96,7 +96,7 @@ class Client:
     # ---- orders -----------------------------------------------------------------------------
 
     def submit(self, record: Record, function: FunctionRef, args: bytes, inputs: Sequence[int] = (),
-               key: str | None = None, options: m.Options | None = None) -> None:  # fmt: skip
+               key: str | None = None, options: m.Options | None = None, recipe: bytes = b"") -> None:  # fmt: skip
         """One task.  Tasks that follow one another with the same function and options leave as one message."""
         fn = self._function(function)
         batch = self._batch
@@ -109,15 +109,17 @@ class Client:
             or self._batch_bytes > BATCH_BYTES
         ):
             self.close_batch()
-            batch = self._batch = m.Submit(record.cid, fn, [], None, None if key is None else [], options)
+            keys: tuple[Any, Any] = (None, None) if key is None else ([], [])
+            batch = self._batch = m.Submit(record.cid, fn, [], None, keys[0], options, keys[1])
         batch.args.append(args)
         self._batch_bytes += len(args)
         if inputs and batch.inputs is None:
             batch.inputs = [[] for _ in batch.args[:-1]]
         if batch.inputs is not None:
             batch.inputs.append(list(inputs))
-        if key is not None and batch.keys is not None:
+        if key is not None and batch.keys is not None and batch.recipes is not None:
             batch.keys.append(key)
+            batch.recipes.append(recipe)
         self.records[record.cid] = record
 
     def _function(self, function: FunctionRef) -> int:

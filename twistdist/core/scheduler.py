@@ -193,7 +193,7 @@ class Scheduler(Scattered):
         if message.fn not in client.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was submitted")
         count = len(message.args)
-        if any(given is not None and len(given) != count for given in (message.inputs, message.keys)):
+        if any(given is not None and len(given) != count for given in (message.inputs, message.keys, message.recipes)):
             raise ProtocolError("a submit whose lists are not of one length")
         function, options = client.functions[message.fn], message.options or _DEFAULTS
         if options.resources and min(options.resources.values()) <= 0:
@@ -212,7 +212,8 @@ class Scheduler(Scattered):
             key = message.keys[i] if message.keys is not None else None
             known, recipe, error = None, b"", None
             if key is not None:
-                known, recipe = self._known(key), _recipe(function, args, inputs)
+                known = self._known(key)
+                recipe = message.recipes[i] if message.recipes is not None else _recipe(function, args, inputs)
             if known is not None and known.recipe == recipe:
                 self.watch(known, client, cid)
                 continue

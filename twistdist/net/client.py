@@ -33,7 +33,7 @@ from twistdist.net.supplier import Supplier, all_of
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT
-from twistdist.wire.payload import dump_call, dump_value
+from twistdist.wire.payload import canonical_digest, dump_call, dump_value
 
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
@@ -48,12 +48,13 @@ class Parent:
 
     task: int
     key: str
-    _submitted: Counter[str] = attrs.field(factory=Counter)
+    _submitted: Counter[bytes] = attrs.field(factory=Counter)
 
-    def child_key(self, name: str, call: str) -> str:
+    def child_key(self, name: str, recipe: bytes) -> str:
         """A key for a call of ``name`` that is the same when the parent is run again and does the same."""
-        count = self._submitted[call] = self._submitted[call] + 1
-        digest = hashlib.blake2b(f"{self.key}\0{call}\0{count}".encode("utf-8", "surrogatepass"), digest_size=16)
+        count = self._submitted[recipe] = self._submitted[recipe] + 1
+        text = f"{self.key}\0{recipe.hex()}\0{count}".encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(text, digest_size=16)
         return f"{name}-{digest.hexdigest()}"
 
 
@@ -218,8 +219,10 @@ class Client:
         self._update(change)
 
     def let_go(self, record: Record) -> None:
-        """The last reference to a future is gone.  What a task has submitted stays until the task ends, since the task may be run
-        again and is to find it."""
+        """The last reference to a future is gone.
+
+        What a task has submitted stays until the task ends, since the task may be run again and is to find it.
+        """
         if self._parent is None:
             self.forget(record)
 
@@ -268,12 +271,16 @@ class Client:
                     "let a task make or read the data, and pass its Future"
                 )
             inputs = self._own(found) if found else ()
-            key = self._key(options, number if batch else -1, ref, data, found)
-            if key is None and self._parent is not None:
-                key = self._parent.child_key(ref.name, _call_digest(ref, data, found))
+            key, recipe = self._key(options, number if batch else -1, ref), b""
+            if key is not None or options.pure or self._parent is not None:
+                recipe = _recipe(ref, data, found)
+            if options.pure:
+                key = f"{ref.name}-{recipe.hex()}"
+            elif key is None and self._parent is not None:
+                key = self._parent.child_key(ref.name, recipe)
             record = Record(next(self._cids))
             futures.append(make(record, key or generated))
-            chunk.append((record, ref, data, inputs, key, options.wire))
+            chunk.append((record, ref, data, inputs, key, options.wire, recipe))
             if len(chunk) == MAP_CHUNK:
                 self._order(self._submit, chunk)
                 chunk = []
@@ -297,9 +304,8 @@ class Client:
         return [future._record.cid for future in found]
 
     @staticmethod
-    def _key(options: TaskOptions, number: int, ref: FunctionRef, data: bytes, found: list[Any]) -> str | None:
-        if options.pure:
-            return f"{ref.name}-{_call_digest(ref, data, found)}"
+    def _key(options: TaskOptions, number: int, ref: FunctionRef) -> str | None:
+        """The key that the user has chosen, checked."""
         key = options.key
         if key is None:
             return None
@@ -656,12 +662,12 @@ class Client:
         return self._query("shutdown").addCallback(lambda _: self.close())
 
 
-def _call_digest(ref: FunctionRef, data: bytes, found: Iterable[Any]) -> str:
+def _recipe(ref: FunctionRef, data: bytes, found: Iterable[Any]) -> bytes:
     """What a call computes: equal for equal functions, arguments and keys of inputs."""
-    digest = hashlib.blake2b(ref.digest + data, digest_size=16)
+    digest = hashlib.blake2b(ref.digest + canonical_digest(data), digest_size=16)
     for future in found:
         digest.update(b"\0" + future.key.encode())
-    return digest.hexdigest()
+    return digest.digest()
 
 
 _ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from twistdist.config import MAX_ARGUMENT_BYTES
 from twistdist.core.client import FunctionRef
 from twistdist.errors import SerializationError
-from twistdist.wire.payload import dump_function
+from twistdist.wire.payload import canonical_digest, dump_function
 
 #: Functions whose pickles are remembered; more and the memory starts over.
 MOST_FUNCTIONS = 1_000
@@ -37,7 +36,7 @@ class Functions:
                 f"the function {function!r} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
                 "pass the data in its closure as an argument, or let a task read it"
             )
-        ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
+        ref = FunctionRef(_name_of(function), canonical_digest(blob), blob)
         if (by_name and _is_reference(function)) or _is_self_contained(function):
             if len(self._known) >= MOST_FUNCTIONS:
                 self._known.clear()

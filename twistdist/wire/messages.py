@@ -167,7 +167,7 @@ class Submit(Message, tag=11):
     """Tasks of one function and one set of options, numbered ``first``, ``first + 1``, …
 
     ``inputs`` (None: no task has any) lists for each task the cids that its arguments name; ``keys`` (None: generated)
-    a name for each.
+    a name for each, and ``recipes`` a digest of function, arguments and inputs' keys for each that has a name.
     """
 
     first: int
@@ -176,6 +176,7 @@ class Submit(Message, tag=11):
     inputs: list[list[int]] | None = None
     keys: list[str] | None = None
     options: Options | None = None
+    recipes: list[bytes] | None = None
 
 
 class Release(Message, tag=12):

@@ -12,8 +12,10 @@ Only clients and executors call the loading functions; the scheduler and the wor
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import pickle
+import pickletools
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -178,6 +180,43 @@ def load_call(data: Buffer, inputs: Sequence[Any] = ()) -> tuple[tuple[Any, ...]
     finally:
         _context.resolved = None
     return args, kwargs
+
+
+def canonical_digest(data: bytes) -> bytes:
+    """A digest (16 bytes) of what a pickle says: equal for pickles that differ only in which equal strings were one object.
+
+    Pickle writes a string once and refers to it where the same object comes again, so equal values may have different bytes,
+    in one process and in another.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    strings: dict[int, Any] = {}
+    others: dict[int, int] = {}
+    count, last = 0, None
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name == "FRAME":
+            continue
+        if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
+            number = count if name == "MEMOIZE" else argument
+            count += 1
+            if last is not None:
+                strings[number] = last
+            else:
+                others[number] = len(others)
+            continue
+        last = argument if isinstance(argument, str) else None
+        if name in ("BINGET", "LONG_BINGET"):
+            last = strings.get(argument)
+            name, argument = ("string", last) if last is not None else ("get", others.get(argument))
+        elif last is not None and "UNICODE" in name:
+            name = "string"
+        if isinstance(argument, bytes | bytearray):
+            digest.update(b"%s %d " % (name.encode(), len(argument)))
+            digest.update(argument)
+        else:
+            digest.update(f"{name} {argument!r};".encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
 def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:

@@ -1,0 +1,49 @@
+"""What tasks of the tests do.  A module of its own that imports little, since every new executor that runs one imports it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import time
+
+
+def lines(path):
+    return pathlib.Path(path).read_text().split() if os.path.exists(path) else []
+
+
+def note(path, text):
+    with open(path, "a") as stream:
+        stream.write(f"{text}\n")
+
+
+def by_signal(number):
+    os.kill(os.getpid(), number)
+
+
+def die(how):
+    print("nearly there", file=sys.stderr)
+    how()
+
+
+def depth(n):
+    from twistdist.blocking import current_client
+
+    return 0 if n == 0 else 1 + current_client().submit(depth, n - 1).result()
+
+
+def tree(n):
+    from twistdist.blocking import as_completed, current_client
+
+    if n == 0:
+        return 1
+    children = [current_client().submit(tree, n - 1) for _ in range(2)]
+    return sum(one.result() for one in as_completed(children))
+
+
+def until(what, seconds=60):
+    """Poll for something that happens in other processes."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
