@@ -45,6 +45,7 @@ class Worker(Pool):
         self.unmappable: set[str] = set()
         self._finished: list[m.Done | m.Failed | m.Crashed] = []
         self._told_at = 0
+        self._early: list[m.WorkerLog] = []
         self._handlers: dict[type, Callable[[float, Any], None]] = {
             m.Compute: self._compute,
             m.WorkerFunction: self._function,
@@ -66,6 +67,7 @@ class Worker(Pool):
         """The registration with the whole inventory, for a new session."""
         if self._told_at != self.dialer.fresh:
             self._told_at, self._finished = self.dialer.fresh, []  # the Hello before this one was accepted
+            self._early.clear()
         undelivered = self.dialer.session.undelivered()
         finished = self._finished
         finished += [one for one in undelivered if isinstance(one, m.Done | m.Failed | m.Crashed)]
@@ -78,6 +80,8 @@ class Worker(Pool):
 
     def _tell_again(self) -> None:
         """What a scheduler that has just greeted this worker does not know."""
+        for log in self._early:
+            self._post(log)
         self._told_intake = (self.slots, "")
         self._adjust_intake()
         for executor in self.parked.values():
@@ -193,7 +197,11 @@ class Worker(Pool):
 
     def damaged(self, now: float, attempts: list[int], text: str) -> None:
         """Files that do not fit their digest were found, and removed."""
-        self._post(m.WorkerLog("damaged files", text))
+        log = m.WorkerLog("damaged files", text)
+        if self.dialer.fresh:
+            self._post(log)
+        else:  # found before the first Hello, which begins a session
+            self._early.append(log)
         gone = [attempt for attempt in attempts if self._forget_stored(attempt) is not None]
         if gone:
             self._post(m.Missing(gone))

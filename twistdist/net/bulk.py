@@ -109,16 +109,14 @@ class _Sender(FileSender):
 
 
 class Sink(Protocol):
-    """Where a file goes that comes.  ``rest`` is the memory to be filled, ``took(piece)`` says that a piece of it is."""
+    """Where a file goes that comes: ``received`` bytes of it so far, ``left`` to come."""
 
     received: int
 
     @property
-    def rest(self) -> memoryview: ...
+    def left(self) -> int: ...
 
-    def took(self, piece: memoryview) -> None: ...
-
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes | memoryview) -> None: ...
 
     def start_over(self) -> None:
         """What has come was wrong."""
@@ -139,21 +137,17 @@ class MemorySink:
         self.received = 0
 
     @property
-    def rest(self) -> memoryview:
-        return self._view[self.received :]
+    def left(self) -> int:
+        return len(self._view) - self.received
 
     @property
     def data(self) -> memoryview:
         return self._view.toreadonly()
 
-    def took(self, piece: memoryview) -> None:
-        self._hash.update(piece)
-        self.received += len(piece)
-
-    def write(self, data: bytes) -> None:
-        piece = self.rest[: len(data)]
-        piece[:] = data
-        self.took(piece)
+    def write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._view[self.received : self.received + len(data)] = data
+        self.received += len(data)
 
     def start_over(self) -> None:
         self.received = 0
@@ -184,8 +178,8 @@ class Incoming:
         if self._left > LARGE_BYTES and _has_socket(self._connection):
             self.threaded = True
             self._connection.transport.pauseProducing()
-            used, rest = _own_socket(self._connection), self._sink.rest[: self._left]
-            moving = self._threads.run(rawio.receive_into, used, rest, self._sink.took, STALL_S)
+            used = _own_socket(self._connection)
+            moving = self._threads.run(rawio.receive, used, self._left, self._sink.write, STALL_S)
             moving.addBoth(self._thread_ended)
         elif not self._left:
             self._end(None)
@@ -195,7 +189,11 @@ class Incoming:
             self._end(Failure(ProtocolError("more bytes came than were announced")))
             return
         self._left -= len(data)
-        self._sink.write(data)
+        try:
+            self._sink.write(data)
+        except OSError:
+            self._end(Failure())
+            return
         self._moved()
         if not self._left and data:
             self._end(None)
@@ -445,7 +443,7 @@ class _Source:
             self._done(None if answer.kept else StoreError(f"{self._address} did not take the file: {answer.text}"))
         elif isinstance(answer, m.Send):
             self._send(connection, request)
-        elif request.sink is None or answer.length != len(request.sink.rest):
+        elif request.sink is None or answer.length != request.sink.left:
             raise ProtocolError("a file of another length was announced")
         else:
             self._incoming = Incoming(self._reactor, self._threads, connection, request.sink, answer.length, self._patience,

@@ -455,7 +455,10 @@ class Client:
 
         def one(value: Any) -> Any:
             record = Record(next(self._cids))
-            parts, key = dump_value(value), ""
+            try:
+                parts, key = dump_value(value), ""
+            except Exception as error:
+                raise SerializationError(f"the data, a {type(value).__qualname__}, can't be pickled: {error}") from error
             small = b"".join(parts) if sum(map(len, parts)) <= INLINE_RESULT_BYTES else None
             if small is None:
                 size, digest = self._supplier.keep(record.cid, parts)

@@ -43,16 +43,25 @@ def send_file(connection: socket.socket, head: bytes, stream: Any, offset: int, 
         offset += sent
 
 
-def receive_into(connection: socket.socket, view: memoryview, took: Callable[[memoryview], None], stall: float) -> None:
-    """Fill ``view``; ``took(piece)`` is called for each piece of it that is there.  ``OSError`` as :func:`send_file`."""
-    descriptor, at = connection.fileno(), 0
-    while at < len(view):
+def receive(connection: socket.socket, length: int, take: Callable[[memoryview], None], stall: float) -> None:
+    """``length`` bytes, given to ``take`` in pieces that are used again for the next one.  ``OSError`` as :func:`send_file`.
+
+    A piece that fits the processor's cache is copied out of it while it is there: twice as fast as receiving into a map.
+    """
+    descriptor, buffer = connection.fileno(), memoryview(bytearray(min(length, CHUNK_BYTES)))
+    while length:
+        wanted, at = min(length, CHUNK_BYTES), 0
         try:
-            count = connection.recv_into(view[at : at + CHUNK_BYTES])
-        except BlockingIOError:
-            _wait(descriptor, select.POLLIN, stall)
-            continue
-        if not count:
-            raise ConnectionError("the connection was closed in the middle of a file")
-        took(view[at : at + count])
-        at += count
+            while at < wanted:
+                try:
+                    count = connection.recv_into(buffer[at:wanted])
+                except BlockingIOError:
+                    _wait(descriptor, select.POLLIN, stall)
+                    continue
+                if not count:
+                    raise ConnectionError("the connection was closed in the middle of a file")
+                at += count
+        finally:
+            if at:  # what has come is kept: the transfer goes on from there
+                take(buffer[:at])
+        length -= at

@@ -362,61 +362,45 @@ def described(path: str) -> Stored | None:
 
 
 class IncomingFile:
-    """A file on its way to us, filled from the start on, visible when it is whole and right.
+    """A file on its way to us, written from the start on, visible when it is whole and right.
 
-    Its space is taken at the beginning, so that it is known then, and not in the middle of a write to memory, that there is
-    none.  Where the store has no room it goes to the spill folder.  ``OSError`` when that has none either.
+    Where the store has no room it goes to the spill folder.  ``OSError`` when that has none either.
     """
 
     def __init__(self, store: Store, stored: Stored) -> None:
         self._store, self.stored, self.received = store, stored, 0
-        self._digest = xxhash.xxh3_128()
-        try:
-            self._open(store.path)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            pathlib.Path(store.spill_path).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._open(store.spill_path)
+        self._folder = store.path
+        space = os.statvfs(store.path)
+        if space.f_bavail * space.f_frsize < stored.size + HEADER_BYTES:
+            self._folder = store.spill_path
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        self._hidden = f"{self._folder}/.{self.stored.attempt:x}-{os.urandom(4).hex()}"
+        self._descriptor = os.open(self._hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._begin()
 
-    def _open(self, folder: str) -> None:
-        self._folder, self._hidden = folder, f"{folder}/.{self.stored.attempt:x}-{os.urandom(4).hex()}"
-        stored, size = self.stored, HEADER_BYTES + self.stored.size
-        descriptor = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            self._map = mmap.mmap(descriptor, size)
-        except BaseException:
-            os.unlink(self._hidden)
-            raise
-        finally:
-            os.close(descriptor)
-        self._view = memoryview(self._map)
-        _HEADER.pack_into(self._view, 0, _MAGIC, stored.task, stored.attempt, stored.size, stored.digest)
+    def _begin(self) -> None:
+        self.received, self._digest = 0, xxhash.xxh3_128()
+        os.truncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        _write_all(self._descriptor, [pack_header(self.stored)])
 
     @property
-    def rest(self) -> memoryview:
-        """What is still to be filled."""
-        return self._view[HEADER_BYTES + self.received :]
+    def left(self) -> int:
+        """Bytes still to come."""
+        return self.stored.size - self.received
 
-    def took(self, piece: memoryview) -> None:
-        """``piece``, the beginning of ``rest``, is filled."""
-        self._digest.update(piece)
-        self.received += len(piece)
-
-    def write(self, data: bytes) -> None:
-        piece = self.rest[: len(data)]
-        piece[:] = data
-        self.took(piece)
+    def write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        _write_all(self._descriptor, [data])
+        self.received += len(data)
 
     def start_over(self) -> None:
         """What has come was wrong."""
-        self.received = 0
-        self._digest = xxhash.xxh3_128()
+        self._begin()
 
     def finish(self) -> bool:
         """Whether size and digest are right; then the file is visible.  Otherwise it can be filled again."""
-        if self.received != self.stored.size or self._digest.digest() != self.stored.digest:
+        if self.left or self._digest.digest() != self.stored.digest:
             return False
         self._close()
         if self._folder == self._store.path:
@@ -432,6 +416,6 @@ class IncomingFile:
             os.unlink(self._hidden)
 
     def _close(self) -> None:
-        self._view.release()
-        with contextlib.suppress(BufferError):  # a thread that was cut off may still have a piece
-            self._map.close()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
