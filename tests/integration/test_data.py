@@ -18,7 +18,7 @@ import pytest
 from tests.integration.habits import lines, note, until
 from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, wait
-from twistdist.storage.store import Store, write_file
+from twistdist.storage.store import Store, remove_leftovers, write_file
 
 
 def make(log, i, size=200_000):
@@ -393,3 +393,17 @@ def test_objects_that_can_not_be_scattered(three):
         client.scatter([1, stream])
     with pytest.raises(ValueError, match="replicas"):
         client.scatter(1, replicas=0)
+
+
+def test_what_dead_processes_have_left_is_removed_and_named_stores_are_not(tmp_path):
+    spill = tmp_path / "spill"
+    for name in ("unnamed-x-1", "client-abc", "cluster-def", "named"):
+        (spill / name).mkdir(parents=True)
+        Store(str(tmp_path / "root" / name)).close()
+        write_file(str(tmp_path / "root" / name), 1, 5, [b"x"])
+    alive = Store(str(tmp_path / "root" / "unnamed-alive"))
+    (tmp_path / "root" / "cluster-just-made").mkdir()
+    assert sorted(remove_leftovers(str(tmp_path / "root"), str(spill))) == ["client-abc", "cluster-def", "unnamed-x-1"]
+    assert sorted(os.listdir(tmp_path / "root")) == ["cluster-just-made", "named", "unnamed-alive"]
+    assert os.listdir(spill) == ["named"]
+    alive.close()

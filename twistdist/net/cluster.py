@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ from twistdist.executors.processes import exit_in_words, machine_memory
 from twistdist.net.children import Child
 from twistdist.net.hosts import default_spill_root, default_store_root
 from twistdist.net.worker import default_slots
+from twistdist.storage.store import remove_leftovers
 
 #: Pauses before a worker that died is started again: doubled each time, over when it has lived for ``SETTLED_S``.
 BACKOFF_S, LONGEST_BACKOFF_S, SETTLED_S = 0.05, 10.0, 5.0
@@ -130,8 +132,12 @@ class LocalCluster(Service):
     def startService(self) -> Deferred[LocalCluster]:
         """Start everything; the Deferred gives this cluster when all workers are ready."""
         super().startService()  # type: ignore[no-untyped-call]
+        remove_leftovers(default_store_root(), default_spill_root())
         self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
-        self._spill = tempfile.mkdtemp(prefix="cluster-", dir=default_spill_root())
+        self._lock = os.open(f"{self._folder}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here
+        self._spill = os.path.join(default_spill_root(), os.path.basename(self._folder))
+        os.makedirs(self._spill, mode=0o700)
         secret = pathlib.Path(self._folder, "secret")
         secret.touch(mode=0o600)
         secret.write_bytes(self._secret)
@@ -237,6 +243,7 @@ class LocalCluster(Service):
             self._listener.close()
         for folder in (self._folder, self._spill):
             shutil.rmtree(folder, ignore_errors=True)
+        os.close(self._lock)
         waiting, self._waiting_for_end = self._waiting_for_end, []
         for stopped in waiting:
             stopped.callback(None)

@@ -133,6 +133,45 @@ def digest_of(data: Any) -> bytes:
     return bytes(xxhash.xxh3_128(data).digest())
 
 
+#: Folders with these names belong to one process, and nobody will ever ask for them again when that is gone.
+OF_ONE_PROCESS = ("unnamed-", "client-", "cluster-")
+
+#: A folder without a lock, which is made a moment after the folder, is left alone for this many seconds.
+YOUNG_S = 3600.0
+
+
+def remove_leftovers(root: str, spill_root: str = "") -> list[str]:
+    """Remove what processes that are dead have left in ``root``, and what belongs to it in ``spill_root``; the names.
+
+    Stores of workers with names stay: such a worker may be started again.
+    """
+    removed = []
+    for entry in list(os.scandir(root)):
+        if entry.name.startswith(OF_ONE_PROCESS) and entry.is_dir(follow_symlinks=False) and _is_abandoned(entry.path):
+            for folder in (entry.path, f"{spill_root}/{entry.name}" if spill_root else ""):
+                if folder:
+                    shutil.rmtree(folder, ignore_errors=True)
+            removed.append(entry.name)
+    return removed
+
+
+def _is_abandoned(folder: str) -> bool:
+    """Whether no living process holds the lock of a folder."""
+    try:
+        lock = os.open(f"{folder}/.lock", os.O_RDWR)
+    except OSError:
+        with contextlib.suppress(OSError):
+            return time.time() - os.stat(folder).st_mtime > YOUNG_S
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+
+
 class Store:
     """The folder of one worker, and a folder on disk for what is spilled.  Making it takes the lock; ``close`` gives it up,
     ``destroy`` removes it all.

@@ -19,6 +19,7 @@ from twistdist.errors import ConfigError
 from twistdist.executors.processes import machine_memory
 from twistdist.net.hosts import default_spill_root, default_store_root, refuse_open_listening
 from twistdist.net.worker import WorkerService, default_slots, default_worker_name
+from twistdist.storage.store import remove_leftovers
 from twistdist.tap.roles import Role, RoleOptions
 
 
@@ -90,8 +91,11 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     name = options["name"] or default_worker_name()
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise ConfigError(f"--name is made of letters, digits, '_', '-' and '.', not {name!r}")
-    store = options["store"] or os.path.join(default_store_root(), name)
-    spill = options["spill"] or os.path.join(default_spill_root(), name)
+    own = name if options["name"] else f"unnamed-{name}"
+    store = options["store"] or os.path.join(default_store_root(), own)
+    if not options["store"]:
+        remove_leftovers(default_store_root(), default_spill_root())
+    spill = options["spill"] or os.path.join(default_spill_root(), own)
     service = WorkerService(reactor, options["scheduler"], as_secret(None, options["secret-file"]), name,
                             _slots(options["slots"]), os.path.abspath(store), options["listen"],
                             _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop,

@@ -1,0 +1,264 @@
+"""Copies, scattered data, leaving workers, neighbours that save, and tasks that run alone: the scheduler's core by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.test_scheduler import Story
+from twistdist.core.invariants import check_scheduler
+from twistdist.core.tasks import ALONE_AFTER
+from twistdist.wire import messages as m
+
+
+@pytest.fixture
+def story():
+    return Story()
+
+
+def stored(story, worker, **options):
+    """(cid, attempt) of a task that has a value in ``worker``'s store."""
+    cid = story.submit(**options)
+    (compute,) = story.given(worker)
+    story.done(worker, compute, None, 100)
+    return cid, compute
+
+
+def have(story, worker, copy):
+    source = copy.source
+    story.tell(worker, m.Have([m.Stored(source.task, source.attempt, source.size, source.digest)]))
+
+
+def test_a_target_is_reached_kept_and_freed(story):
+    first = story.worker("a")
+    cid, _ = stored(story, first, replicas=2)
+    assert story.outcome(cid)
+    second = story.worker("b")
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    third = story.worker("c")
+    assert not story.said(third, m.Copy)
+    story.core.connection_lost(story.now, second)
+    story.later(1.0)
+    (copy,) = story.said(third, m.Copy)
+    have(story, third, copy)
+    story.tell(story.client, m.Release([cid]))
+    assert story.said(first, m.Free) and story.said(third, m.Free) and not story.core.tasks
+
+
+def test_a_copy_that_fails_is_tried_again_later_and_elsewhere_if_its_worker_goes(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid, _ = stored(story, first, replicas=2)
+    (copy,) = story.said(second, m.Copy)
+    story.tell(second, m.CopyFailed(copy.source.attempt, [first.number]))
+    assert story.said(first, m.Verify) and not story.said(second, m.Copy)
+    story.later(0.3)
+    assert story.said(second, m.Copy)
+    third = story.worker("c")
+    story.core.connection_lost(story.now, second)
+    story.later(1.0)
+    assert story.said(third, m.Copy) and story.outcome(cid)
+
+
+def test_never_is_told_with_the_second_copy_and_not_run_again(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid, compute = stored(story, first, replay="never")
+    assert story.outcome(cid) is None
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    assert isinstance(story.outcome(cid), m.Finished)
+    for worker in (first, second):
+        story.core.connection_lost(story.now, worker)
+    story.later(1.0)
+    lost = story.outcome(cid)
+    assert lost.error.kind == "DataLost" and "never" in lost.error.text and compute
+
+
+def test_verify_compares_digests(story):
+    first = story.worker("a")
+    cid, _ = stored(story, first, replay="verify")
+    story.core.connection_lost(story.now, first)
+    story.later(1.0)
+    second = story.worker("b")
+    (again,) = story.given(second)
+    story.tell(second, m.Done(again.task, again.attempt, None, 100, b"other", 5))
+    error = story.outcome(cid).error
+    assert error.kind == "NonDeterministicReplay" and story.said(second, m.Free)
+
+
+def scatter(story, **fields):
+    story.cid += 1
+    given = {"key": "", "size": 100, "digest": b"d", "value": None, "replicas": 2, "workers": [], "resupply": True} | fields
+    story.tell(story.client, m.Scatter(story.cid, **given))
+    return story.cid
+
+
+def supplied(story, worker):
+    (supply,) = story.said(story.client, m.Supply)
+    story.tell(worker, m.Have([m.Stored(supply.task, supply.attempt, 100, b"d")]))
+    return supply
+
+
+def test_scattered_data_are_told_with_two_copies_and_supplied_again(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid = scatter(story)
+    supply = supplied(story, first)
+    assert supply.workers == [first.number] and story.outcome(cid) is None
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    assert isinstance(story.outcome(cid), m.Finished)
+    for worker in (first, second):
+        story.core.connection_lost(story.now, worker)
+    story.later(1.0)
+    third = story.worker("c")
+    again = supplied(story, third)
+    assert (again.task, again.attempt) == (supply.task, supply.attempt)
+    story.tell(story.client, m.Release([cid]))
+    assert story.said(story.client, m.DropData) == [m.DropData([cid])] and not story.core.tasks
+
+
+def test_data_are_supplied_for_a_task_that_needs_them_after_their_future_is_gone(story):
+    first = story.worker("a")
+    cid = scatter(story, replicas=1)
+    supplied(story, first)
+    task = story.submit(cid)
+    story.tell(story.client, m.Release([cid]))
+    assert not story.said(story.client, m.DropData)
+    story.core.connection_lost(story.now, first)
+    story.later(1.0)
+    second = story.worker("b")
+    supplied(story, second)
+    (compute,) = story.given(second)
+    story.done(second, compute)
+    assert story.outcome(task)
+
+
+def test_without_their_session_scattered_data_are_lost(story):
+    other = story.core.greet(story.now, m.HelloClient(2))
+    first = story.worker("a")
+    cid = scatter(story, key="x", replicas=1)
+    supplied(story, first)
+    story.tell(other, m.Scatter(1, "x", 100, b"d", None, 1, [], True))  # the same content: the same data
+    story.tell(story.client, m.Bye())
+    story.core.connection_lost(story.now, first)
+    story.later(1.0)
+    (erred,) = [one for one in story.said(other) if isinstance(one, m.Erred)]
+    assert erred.error.kind == "DataLost" and cid
+
+
+def test_a_worker_that_can_not_be_reached_is_passed_over(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid = scatter(story, replicas=1)
+    (supply,) = story.said(story.client, m.Supply)
+    story.tell(story.client, m.NotSupplied(cid, supply.workers[0], "no route"))
+    story.later(0.3)
+    (again,) = story.said(story.client, m.Supply)
+    assert {*supply.workers, *again.workers} == {first.number, second.number}
+    for _ in range(10):
+        story.tell(story.client, m.NotSupplied(cid, again.workers[0], "no route"))
+        story.later(0.3)
+    assert "no route" in story.outcome(cid).error.text
+
+
+def test_a_leaving_worker_is_stopped_when_nothing_is_held_by_it_alone(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid, _ = stored(story, first)
+    story.tell(first, m.Leaving(10.0))
+    assert not story.said(first, m.Stop)
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    (stop,) = story.said(first, m.Stop)
+    assert "could not" not in stop.text
+    assert not story.given(first) and story.submit() and story.given(second) and cid
+
+
+def test_a_leaving_worker_says_what_it_could_not_hand_over(story):
+    first, second = story.worker("a"), story.worker("b")
+    stored(story, first)
+    story.tell(first, m.Leaving(1.0))
+    assert story.said(second, m.Copy)
+    story.later(1.1)
+    (stop,) = story.said(first, m.Stop)
+    assert "1 results" in stop.text
+    story.tell(second, m.Leaving(1.0))
+    assert story.said(second, m.Stop)  # nobody is left to take anything: at once
+
+
+def test_a_neighbour_looks_whether_a_lost_worker_is_dead(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid, compute = stored(story, first)
+    running = story.submit()
+    (other,) = story.given(first) or story.given(second)
+    story.core.connection_lost(story.now, first)
+    (rescue,) = story.said(second, m.Rescue)
+    story.tell(second, m.Rescued(rescue.worker, False, []))
+    assert first.number in story.core.workers  # it lives: the grace goes on
+    story.tell(second, m.Rescued(rescue.worker, True, [m.Stored(compute.task, compute.attempt, 100, b"d")]))
+    assert first.number not in story.core.workers and story.core.statistics.replays == 0
+    assert story.core.tasks[compute.task].holders == {second: None} and cid and running and other
+
+
+def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
+    first = story.worker("a")
+    for _ in range(4):
+        stored(story, first)
+    second = story.worker("b")
+    assert story.core.rebalance(None) == 2
+    story.core._settle(story.now)
+    for copy in story.said(second, m.Copy):
+        have(story, second, copy)
+    assert len(first.holds) == 2 == len(second.holds) and len(story.said(first, m.Free)) == 2
+
+
+def killed_under(story, task_cid):
+    worker = story.worker("w", slots=2)
+    computes = story.given(worker)
+    story.core.connection_lost(story.now, worker)
+    story.later(1.0)
+    return computes
+
+
+def test_a_task_exposed_twice_runs_alone_and_is_charged_then(story):
+    bad, good = story.submit(crash_limit=1), story.submit()
+    for _ in range(ALONE_AFTER):
+        assert len(killed_under(story, bad)) == 2
+    (alone,) = killed_under(story, bad)
+    outcomes = [one for one in story.said(story.client) if isinstance(one, m.Erred)]
+    assert len(outcomes) == 1 and "ran alone" in outcomes[0].error.text and alone
+    assert len(killed_under(story, good)) == 1
+
+
+def test_a_parent_that_runs_alone_gives_way_to_its_children(story):
+    parent = story.submit()
+    for _ in range(ALONE_AFTER):
+        killed_under(story, parent)
+    worker = story.worker("w", slots=2)
+    (compute,) = story.given(worker)
+    child = story.submit()
+    assert not story.given(worker)
+    story.tell(worker, m.Parked(compute.attempt, True))
+    assert story.given(worker) and child
+    check_scheduler(story.core)
+
+
+def test_a_task_s_session_lives_as_long_as_the_task(story):
+    worker = story.worker("w")
+    parent = story.submit()
+    (compute,) = story.given(worker)
+    inner = story.core.greet(story.now, m.HelloClient(77, "", compute.task))
+    story.core.connection_lost(story.now, inner)
+    story.later(500.0)
+    assert 77 in story.core.clients
+    story.done(worker, compute)
+    assert 77 not in story.core.clients and parent
+
+
+def test_intake_bounds_what_a_worker_is_given(story):
+    worker = story.worker("w", slots=2)
+    story.tell(worker, m.Intake(0, "no executors"))
+    story.submit()
+    assert not story.given(worker)
+    story.tell(worker, m.Intake(1, "memory"))
+    story.submit()
+    assert len(story.given(worker)) == 1
+    story.tell(worker, m.Intake(2, ""))
+    assert len(story.given(worker)) == 1
