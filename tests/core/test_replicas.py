@@ -155,7 +155,7 @@ def test_a_worker_that_can_not_be_reached_is_passed_over(story):
     assert {*supply.workers, *again.workers} == {first.number, second.number}
     for _ in range(10):
         story.tell(story.client, m.NotSupplied(cid, again.workers[0], "no route"))
-        story.later(0.3)
+        story.later(6.0)
     assert "no route" in story.outcome(cid).error.text
 
 

@@ -13,8 +13,8 @@ from twistdist.wire import messages as m
 #: Times that a session is asked to bring its data to a worker that it can't reach.
 MOST_TRIES = 8
 
-#: Pause between them, in seconds.
-SUPPLY_PAUSE_S = 0.2
+#: Pause between them, in seconds: doubled each time.
+SUPPLY_PAUSE_S, LONGEST_SUPPLY_PAUSE_S = 0.1, 5.0
 
 
 class Scattered(Replicas):
@@ -103,6 +103,7 @@ class Scattered(Replicas):
             if task.state is not AWAITED or source is None:
                 del self.awaited[task]
             elif source.supplying is None or source.supplying.number not in self.workers:
+                source.tries = 0  # other workers are there now
                 self._ask_supply(task, source)
 
     def _not_supplied(self, now: float, client: Client, message: m.NotSupplied) -> None:
@@ -120,10 +121,13 @@ class Scattered(Replicas):
         else:
             source.failed.clear()
         source.supplying = None
-        self._alarm(now + SUPPLY_PAUSE_S, self._supply_again, task)
+        pause = min(LONGEST_SUPPLY_PAUSE_S, SUPPLY_PAUSE_S * 2**source.tries)
+        self._alarm(now + pause, self._supply_again, (task, source, source.tries))
 
-    def _supply_again(self, now: float, task: Task) -> None:
-        self._look_at_awaited()
+    def _supply_again(self, now: float, subject: tuple[Task, Source, int]) -> None:
+        task, source, tries = subject
+        if task.state is AWAITED and source.supplying is None and source.tries == tries:
+            self._ask_supply(task, source)
 
     def _forget(self, task: Task) -> None:
         source = task.care.source if task.care is not None else None
