@@ -18,6 +18,8 @@ FOUND = {
     268: "as 18, for a client",
     103497: "a copy that could not be had was given up before the task that waits for it was counted",
     1111: "the grace of a session whose Ready was lost ended the session that followed it",
+    300866: "a file that a neighbour had just saved was given up because an executor had looked for it before",
+    106282: "scattered data were given up while the only worker was being started again",
     4081: "the simulated executor ran two packets at once",
 }
 
