@@ -27,6 +27,7 @@ from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
+from twistdist.net.session import Parent
 from twistdist.net.shapes import flatten, rebuild
 from twistdist.net.timers import use_monotonic_time
 from twistdist.wire import messages as m
@@ -161,7 +162,7 @@ class _Waiters(list[Any]):
 class _Session(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
-    def __init__(self, reactor: Any, address: str, secret: bytes, parent: net_client.Parent | None = None) -> None:
+    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None) -> None:
         super().__init__(reactor, address, secret, parent)
         self.loop = _get_loop()
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
@@ -266,7 +267,7 @@ class Client:
     ``timeout`` in the methods is in seconds; ``TimeoutError`` when it is over.
     """
 
-    _parent: net_client.Parent | None = None  # in a task's own client
+    _parent: Parent | None = None  # in a task's own client
 
     def __init__(self, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
                  **local: Any) -> None:  # fmt: skip
@@ -431,7 +432,7 @@ def current_client() -> Client:
     with task.lock:
         if task.client is None:
             task.uses_client()
-            kind = type("Client", (Client,), {"_parent": net_client.Parent(task.task, task.key)})
+            kind = type("Client", (Client,), {"_parent": Parent(task.task, task.key)})
             task.client = kind(task.address, secret=task.secret)
     client: Client = task.client
     return client

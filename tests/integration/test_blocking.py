@@ -156,7 +156,8 @@ def test_bad_input_is_an_error_at_the_call(client, cluster):
         client.submit(add, threading.Lock())
     with pytest.raises(TypeError, match="callable"):
         client.submit(5)
-    for name, value in (("retries", -1), ("crash_limit", 0), ("time_limit", 0), ("key", ""), ("replay", "often"), ("replicas", 0)):
+    bad = {"retries": -1, "crash_limit": 0, "time_limit": 0, "key": "", "replay": "often", "replicas": 0}
+    for name, value in bad.items():
         with pytest.raises(ValueError, match=name if name != "key" else "a key is"):
             client.submit(add, 1, **{name: value})
     with pytest.raises(TypeError, match="priority"):

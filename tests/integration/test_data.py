@@ -71,7 +71,9 @@ def test_a_neighbour_saves_what_a_killed_worker_held(three, tmp_path):
     cluster.kill_worker("w0")
     assert [value[:1] for value in client.gather(futures, timeout=60)] == [bytes([i]) for i in range(40)]
     assert len(lines(log)) == 40  # nothing was run again
-    until(lambda: [one.cause for one in client.incidents() if one.kind == "worker lost"] == ["its process died"])
+    # Its neighbour was first, or (on a busy machine) it was back on its store itself.
+    causes = [{"its process died"}, {"a new incarnation took its place"}]
+    until(lambda: {one.cause for one in client.incidents() if one.kind == "worker lost"} in causes)
 
 
 def test_a_worker_that_was_only_cut_off_is_not_robbed(tmp_path):

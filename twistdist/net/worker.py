@@ -86,6 +86,7 @@ class WorkerService(Service):
         self._broken = False
         self._left: Deferred[None] | None = None
         self._leaving: Any = None
+        self._may_go = False  # the scheduler has said Stop
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class WorkerService(Service):
         left: Deferred[None] = Deferred()
         self._left = left
         the_core = self._core
-        if the_core is None or not the_core.dialer.connected or not (the_core.stored or the_core.jobs):
+        if the_core is None or self._may_go or not the_core.dialer.connected or not (the_core.stored or the_core.jobs):
             self._leaves("")
         else:
             self._event(the_core.leave, LEAVE_S)
@@ -305,6 +306,7 @@ class WorkerService(Service):
         self._event(self._the_core.verified, effect.attempts, absent)
 
     def _stop_worker(self, effect: effects.StopWorker) -> None:
+        self._may_go = True
         if self._left is not None:
             self._leaves(effect.text)
             return
