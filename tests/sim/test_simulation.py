@@ -65,3 +65,11 @@ def test_a_broken_core_is_found(monkeypatch):
     monkeypatch.setattr(Scheduler, "_recover", lambda self, lost, incident=None: None)
     _, _, failed = run_seeds(0, 30)
     assert failed
+
+
+def test_copies_that_are_never_made_are_found(monkeypatch):
+    from twistdist.core.replicas import Replicas
+
+    monkeypatch.setattr(Replicas, "_copy", lambda self, task, care, free, staying: free.clear())
+    _, _, failed = run_seeds(0, 200)
+    assert any("copies of" in text for _, text in failed)

@@ -25,6 +25,7 @@ from typing import Any
 from twistdist.core import records
 from twistdist.core.client import Record, State
 from twistdist.core.invariants import check_scheduler
+from twistdist.core.replicas import MOST_COPY_FAILURES
 from twistdist.core.scheduler import Scheduler
 from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
@@ -269,6 +270,7 @@ class World:
         self.prepare()
         self._drain("the cluster does not come to rest")
         self._check_files()
+        self._check_replicas()
         self._check_results()
         for client in self.clients:
             for node in list(client.futures):
@@ -301,6 +303,20 @@ class World:
             for holder in task.holders or ():
                 if task.value_attempt not in self.workers[holder.name].store:
                     raise SimulationFailed(f"{holder.name} does not hold {task.key}, attempt {task.value_attempt}")
+
+    def _check_replicas(self) -> None:
+        """At rest every value has as many copies as it should, or as there are workers, and they are all the same."""
+        for task in self.core.tasks.values():
+            if task.holders is None:
+                continue
+            values = {self.workers[one.name].store.get(task.value_attempt, (b"", 0))[0] for one in task.holders}
+            if len(values) > 1 and not self.faults["lose file"]:
+                raise SimulationFailed(f"the copies of {task.key} differ")
+            if task.care is None or task.care.failures >= MOST_COPY_FAILURES:
+                continue
+            most = len(self.core.workers)
+            if len(task.holders) < min(task.care.copies or most, most):
+                raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.care.copies or most}")
 
     def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
         """The right value of a node; None when it or an input of it must fail."""
