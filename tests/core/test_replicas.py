@@ -137,7 +137,8 @@ def test_without_their_session_scattered_data_are_lost(story):
     first = story.worker("a")
     cid = scatter(story, key="x", replicas=1)
     supplied(story, first)
-    story.tell(other, m.Scatter(1, "x", 100, b"d", None, 1, [], True))  # the same content: the same data
+    story.tell(other, m.Scatter(1, "x", 100, b"d", None, 1, [], False))  # the same content: the same data
+    assert story.said(other, m.DropData) == [m.DropData([1])]  # it need not keep them
     story.tell(story.client, m.Bye())
     story.core.connection_lost(story.now, first)
     story.later(1.0)
@@ -262,3 +263,88 @@ def test_intake_bounds_what_a_worker_is_given(story):
     assert len(story.given(worker)) == 1
     story.tell(worker, m.Intake(2, ""))
     assert len(story.given(worker)) == 1
+
+
+def test_another_session_that_scattered_the_same_supplies_it(story):
+    other = story.core.greet(story.now, m.HelloClient(2))
+    first = story.worker("a")
+    scatter(story, key="x", replicas=1)
+    supplied(story, first)
+    story.tell(other, m.Scatter(1, "x", 100, b"d", None, 1, [], True))
+    story.tell(story.client, m.Bye())
+    story.core.connection_lost(story.now, first)
+    second = story.worker("b")
+    story.later(1.0)
+    (supply,) = story.said(other, m.Supply)
+    assert supply.cid == 1 and supply.workers == [second.number]
+
+
+def test_what_finishes_on_a_leaving_worker_is_handed_over_too(story):
+    first, second = story.worker("a"), story.worker("b")
+    story.submit()
+    story.submit()
+    (compute,) = story.given(first)
+    story.tell(first, m.Leaving(10.0))
+    assert not story.said(first, m.Stop)
+    story.done(first, compute, None, 100)
+    (copy,) = story.said(second, m.Copy)
+    assert not story.said(first, m.Stop)
+    have(story, second, copy)
+    assert story.said(first, m.Stop)
+
+
+def test_a_leaving_worker_does_not_wait_for_what_nobody_can_take(story):
+    first, second = story.worker("a"), story.worker("b")
+    scatter(story, replicas=1, workers=["a"])
+    supplied(story, first)
+    story.tell(first, m.Leaving(10.0))
+    (stop,) = story.said(first, m.Stop)
+    assert "could not be handed over" in stop.text and not story.said(second, m.Copy)
+
+
+def test_scattered_data_are_told_when_nobody_else_can_take_a_copy(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid = scatter(story)
+    supplied(story, first)
+    (copy,) = story.said(second, m.Copy)
+    story.tell(second, m.CopyFailed(copy.source.attempt, []))
+    assert isinstance(story.outcome(cid), m.Finished)
+    story.later(1.0)
+    assert story.said(second, m.Copy)  # it is tried again all the same
+
+
+def test_a_move_frees_the_old_copy_only_when_the_target_holds(story):
+    first, second = story.worker("a"), story.worker("b")
+    _, compute = stored(story, first, replicas=2)
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    third = story.worker("c")
+    task = story.core.tasks[compute.task]
+    story.core._move(task, first, third)
+    story.worker("d")
+    assert first in task.holders and not story.said(first, m.Free)
+    (move,) = story.said(third, m.Copy)
+    have(story, third, move)
+    assert set(task.holders) == {second, third} and story.said(first, m.Free)
+
+
+def test_a_store_is_saved_by_a_neighbour_that_comes_later(story):
+    first = story.worker("a")
+    stored(story, first)
+    story.core.connection_lost(story.now, first)
+    second = story.worker("b")
+    assert [one.worker for one in story.said(second, m.Rescue)] == [first.number]
+
+
+def test_a_value_that_must_not_be_computed_twice_is_kept_for_what_depends_on_it(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid, compute = stored(story, first, replay="never")
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    after = story.submit(cid)
+    given = story.given(first) or story.given(second)
+    story.done(first if given[0].task in {t.number for t in first.assigned} else second, given[0], None, 10)
+    story.tell(story.client, m.Release([cid]))
+    assert story.core.tasks[compute.task].holders
+    story.tell(story.client, m.Release([after]))
+    assert not story.core.tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -19,6 +20,7 @@ from tests.integration.habits import lines, note, until
 from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, wait
 from twistdist.storage.store import Store, remove_leftovers, write_file
+from twistdist.wire.messages import Stored
 
 
 def make(log, i, size=200_000):
@@ -404,3 +406,55 @@ def test_what_dead_processes_have_left_is_removed_and_named_stores_are_not(tmp_p
     assert sorted(os.listdir(tmp_path / "root")) == ["cluster-just-made", "named", "unnamed-alive"]
     assert os.listdir(spill) == ["named"]
     alive.close()
+
+
+def test_saving_a_store_leaves_nothing_behind(tmp_path):
+    mine, theirs = (Store(str(tmp_path / name), str(tmp_path / f"{name}-spill")) for name in ("mine", "theirs"))
+    for attempt in (5, 6, 7, 8):
+        size, digest = write_file(theirs.path, 1, attempt, [b"x" * 10_000])
+    assert mine.link(theirs.path, Stored(1, 5, size, digest)) and mine.link(theirs.path, Stored(1, 5, size, digest))
+    assert mine.link(theirs.path, Stored(1, 6, size, digest))
+    mine.spill(6)  # ours is on disk, theirs in memory
+    theirs.spill(7)
+    theirs.close()
+    dead, stored, spilled, _ = mine.rescue(theirs.path)
+    assert dead and sorted(one.attempt for one in stored) == [5, 6, 7, 8] and sorted(spilled) == [6, 7]
+    assert os.listdir(theirs.path) == [".lock"] and not os.listdir(theirs.spill_path)
+    mine.delete([5, 6, 7, 8])
+    assert os.listdir(mine.path) == [".lock"] and not os.listdir(mine.spill_path)
+    mine.destroy()
+
+
+def test_scatter_from_many_threads_and_of_one_content_leaves_nothing(three):
+    _, client = three
+    data = os.urandom(50_000)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        futures = list(pool.map(lambda _: client.scatter(data, hash=True), range(12)))
+    folder = pathlib.Path(client._session._supplier._folder)
+    assert {future.result(60) for future in futures} == {data}
+    del futures
+    until(lambda: [path.name for path in folder.iterdir()] == [".lock"])
+    mine = folder.parent
+    client.close()
+    assert not folder.exists() and mine.exists()
+
+
+def test_a_consumer_that_can_not_store_its_input_harms_no_copy(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("file systems can't be mounted here")
+    try:
+        folders = ("--store", f"{small}/w", "--spill", f"{small}/spill")
+        with LocalCluster(n_workers=2) as cluster, far_worker(cluster, "far", *folders), Client(cluster.address) as client:
+            client.wait_for_workers(3, 60)
+            log = str(tmp_path / "log")
+            value = client.submit(make, log, 1, 5_000_000, replay="never", workers=["w0", "w1"])
+            wait([value], 60)
+            with pytest.raises(errors.StoreError, match="No space left"):
+                client.submit(len, value, workers=["far"]).result(60)
+            assert len(value.result(60)) == 5_000_000 and lines(log) == ["1"]
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

@@ -85,13 +85,15 @@ class Task:
 class Source:
     """Whence scattered data come: the future ``cid`` of ``client``, as long as that session lives and supplies them again.
 
-    ``supplying`` is the worker to which they are being brought, ``failed`` those that could not be reached.
+    ``others`` have scattered the same.  ``supplying`` is the worker to which they are being brought, ``failed`` those that
+    could not be reached.
     """
 
     client: Client | None
     cid: int
     workers: tuple[str, ...] = ()
     resupply: bool = True
+    others: list[tuple[Client, int]] = attrs.field(factory=list)
     supplying: Worker | None = None
     failed: dict[Worker, None] = attrs.field(factory=dict)
     tries: int = 0
@@ -102,7 +104,8 @@ class Care:
     """What a value needs beyond one copy; most need nothing.
 
     ``copies`` are to be kept (0: one on every worker), made at the workers in ``copying``, not counting the one at ``moving``.
-    Futures hear of the value when it is ``announced``.  ``checkpointed``: it is in the checkpoint store too.
+    Futures hear of the value when it is ``announced``.  ``failures`` copies in a row could not be made, at the workers
+    ``failed``.  ``checkpointed``: it is in the checkpoint store too.
     """
 
     copies: int = 1
@@ -112,6 +115,7 @@ class Care:
     source: Source | None = None
     checkpointed: bool = False
     failures: int = 0
+    failed: dict[Worker, None] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)

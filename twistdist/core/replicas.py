@@ -19,8 +19,8 @@ from twistdist.wire import messages as m
 #: Pause after a copy that failed before another is tried, in seconds; doubled each time.
 COPY_PAUSE_S = 0.05
 
-#: After that many copies of one value failed in a row its target waits for the next change of workers.
-MOST_COPY_FAILURES = 8
+#: The longest such pause.
+LONGEST_COPY_PAUSE_S = 60.0
 
 #: A worker may hold this much more than the mean before ``rebalance`` moves something from it.
 UNEVEN = 1.1
@@ -31,7 +31,6 @@ class Replicas(Resilience):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.targets: dict[Task, None] = {}
         self.retiring: dict[Worker, None] = {}
 
     # ---- tending ----------------------------------------------------------------------------
@@ -53,6 +52,7 @@ class Replicas(Resilience):
                 del self.targets[task]
             else:
                 task.care.failures = 0
+                task.care.failed.clear()
                 self._untended[task] = None
 
     def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
@@ -68,7 +68,9 @@ class Replicas(Resilience):
 
     def set_target(self, task: Task, copies: int) -> None:
         """``copies`` of the value are to be kept from now on (0: one on every worker)."""
-        self._care(task).copies = copies
+        care = self._care(task)
+        care.copies, care.failures = copies, 0
+        care.failed.clear()
         self.targets[task] = None
         self._untended[task] = None
 
@@ -80,21 +82,23 @@ class Replicas(Resilience):
             if task.state is DONE:  # inline: on the scheduler, which is all the safety there is
                 self._announce(task, care)
             return
-        staying = self._staying(task, care)
-        names = care.source.workers if care.source is not None else ()
-        free = [one for one in self.workers.values()
-                if one.connected and one.retiring is None and one not in task.holders and one not in care.copying
-                and (not names or one.name in names)]  # fmt: skip
+        staying, free = self._staying(task, care), self._free_for(task, care)
         have = len(staying) + len(care.copying)
         wanted = care.copies or have + len(free)
-        if care.failures < MOST_COPY_FAILURES:
-            while have < wanted and free:
-                self._copy(task, care, free, staying)
-                have += 1
-        if len(staying) >= wanted or not (free or care.copying) or care.failures >= MOST_COPY_FAILURES:
+        while have < wanted and free:
+            self._copy(task, care, free, staying)
+            have += 1
+        if len(staying) >= wanted or not (free or care.copying):
             self._announce(task, care)
-        if care.moving is not None and staying:
+        if care.moving is not None and (len(staying) >= wanted or (staying and not (free or care.copying))):
             self._unload(task, care, care.moving)
+
+    def _free_for(self, task: Task, care: Care) -> list[Worker]:
+        """The workers that could have one more copy, and have not failed to."""
+        names = care.source.workers if care.source is not None else ()
+        return [one for one in self.workers.values()
+                if one.connected and one.retiring is None and one not in (task.holders or ()) and one not in care.copying
+                and one not in care.failed and (not names or one.name in names)]  # fmt: skip
 
     def _copy(self, task: Task, care: Care, free: list[Worker], staying: list[Worker]) -> None:
         """One more copy: on another host if there is one, on the worker that holds least."""
@@ -124,9 +128,16 @@ class Replicas(Resilience):
             care = self._care(task)
             care.copying.pop(worker, None)
             care.failures += 1
-            for holder in task.holders or ():
-                self.post(holder, m.Verify([message.attempt]))
-            self._alarm(now + COPY_PAUSE_S * 2 ** min(care.failures, 8), self._tend_later, task)
+            care.failed[worker] = None
+            self._untended[task] = None
+            if care.moving is not None and not care.copying:
+                care.moving = None  # it stays where it is
+            for number in message.holders:
+                holder = self.workers.get(number)
+                if holder is not None:
+                    self.post(holder, m.Verify([message.attempt]))
+            pause = min(LONGEST_COPY_PAUSE_S, COPY_PAUSE_S * 2 ** min(care.failures, 12))
+            self._alarm(now + pause, self._tend_later, task)
 
     def targets_of(self, worker: Worker, attempt: int) -> list[Task]:
         """The values of ``attempt`` that are being copied to ``worker``: one, or none any more."""
@@ -134,7 +145,9 @@ class Replicas(Resilience):
                 and one.value_attempt == attempt]  # fmt: skip
 
     def _tend_later(self, now: float, task: Task) -> None:
-        self._untended[task] = None
+        if task.care is not None:
+            task.care.failed.clear()
+            self._untended[task] = None
 
     def _locate(self, now: float, worker: Worker, message: m.Locate) -> None:
         """All that the worker knew of are busy: who has it by now."""
@@ -167,6 +180,8 @@ class Replicas(Resilience):
     def retire(self, now: float, worker: Worker, seconds: float, why: str) -> None:
         """``worker`` is to leave: no new work, what has not been started goes elsewhere, sole copies are copied away."""
         if worker.retiring is not None:
+            if worker.retiring.told:  # it asks although it was told: once more
+                self.post(worker, m.Stop(f"{worker.name} leaves: {why}"))
             return
         worker.retiring = Retiring(now + seconds, why)
         self.retiring[worker] = None
@@ -194,8 +209,9 @@ class Replicas(Resilience):
             return
         over = now >= leaving.deadline - 1e-6
         others = any(one.connected and one.retiring is None for one in self.workers.values())
-        sole = [task for task in worker.holds if task.care is not None and not self._staying(task, task.care)]
-        if not over and ((worker.assigned and others) or (sole and others)):
+        sole = [task for task in worker.holds if not self._staying(task, self._care(task))]
+        hopeful = any(care.copying or self._free_for(task, care) for task in sole if (care := task.care) is not None)
+        if not over and ((worker.assigned and others) or hopeful):
             return
         leaving.told = True
         left = f"; {len(sole)} results were held by it alone and could not be handed over" if sole else ""
@@ -218,7 +234,7 @@ class Replicas(Resilience):
                     break
                 if (tasks is not None and task not in tasks) or target in (task.holders or ()) or self._is_moving(task):
                     continue
-                if held[target] + task.size >= held[source]:
+                if held[target] + task.size >= held[source] or not _may_be_at(task, target):
                     continue
                 self._move(task, source, target)
                 held[source] -= task.size
@@ -239,6 +255,12 @@ class Replicas(Resilience):
     def moving(self) -> int:
         """How many copies are being made."""
         return sum(len(task.care.copying) for task in self.targets if task.care is not None)
+
+
+def _may_be_at(task: Task, worker: Worker) -> bool:
+    """Whether scattered data were not meant for other workers alone."""
+    names = task.care.source.workers if task.care is not None and task.care.source is not None else ()
+    return not names or worker.name in names
 
 
 def check_replicas(replay: str, copies: int) -> None:

@@ -23,6 +23,9 @@ from twistdist.wire import messages as m
 #: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
 MOST_LOST_INPUTS = 4
 
+#: After this many times the task fails.
+MOST_LOST_INPUTS_IN_ALL = 12
+
 #: How many incarnations of workers are remembered as replaced by a later one.
 MOST_OUTLIVED = 10_000
 
@@ -70,12 +73,23 @@ class Resilience(Outcomes):
             other = self.workers.get(holder)
             if other is None:
                 continue
-            if trouble.lost_inputs >= MOST_LOST_INPUTS:
+            if trouble.lost_inputs >= MOST_LOST_INPUTS and self._can_be_made_again(other, attempt):
                 self._missing(now, other, m.Missing([attempt]))
                 self.post(other, m.Free([attempt]))
             else:
                 self.post(other, m.Verify([attempt]))
+        if trouble.lost_inputs >= MOST_LOST_INPUTS_IN_ALL:
+            text = (f"the inputs of {task.key} could not be had on {worker.name} and elsewhere, after {trouble.lost_inputs} "
+                    "tries, though others have them; can the workers reach the addresses that the others listen at?")  # fmt: skip
+            self._fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
+            return
         self._alarm(now + pause, self._after_pause, (task, task.attempt))
+
+    @staticmethod
+    def _can_be_made_again(holder: Worker, attempt: int) -> bool:
+        """Whether the value that can't be had from its holder may be given up there, to be computed where it can be had."""
+        task = next((one for one in holder.holds if one.value_attempt == attempt), None)
+        return task is not None and task.care is None and task.options.replay != "never"
 
     def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
         task, attempt = subject

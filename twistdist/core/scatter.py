@@ -34,6 +34,12 @@ class Scattered(Replicas):
             self.collect()
             known = self.keys.get(message.key)
         if known is not None and known.recipe == message.digest and known.size == message.size:
+            source = known.care.source if known.care is not None else None
+            if source is not None and message.resupply:
+                source.others.append((client, message.cid))
+                client.sources[message.cid] = known
+            elif message.value is None:
+                self.post(client, m.DropData([message.cid]))
             self.watch(known, client, message.cid)
             return
         task = self._new_task(client, message.cid, self._data, b"", (), m.Options(), message.key if known is None else None)
@@ -43,6 +49,7 @@ class Scattered(Replicas):
         if known is not None:
             text = f"the key {message.key!r} is in use with other content; choose another key, or release the old one first"
             self._fail(task, m.ErrorInfo("KeyConflict", "", text))
+            self.post(client, m.DropData([message.cid]))
             return
         task.value_attempt = self.epoch << ATTEMPT_BITS | self._next("attempt")
         if message.value is not None:
@@ -111,7 +118,14 @@ class Scattered(Replicas):
         source = task.care.source if task is not None and task.care is not None else None
         if task is None or source is None or task.state is not AWAITED:
             return
+        if source.client is not client or source.cid != message.cid:
+            return
         source.tries += 1
+        if not message.worker and source.others:
+            client.sources.pop(message.cid, None)
+            self._next_source(source)
+            self._ask_supply(task, source)
+            return
         if not message.worker or source.tries >= MOST_TRIES:
             self._data_lost(task, f"their session can't supply them: {message.text}")
             return
@@ -138,21 +152,33 @@ class Scattered(Replicas):
     def _drop_source(self, task: Task, source: Source) -> None:
         """The data will not be asked for again."""
         self.awaited.pop(task, None)
-        client, source.client = source.client, None
-        if client is not None:
-            client.sources.pop(source.cid, None)
+        them = [*([(source.client, source.cid)] if source.client is not None else []), *source.others]
+        source.client = None
+        source.others.clear()
+        for client, cid in them:
+            client.sources.pop(cid, None)
             if client.number in self.clients:
-                self.post(client, m.DropData([source.cid]))
+                self.post(client, m.DropData([cid]))
 
     def _sources_gone(self, client: Client) -> None:
         """The session has ended, and its files with it: what was to come from it will not."""
         for task in list(client.sources.values()):
             source = task.care.source if task.care is not None else None
-            if source is not None:
-                source.client = None
-            if task.state is AWAITED and (task.watchers or task.pending):
-                self._data_lost(task, "the session that scattered them has ended")
+            if source is None:
+                continue
+            source.others = [one for one in source.others if one[0] is not client]
+            if source.client is client:
+                self._next_source(source)
+                if task.state is AWAITED and source.client is not None:
+                    self._ask_supply(task, source)
+                elif task.state is AWAITED and (task.watchers or task.pending):
+                    self._data_lost(task, "the session that scattered them has ended")
         client.sources.clear()
+
+    @staticmethod
+    def _next_source(source: Source) -> None:
+        """The session that brought the data can't any more; another one that scattered the same may."""
+        source.client, source.cid = source.others.pop(0) if source.others else (None, 0)
 
     def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
         super()._worker_gone(now, worker, cause)
@@ -161,3 +187,6 @@ class Scattered(Replicas):
     def _worker_came(self, worker: Worker) -> None:
         self._workers_changed()
         self._look_at_awaited()
+        for other in self.workers.values():  # nobody may have been there when it was lost
+            if not other.connected and other.hello.host == worker.hello.host and other is not worker:
+                self.post(worker, m.Rescue(other.number, other.hello.store))

@@ -52,6 +52,7 @@ class TaskBook:
         self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch"), 0)
         self._garbage: list[Task] = []
         self._untended: dict[Task, None] = {}
+        self.targets: dict[Task, None] = {}
         self._recall_alarm = False
 
     def _next(self, what: str) -> int:
@@ -145,6 +146,9 @@ class TaskBook:
         if task not in worker.holds:
             worker.holds[task] = None
             worker.bytes_held += task.size
+        if worker.retiring is not None:  # it has to go elsewhere at once
+            self._care(task)
+            self.targets[task] = self._untended[task] = None
 
     @staticmethod
     def _unhold(worker: Worker, task: Task) -> None:
@@ -403,7 +407,7 @@ class TaskBook:
             if task.state in UNFINISHED:
                 self._stop(task)
             if task.dependents:
-                if task.state is DONE and task.holders is not None:
+                if task.state is DONE and task.holders is not None and not _is_irreplaceable(task):
                     self._free(task)
                 continue
             if task.state is DONE:
@@ -427,6 +431,14 @@ def _has_or_gets_value(task: Task) -> bool:
 
 def _has_resources(worker: Worker, task: Task) -> bool:
     return all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
+
+
+def _is_irreplaceable(task: Task) -> bool:
+    """Whether a value that is given up can't be had again, though a replay of what depends on it might want it."""
+    care = task.care
+    if care is not None and (care.checkpointed or care.source is not None):
+        return care.source is not None and care.source.client is None
+    return task.options.replay == "never"
 
 
 def _inputs(task: Task) -> tuple[Task, ...]:

@@ -284,18 +284,23 @@ class Worker(Pool):
                 self.queue.append(job)
         self._feed(now)
 
-    def fetch_failed(self, now: float, attempt: int) -> None:
-        """None of the holders gave it: the jobs that need it go back to the scheduler."""
+    def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
+        """None of the holders gave it: the jobs that need it go back to the scheduler.  ``own``: it has no room here, which is
+        not the holders' fault; the jobs fail."""
         transfer = self.transfers.pop(attempt)
         tried = [(attempt, holder) for holder in transfer.holders]
         if transfer.copy:
-            self._post(m.CopyFailed(attempt, list(transfer.holders)))
+            self._post(m.CopyFailed(attempt, [] if own else list(transfer.holders)))
         for job in transfer.jobs:
             job.fetching.discard(attempt)
             del self.jobs[job.attempt]
             for other in job.fetching:
                 self.transfers[other].jobs.remove(job)
-            self._post(m.InputLost(job.compute.task, job.attempt, tried))
+            if own:
+                text = f"an input of {transfer.source.size} bytes can't be stored on {self.identity.name}: {own}"
+                self._post(m.Failed(job.compute.task, job.attempt, m.ErrorInfo("StoreError", "", text), 0))
+            else:
+                self._post(m.InputLost(job.compute.task, job.attempt, tried))
 
     def verified(self, now: float, attempts: list[int], absent: list[int]) -> None:
         """The answer to LookForFiles."""

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -40,14 +41,17 @@ class Supplier:
         self._fetcher, self._host, self._failed = fetcher, host, failed
         self._folder = ""
         self._lock = -1
+        self._making = threading.Lock()  # several threads may scatter
         self._kept: dict[int, _Kept] = {}
 
     def keep(self, cid: int, parts: Sequence[bytes | memoryview]) -> tuple[int, bytes]:
         """Write a value's bytes to a file; (size, digest).  Called in the user's thread."""
-        if not self._folder:
-            self._folder = tempfile.mkdtemp(prefix="client-", dir=default_store_root())
-            self._lock = os.open(f"{self._folder}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here
+        with self._making:
+            if not self._folder:
+                made = tempfile.mkdtemp(prefix="client-", dir=default_store_root())
+                self._lock = os.open(f"{made}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here
+                self._folder = made
         folder = os.path.join(self._folder, f"{cid}")
         size, digest = write_file(folder, 0, 0, parts)
         self._kept[cid] = _Kept(f"{folder}/0", size, digest)

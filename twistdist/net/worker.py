@@ -21,6 +21,7 @@ from twistdist.core import effects
 from twistdist.core import worker as core
 from twistdist.core.memory import Limits
 from twistdist.core.pool import LOOK_S, Death, most_executors
+from twistdist.errors import TwistdistError
 from twistdist.executors.supervisor import Service as TaskService
 from twistdist.executors.supervisor import Supervisor
 from twistdist.net.bulk import BulkFetcher, BulkServer
@@ -279,7 +280,9 @@ class WorkerService(Service):
 
     def _not_fetched(self, failure: Failure, attempt: int) -> None:
         self._log.warn("an input could not be fetched: {error}", error=failure.value)
-        self._event(self._the_core.fetch_failed, attempt)
+        error = failure.value
+        local = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError | TwistdistError)
+        self._event(self._the_core.fetch_failed, attempt, str(error) if local else "")
 
     def _more_holders(self, effect: effects.MoreHolders) -> None:
         self._fetcher.more_holders(effect.attempt, [peer.address for peer in effect.holders])
@@ -287,7 +290,7 @@ class WorkerService(Service):
     def _rescue_store(self, effect: effects.RescueStore) -> None:
         """Digests are checked in a thread."""
         saving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.rescue, effect.store)
-        saving.addCallbacks(self._rescued, self._not_rescued, callbackArgs=(effect.worker,))
+        saving.addCallbacks(self._rescued, self._not_rescued, callbackArgs=(effect.worker,), errbackArgs=(effect.worker,))
 
     def _rescued(self, found: tuple[bool, list[m.Stored], list[int], list[str]], worker: int) -> None:
         dead, stored, spilled, wrong = found
@@ -295,8 +298,9 @@ class WorkerService(Service):
             self._event(self._the_core.damaged, [], "; ".join(wrong))
         self._event(self._the_core.rescued, worker, dead, stored, spilled)
 
-    def _not_rescued(self, failure: Failure) -> None:
+    def _not_rescued(self, failure: Failure, worker: int) -> None:
         self._log.warn("a neighbour's store could not be taken over: {error}", error=failure.value)
+        self._event(self._the_core.rescued, worker, False, [], [])
 
     def _delete_files(self, effect: effects.DeleteFiles) -> None:
         self._store.delete(effect.attempts)

@@ -216,9 +216,10 @@ class Store:
                 shutil.copyfile(source, hidden)
             os.rename(hidden, file_path(self.path, stored.attempt))
         except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(hidden)
             return False
+        finally:
+            with contextlib.suppress(OSError):  # a rename between two names of one file does nothing
+                os.unlink(hidden)
         return True
 
     def take(self, path: str, stored: Stored) -> bool:
@@ -255,8 +256,13 @@ class Store:
     def _move_from(self, folder: str, attempt: int) -> bool:
         source = file_path(folder, attempt)
         try:
+            if self.has(attempt):  # a copy of ours, or the same file under two names
+                Store._remove(source)
+                return True
             if not os.path.islink(source):
-                os.rename(source, file_path(self.path, attempt))
+                hidden = f"{self.path}/.{attempt:x}-{os.urandom(4).hex()}"
+                shutil.move(source, hidden)  # a copy where it is another file system
+                os.rename(hidden, file_path(self.path, attempt))
                 return True
             os.makedirs(self.spill_path, mode=0o700, exist_ok=True)
             target, hidden = os.readlink(source), f"{self.spill_path}/.{attempt:x}"
@@ -318,11 +324,16 @@ class Store:
         """Remove files; those that are gone already are no matter."""
         for attempt in attempts:
             for path in (file_path(self.path, attempt), f"{self.path}/.{attempt:x}"):
+                self._remove(path)
+
+    @staticmethod
+    def _remove(path: str) -> None:
+        """Remove a file, and what it stands for where it is a link to the spill folder."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.islink(path):
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.islink(path):
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(os.readlink(path))
-                    os.unlink(path)
+                    os.unlink(os.readlink(path))
+            os.unlink(path)
 
     def close(self) -> None:
         """Let the folder go, with all that is in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 from twisted.python.failure import Failure
 
@@ -88,7 +90,8 @@ class Role(Service):
         """Stop the reactor, and with it the service, unless that is under way."""
         if not self._ending:
             self._ending = True
-            self._reactor.stop()
+            with contextlib.suppress(ReactorNotRunning):  # it is stopping for another reason
+                self._reactor.stop()
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()  # type: ignore[no-untyped-call]

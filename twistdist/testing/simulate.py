@@ -25,7 +25,6 @@ from typing import Any
 from twistdist.core import records
 from twistdist.core.client import Record, State
 from twistdist.core.invariants import check_scheduler
-from twistdist.core.replicas import MOST_COPY_FAILURES
 from twistdist.core.scheduler import Scheduler
 from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
@@ -312,7 +311,7 @@ class World:
             values = {self.workers[one.name].store.get(task.value_attempt, (b"", 0))[0] for one in task.holders}
             if len(values) > 1 and not self.faults["lose file"]:
                 raise SimulationFailed(f"the copies of {task.key} differ")
-            if task.care is None or task.care.failures >= MOST_COPY_FAILURES:
+            if task.care is None:
                 continue
             most = len(self.core.workers)
             if len(task.holders) < min(task.care.copies or most, most):
