@@ -79,8 +79,9 @@ class Resilience(Outcomes):
             else:
                 self.post(other, m.Verify([attempt]))
         if trouble.lost_inputs >= MOST_LOST_INPUTS_IN_ALL:
-            text = (f"the inputs of {task.key} could not be had on {worker.name} or elsewhere, {trouble.lost_inputs} times, though "
-                    "others have them; can the workers reach the addresses that the others listen at?")  # fmt: skip
+            count = trouble.lost_inputs
+            text = (f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
+                    "can the workers reach the addresses that the others listen at?")  # fmt: skip
             self._fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
             return
         self._alarm(now + pause, self._after_pause, (task, task.attempt))
