@@ -177,6 +177,7 @@ class Supervisor:
         self._kernel_kills = kernel_kills()
         self._warm = self._stopped = self._template_owes = False
         self._watching: Any = None
+        self._owes_since = 0.0
 
     # ---- template ---------------------------------------------------------------------------
 
@@ -202,15 +203,20 @@ class Supervisor:
     def _expect_template(self) -> None:
         """The template has to say something soon: that an executor has started, or ended."""
         if not self._template_owes:
-            self._template_owes = True
+            self._template_owes, self._owes_since = True, self._reactor.seconds()
             if self._watching is None or not self._watching.active():
-                self._watching = self._reactor.callLater(TEMPLATE_PATIENCE_S, self._look_at_template, self._template)
+                self._watching = self._reactor.callLater(TEMPLATE_PATIENCE_S, self._look_at_template)
 
-    def _look_at_template(self, template: subprocess.Popen[bytes] | None) -> None:
+    def _look_at_template(self) -> None:
         """A task may have stopped it: nothing would be started or reaped any more."""
-        if self._template_owes and template is self._template and template is not None and not self._stopped:
+        if not self._template_owes or self._template is None or self._stopped:
+            return
+        left = self._owes_since + TEMPLATE_PATIENCE_S - self._reactor.seconds()
+        if left > 0.001:  # it has answered since, and owes another answer
+            self._watching = self._reactor.callLater(left, self._look_at_template)
+        else:
             self._log.error("the executors' template does not answer and is replaced")
-            template.kill()
+            self._template.kill()
 
     def _tell_template(self, *words: object) -> None:
         if self._control is not None:
