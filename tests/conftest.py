@@ -28,3 +28,16 @@ def client(cluster):
     with Client(cluster.address) as connected:
         connected.wait_for_workers(2, timeout=60)
         yield connected
+
+
+@pytest.fixture(scope="module")
+def single():
+    with LocalCluster(n_workers=1) as running:
+        yield running
+
+
+@pytest.fixture
+def one(single):
+    with Client(single.address) as connected:
+        connected.wait_for_workers(1, timeout=60)
+        yield connected

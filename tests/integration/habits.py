@@ -47,3 +47,12 @@ def until(what, seconds=60):
     while not what():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def gone(pid):
+    """Whether the process has ended (a zombie has)."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            return stream.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

@@ -14,41 +14,9 @@ import time
 
 import pytest
 
-import twistdist
-from tests.integration.habits import by_signal, depth, die, lines, note, tree
+from tests.integration.habits import by_signal, die, gone, lines, note, until
 from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, current_client, wait
-
-
-def until(what, seconds=60):
-    """Poll for something that happens in other processes."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-def gone(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stream:
-            return stream.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-
-
-@pytest.fixture(scope="module")
-def single():
-    with LocalCluster(n_workers=1) as running:
-        yield running
-
-
-@pytest.fixture
-def one(single):
-    with Client(single.address) as connected:
-        connected.wait_for_workers(1, timeout=60)
-        yield connected
 
 
 def fails(client, kind, fn, *args, **options):
@@ -464,81 +432,6 @@ def test_executors_that_can_not_start_stop_the_intake_and_it_comes_back(tmp_path
         until(lambda: client.workers()["w0"].state == "connected")
 
 
-# ---- tasks that submit tasks -------------------------------------------------------------------------
-
-
-
-
-def test_recursion_through_the_cluster_needs_no_slots_of_its_own():
-    with LocalCluster(n_workers=1, slots=2) as cluster, Client(cluster.address) as client:
-        assert client.submit(depth, 200).result(300) == 200
-        assert client.submit(tree, 4).result(120) == 16
-        until(lambda: client.workers()["w0"].waiting == 0)
-        until(lambda: set(client.status()["tasks"]) <= {"done"} and sum(client.status()["tasks"].values()) == 0)
-
-
-def test_a_parent_that_is_run_again_finds_its_children(one, tmp_path):
-    log = str(tmp_path / "log")
-
-    def child(i):
-        note(log, f"child-{i}")
-        return i
-
-    def parent():
-        children = current_client().map(child, range(5))
-        total = sum(current_client().gather(children))
-        note(log, "parent")
-        if lines(log).count("parent") == 1:
-            os._exit(1)
-        return total
-
-    assert one.submit(parent).result(60) == 10
-    assert sorted(lines(log)) == [*(f"child-{i}" for i in range(5)), "parent", "parent"]
-
-
-def test_children_of_a_cancelled_parent_end(one, tmp_path):
-    log = str(tmp_path / "log")
-
-    def child():
-        note(log, os.getpid())
-        time.sleep(600)
-
-    def parent():
-        current_client().submit(child).result()
-
-    future = one.submit(parent)
-    until(lambda: lines(log))
-    future.cancel()
-    until(lambda: gone(int(lines(log)[0])))
-    until(lambda: not one.status()["tasks"].get("assigned"))
-
-
-def test_wait_in_a_task_gives_up_the_slot_too(one):
-    def parent():
-        futures = [current_client().submit(time.sleep, 0.02) for _ in range(3)]
-        return len(wait(futures).done)
-
-    assert one.submit(parent).result(60) == 3
-
-
-def test_current_attempt_has_a_token_that_grows(one, tmp_path):
-    log = str(tmp_path / "log")
-
-    def work():
-        attempt = twistdist.current_attempt()
-        note(log, attempt.token)
-        if len(lines(log)) == 1:
-            os._exit(1)
-        return attempt
-
-    attempt = one.submit(work, key="named").result(60)
-    first, second = map(int, lines(log))
-    assert second > first and attempt.token == second and (attempt.key, attempt.worker) == ("named", "w0")
-    for outside in (twistdist.current_attempt, current_client):
-        with pytest.raises(errors.TwistdistError, match="only inside a task"):
-            outside()
-
-
 # ---- found by trying to break it -------------------------------------------------------------------
 
 
@@ -694,32 +587,3 @@ def test_output_marks_stay_out_of_the_task_s_own_files(one, tmp_path):
         return 1
 
     assert one.submit(close_after_print, crash_limit=1).result(60) == 1
-
-
-def test_children_are_found_again_after_a_retry(one, tmp_path):
-    log = str(tmp_path / "log")
-
-    def child():
-        note(log, "child")
-
-    def parent():
-        current_client().submit(child).result()
-        note(log, "parent")
-        if lines(log).count("parent") == 1:
-            raise OSError("the first time")
-
-    one.submit(parent, retries=2).result(60)
-    assert sorted(lines(log)) == ["child", "parent", "parent"]
-
-
-def test_threads_of_a_task_share_its_client(one):
-    def parent():
-        found = []
-        threads = [threading.Thread(target=lambda: found.append(current_client())) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return len(set(map(id, found)))
-
-    assert one.submit(parent).result(60) == 1

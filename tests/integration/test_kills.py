@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.integration.habits import gone, until
 from twistdist import demo, errors
 from twistdist.blocking import Client, LocalCluster, wait
 
@@ -28,21 +29,6 @@ def runs(log):
         return collections.Counter(int(line) for line in stream)
 
 
-def until(what, seconds=60):
-    """Poll for something that happens in other processes."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-def pid_gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.fixture
@@ -115,7 +101,7 @@ def test_a_killed_template_is_replaced(own_cluster):
     pid = client.submit(os.getppid, workers=["w0"]).result(30)
     executor = client.submit(os.getpid, workers=["w0"]).result(30)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: pid_gone(executor))
+    until(lambda: gone(executor))
     assert client.submit(os.getppid, workers=["w0"]).result(30) != pid
 
 
@@ -162,7 +148,7 @@ def test_nothing_is_left_behind_when_the_owner_of_a_cluster_is_killed(tmp_path):
         assert len(pids) == 7
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    until(lambda: all(map(pid_gone, pids)))
+    until(lambda: all(map(gone, pids)))
 
 
 @pytest.mark.parametrize(("seed", "kill", "wipe"), [(1, 1, False), (2, 2, True), (3, 2, False)])
