@@ -17,7 +17,10 @@ INLINE_RESULT_BYTES = 4096
 #: The arguments of one task, pickled, may be this large; more is refused with advice.
 MAX_ARGUMENT_BYTES = 16 << 20
 
-#: Seconds that a worker may be away after its connection closed before its tasks go elsewhere.
+#: Seconds without a sign of life after which a worker gets no new work, and after which it is given up.
+SUSPECT_AFTER_S, DEAD_AFTER_S = 1.0, 10.0
+
+#: Seconds that a worker whose process is gone has to be started again before its tasks go elsewhere.
 WORKER_GRACE_S = 0.5
 
 #: Seconds that an unnamed client session is held after its connection closed.

@@ -33,6 +33,8 @@ def check_scheduler(scheduler: Scheduler) -> None:
     for task in scheduler.tasks.values():
         _check_task(scheduler, task, pending[task])
     _check_workers(scheduler)
+    unfinished = sum(1 for task in scheduler.tasks.values() if task.state in _UNFINISHED)
+    _must(scheduler.unfinished == unfinished, "unfinished tasks are counted", f"{scheduler.unfinished}, not {unfinished}")
     for client in scheduler.clients.values():
         for cid, wanted in client.futures.items():
             _must(wanted is None or (client, cid) in wanted.watchers, "a future watches its task", cid)
@@ -87,15 +89,13 @@ def _check_workers(scheduler: Scheduler) -> None:
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
             _must(task.number in scheduler.tasks, "held tasks are kept", task)
-        _must(worker.connected or not scheduler.placement.has_room(worker), "no work for who is away", worker.name)
+        able = worker.well and not worker.resting
+        _must(able or not scheduler.placement.has_room(worker), "no work for who is away or suspected", worker.name)
         for name, amount in worker.resources.items():
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
             _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")
     if scheduler.placement.idle:
         row = [task for task in scheduler.tasks.values()
-               if task.state is READY and not _is_restricted(task) and task not in scheduler.alone]  # fmt: skip
+               if task.state is READY and task not in scheduler.restricted and task not in scheduler.alone]  # fmt: skip
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])
 
-
-def _is_restricted(task: Task) -> bool:
-    return bool(task.options.workers or task.options.resources)

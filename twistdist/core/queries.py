@@ -33,7 +33,7 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
         "address": hello.address,
         "pid": hello.pid,
         "state": _state(worker),
-        "last_seen": 0.0 if worker.connected else now - worker.away_since,
+        "last_seen": now - worker.heard_at,
         "troubles": list(worker.troubles),
     }
 
@@ -41,6 +41,10 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
 def _state(worker: Worker) -> str:
     if not worker.connected:
         return "away"
+    if worker.suspect:
+        return "suspect"
+    if worker.resting:
+        return "stuck"
     return "retiring" if worker.retiring is not None else "paused" if worker.why else "connected"
 
 

@@ -130,6 +130,19 @@ class Trouble:
 
 
 @attrs.define(eq=False)
+class Audit:
+    """What a worker should have at the moment of a question: tasks with their attempts, and files if ``stored``.
+
+    ``left`` are attempts that were taken from its books since.
+    """
+
+    number: int
+    assigned: dict[Task, int]
+    stored: dict[Task, int] | None
+    left: set[int] = attrs.field(factory=set)
+
+
+@attrs.define(eq=False)
 class Retiring:
     """A worker that is to leave: it gets no work, and what only it holds is copied away until ``deadline``."""
 
@@ -144,7 +157,8 @@ class Worker:
 
     ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; the assigned ones that are ``parked`` don't
     count.  ``exclusive`` is a task that runs here alone, or will when the others have ended.  ``bytes_held`` are those of
-    ``holds``.
+    ``holds``.  The last sign of life came at ``heard_at``; a ``suspect`` one has been silent for a while, a ``resting`` one has
+    done nothing with what it was given, and neither is given work.  The fields behind these belong to :mod:`.liveness`.
     """
 
     number: int
@@ -152,6 +166,16 @@ class Worker:
     session: Session
     connected: bool = True
     away_since: float = 0.0
+    heard_at: float = 0.0
+    suspect: bool = False
+    resting: bool = False
+    beat: m.Beat | None = None
+    quiet_at: float = 0.0
+    differs: int = 0
+    idle_since: float | None = None
+    audit: Audit | None = None
+    audit_after: float = 0.0
+    audit_pause: float = 0.0
     most: int = attrs.field(default=attrs.Factory(lambda self: self.hello.slots, takes_self=True))
     why: str = ""
     assigned: dict[Task, None] = attrs.field(factory=dict)
@@ -173,6 +197,11 @@ class Worker:
     @property
     def name(self) -> str:
         return self.hello.name
+
+    @property
+    def well(self) -> bool:
+        """Whether it can be asked for something now."""
+        return self.connected and not self.suspect
 
     @property
     def given(self) -> int:

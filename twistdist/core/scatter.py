@@ -76,6 +76,7 @@ class Scattered(Replicas):
             self._data_lost(task, "the session that scattered them is gone, or can't supply them again")
             return
         task.state = AWAITED
+        self.unfinished += 1
         source.tries = 0
         source.failed.clear()
         self._ask_supply(task, source)
@@ -90,7 +91,7 @@ class Scattered(Replicas):
         self.awaited[task] = None
         source.supplying = None
         free = [one for one in self.workers.values()
-                if one.connected and one.retiring is None and one not in source.failed
+                if one.well and one.retiring is None and one not in source.failed
                 and (not source.workers or one.name in source.workers)]  # fmt: skip
         if free and source.client is not None:
             chosen = min(free, key=lambda one: (one.bytes_held, one.number))

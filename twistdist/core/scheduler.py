@@ -2,7 +2,7 @@
 
 Events go in with the time (``greet``, ``receive``, ``connection_lost``, ``tick``); messages come out in the sessions of
 the peers in ``dirty``.  ``wake`` says when ``tick`` is wanted next.  Below it lie the book of tasks (:mod:`.tasks`), what came
-of attempts (:mod:`.outcomes`) and the resilience manager (:mod:`.resilience`); states and transitions: docs/architecture.rst.
+of attempts (:mod:`.outcomes`), the resilience manager (:mod:`.resilience`) and the storeys above that; states and transitions: docs/architecture.rst.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twistdist.core import queries
+from twistdist.core.liveness import Liveness
 from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Function, Task, Worker
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
-from twistdist.core.scatter import Scattered
 from twistdist.core.session import Session
 from twistdist.core.tasks import DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
@@ -27,7 +27,7 @@ from twistdist.wire import messages as m
 BATCH_S = 0.1
 
 
-class Scheduler(Scattered):
+class Scheduler(Liveness):
     """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
 
     def __init__(self, epoch: int, settings: Settings | None = None) -> None:
@@ -59,6 +59,8 @@ class Scheduler(Scattered):
             m.Rescued: self._rescued,
             m.Locate: self._locate,
             m.Leaving: self._leaving,
+            m.Inventory: self._inventory,
+            m.Beat: lambda now, peer, message: None,  # it has a meaning only outside the numbers
         }
 
     @property
@@ -76,6 +78,8 @@ class Scheduler(Scattered):
     def receive(self, now: float, peer: Peer, messages: Iterable[Any]) -> None:
         """Messages that ``peer``'s session accepted, in order."""
         handlers = self._handlers
+        if isinstance(peer, Worker):
+            self._heard(now, peer)
         for message in messages:
             handlers[type(message)](now, peer, message)
         self._settle(now)
@@ -113,7 +117,7 @@ class Scheduler(Scattered):
         if isinstance(peer, Worker):
             self.placement.remove(peer)
             self._rescue(peer)
-            self._alarm(now + self.settings.worker_grace, self._worker_overdue, peer)
+            self.probes.append(peer)
         elif peer.parent:
             self._fatherless[peer] = None
         else:
@@ -125,6 +129,7 @@ class Scheduler(Scattered):
         peer.connected = True
         self.dirty[peer] = None  # what was posted while it was away has no other occasion to leave
         if isinstance(peer, Worker):
+            self._heard(now, peer)
             self.placement.update(peer)
             self._worker_came(peer)
         self._settle(now)
@@ -324,6 +329,10 @@ class Scheduler(Scattered):
             return
         for worker in task.holders:
             self.post(worker, m.Verify([task.value_attempt]))
+        for number in message.holders:
+            if number in self.workers:
+                self._mark_link(now, client, number)
+        self._relay(task, client)
         self._alarm(now + 0.2, self._tell_again, (client, message.cid, task))
 
     def _tell_again(self, now: float, subject: tuple[Client, int, Task]) -> None:

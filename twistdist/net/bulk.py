@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import attrs
 import xxhash
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.threads import deferToThreadPool
 from twisted.protocols.basic import FileSender
@@ -39,6 +39,9 @@ MOST_WAITING = 100
 
 #: An unused connection to a holder is closed after this many seconds.
 IDLE_S = 30.0
+
+#: Seconds that one attempt to connect to a holder may take.
+CONNECT_S = 3.0
 
 #: Files above this size are moved by threads.
 LARGE_BYTES = 256 << 10
@@ -220,6 +223,7 @@ class BulkServer:
         self._connections: set[Connection] = set()
         self._threads = Threads(reactor)
         self._sending = 0
+        self.fenced = False
 
     def opened(self, connection: Connection) -> None:
         connection.make_bulk()
@@ -244,6 +248,9 @@ class BulkServer:
     # ---- fetch ------------------------------------------------------------------------------
 
     def _send(self, connection: Connection, fetch: m.Fetch) -> None:
+        if self.fenced:
+            connection.send([(0, 0, [m.Busy(fetch.attempt)])])
+            return
         try:
             stream = open(file_path(self._store.path, fetch.attempt), "rb", buffering=0)  # noqa: SIM115  closed when sent
         except OSError:
@@ -354,6 +361,7 @@ class _Source:
         self._deadline = 0.0
         self._closed = self._sending = False
         self._incoming: Incoming | None = None
+        self._limit: Any = None
 
     @property
     def load(self) -> int:
@@ -372,11 +380,30 @@ class _Source:
         elif self._connecting is None:
             endpoint = clientFromString(self._reactor, self._address)
             self._connecting = endpoint.connect(ClientFactory(self._reactor, self, self._secret))
-            self._connecting.addErrback(self._not_connected)
+            self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
+            self._connecting.addBoth(self._no_limit).addErrback(self._not_connected)
+
+    def _no_limit(self, result: Any) -> Any:
+        if self._limit.active():
+            self._limit.cancel()
+        return result
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
+        if failure.check(CancelledError):
+            failure = Failure(TimeoutError(f"{self._address} does not answer within {CONNECT_S:g} s"))
         self._fail_all(failure)
+
+    def give_up(self) -> None:
+        """Whatever is wanted from here is to be had elsewhere."""
+        trouble = ConnectionError(f"{self._address} is silent")
+        threaded = self._incoming is not None and self._incoming.threaded
+        if self._connection is not None and (threaded or self._sending):
+            _cut(self._connection)  # the thread ends first, since it writes to the sink
+        elif self._connection is not None:
+            self._connection.fail(trouble)
+        elif self._connecting is not None:
+            self._connecting.cancel()
 
     def _fail_all(self, failure: Failure) -> None:
         requests = [*([self._current] if self._current else []), *self._waiting]
@@ -513,6 +540,8 @@ class _Fetch:
     result: Deferred[Sink]
     all_busy: Callable[[], None]
     busy: list[str] = attrs.field(factory=list)
+    current: str = ""
+    gone: set[str] = attrs.field(factory=set)
     resumes: int = 0
     pauses: int = 0
 
@@ -552,6 +581,16 @@ class BulkFetcher:
             known = {*fetch.addresses, *fetch.busy}
             fetch.addresses.extend(address for address in addresses if address not in known)
 
+    def avoid(self, address: str, gone: bool) -> None:
+        """The worker at ``address`` is silent: files that others have too come from them; none from there if it is ``gone``."""
+        if gone:
+            for fetch in self._fetches.values():
+                fetch.gone.add(address)
+        wanted = [fetch for fetch in self._fetches.values() if fetch.current == address]
+        if wanted and (gone or any({*fetch.addresses, *fetch.busy} - {address} for fetch in wanted)):
+            for source in self._sources.get(address, ()):
+                source.give_up()
+
     def put(self, address: str, put: m.Put, stream: Any) -> Deferred[None]:
         """Bring a file to a worker's store; the Deferred fires when it is there."""
         request = _Request(put.stored.attempt, Deferred(), put=put, stream=stream)
@@ -574,7 +613,7 @@ class BulkFetcher:
         if self._closed:
             self._end(fetch, last)
         elif fetch.addresses:
-            address = fetch.addresses.popleft()
+            address = fetch.current = fetch.addresses.popleft()
             request = _Request(fetch.attempt, Deferred(), sink=fetch.sink)
             request.result.addCallbacks(lambda _: self._end(fetch, None), lambda failure: self._failed(fetch, address, failure))
             self._source(address).request(request)
@@ -588,7 +627,9 @@ class BulkFetcher:
             self._end(fetch, last)
 
     def _failed(self, fetch: _Fetch, address: str, failure: Failure) -> None:
-        if failure.check(_Busy):
+        if address in fetch.gone:
+            pass
+        elif failure.check(_Busy):
             fetch.busy.append(address)
         elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MOST_RESUMES:
             fetch.resumes += 1  # it broke in the middle: on from there, here or at another one

@@ -6,7 +6,9 @@ finish it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -24,6 +26,10 @@ from twistdist.wire.messages import Frame
 
 #: Seconds that a connection has to prove itself.
 HANDSHAKE_S = 5.0
+
+#: Seconds of silence before the kernel asks whether the other host is there, between its questions, how many of them; and
+#: milliseconds after which data that nobody acknowledges end the connection.
+_KERNEL_WATCH = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
 
 #: Bytes that may come in one read of a bulk connection (64 KiB is Twisted's default and costs a factor of three).
 BULK_BYTES = 1 << 20
@@ -58,6 +64,7 @@ class Connection(TwistedProtocol):
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+            _watch_by_kernel(self.transport)
         self._deadline = self._reactor.callLater(HANDSHAKE_S, self._too_slow)
         self.transport.write(self._handshake.start())
 
@@ -131,6 +138,15 @@ class Connection(TwistedProtocol):
         a file's bytes."""
         self._most = 1
         self.transport.SEND_LIMIT = self.transport.bufferSize = BULK_BYTES
+
+
+def _watch_by_kernel(transport: Any) -> None:
+    """Have a host that is gone noticed by the kernel, however busy the process at its end may be."""
+    for name, value in _KERNEL_WATCH.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class ServerFactory(Factory):

@@ -65,6 +65,12 @@ def refuse_open_listening(endpoints: list[str], plaintext: bool) -> None:
             )
 
 
+def is_local(address: str) -> bool:
+    """Whether an address means another process on each machine."""
+    kind, _, rest = address.partition(":")
+    return kind == "unix" or rest.startswith(("127.", "localhost:", r"\:\:1"))
+
+
 def address_of(port: Any) -> str:
     """The address at which a client on this machine reaches a port."""
     host = port.getHost()

@@ -321,6 +321,9 @@ class ClientSession:
         supplies, self._core.supplies = self._core.supplies, []
         for supply in supplies:
             self._supplier.supply(supply, self._core.peers[supply.workers[0]])
+        troubles, self._core.troubles = self._core.troubles, []
+        for address, gone in troubles:
+            self._fetcher.avoid(address, gone)
         answers, self._core.answers = self._core.answers, []
         for answer in answers:
             query = self._queries.pop(answer.query, None)

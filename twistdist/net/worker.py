@@ -117,8 +117,8 @@ class WorkerService(Service):
         self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
-                                self._messages, self._ready, self._fatal,
-                                lambda: self._leaves("the scheduler is gone"))  # fmt: skip
+                                self._messages, self._ready, self._fatal, lambda: self._leaves("the scheduler is gone"),
+                                self._pulse, lambda beat: self._event(self._the_core.heard_beat, beat))  # fmt: skip
         self._dialing.start()
         self._event(self._core.start)
         if wrong:
@@ -160,8 +160,15 @@ class WorkerService(Service):
         closing: Deferred[Any] = maybeDeferred(self._port.stopListening) if self._port is not None else succeed(None)
         return closing.addCallback(lambda _: self._store.close() if self._broken else self._store.destroy())
 
+    def _pulse(self) -> m.Beat | None:
+        if not self.running:
+            return None
+        self._event(self._the_core.look_at_lease)
+        return self._the_core.pulse(self._reactor.seconds())
+
     def _ready(self, fresh: bool) -> None:
         if fresh:
+            self._event(self._the_core.welcomed)
             self._on_ready(f"twistdist worker {self._worker_name} ready at {self._the_core.identity.address}, "
                            f"scheduler {self._scheduler}")  # fmt: skip
 
@@ -287,6 +294,17 @@ class WorkerService(Service):
     def _more_holders(self, effect: effects.MoreHolders) -> None:
         self._fetcher.more_holders(effect.attempt, [peer.address for peer in effect.holders])
 
+    def _peer_trouble(self, effect: effects.PeerTrouble) -> None:
+        self._fetcher.avoid(effect.address, effect.gone)
+
+    def _fence(self, effect: effects.Fence) -> None:
+        self._bulk_server.fenced = effect.on
+        if effect.on:
+            self._log.warn("worker {name} was not heard by the scheduler for too long and may have been given up; "
+                           "it starts nothing new until it is taken in again", name=self._worker_name)  # fmt: skip
+            assert self._dialing is not None
+            self._dialing.reconnect()
+
     def _rescue_store(self, effect: effects.RescueStore) -> None:
         """Digests are checked in a thread."""
         saving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.rescue, effect.store)
@@ -331,6 +349,8 @@ _EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
     effects.DeleteFiles: WorkerService._delete_files,
     effects.Spill: WorkerService._spill,
     effects.LookForFiles: WorkerService._look_for_files,
+    effects.PeerTrouble: WorkerService._peer_trouble,
+    effects.Fence: WorkerService._fence,
     effects.StopWorker: WorkerService._stop_worker,
 }
 
