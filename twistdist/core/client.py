@@ -204,7 +204,7 @@ class Client:
 
     # ---- events -----------------------------------------------------------------------------
 
-    def hello(self) -> m.HelloClient:
+    def hello(self, now: float) -> m.HelloClient:
         """The opening of a new session.  Whatever an earlier one had asked for is lost with the scheduler's memory."""
         if self.dialer.refused:
             self.dialer.refused = False  # once: what is asked for from now on is for the new session

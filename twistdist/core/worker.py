@@ -73,8 +73,9 @@ class Worker(Pool):
 
     # ---- the scheduler ----------------------------------------------------------------------
 
-    def hello(self) -> m.HelloWorker:
-        """The registration with the whole inventory, for a new session."""
+    def hello(self, now: float) -> m.HelloWorker:
+        """The registration with the whole inventory, for a new session, which is a lease from this moment on."""
+        self.lease.begin(now)
         if self._told_at != self.dialer.fresh:
             self._told_at, self._finished = self.dialer.fresh, []  # the Hello before this one was accepted
             self._early.clear()
@@ -100,7 +101,6 @@ class Worker(Pool):
 
     def welcomed(self, now: float) -> None:
         """The scheduler has answered Hello: what it knows of this worker is right again."""
-        self.lease.begin(now)
         if self.fenced:
             self.fenced = False
             self.effects.append(effects.Fence(False))

@@ -38,7 +38,7 @@ class Core(Protocol):
 
     dialer: Dialer
 
-    def hello(self) -> Any: ...
+    def hello(self, now: float) -> Any: ...
 
 
 class Dialing:
@@ -151,7 +151,7 @@ class Dialing:
             return
         self._connection = connection
         self._hearing.heard(self._reactor.seconds())
-        connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello()])])
+        connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello(self._reactor.seconds())])])
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         dialer = self._core.dialer
@@ -183,7 +183,7 @@ class Dialing:
                 self._give_up(ProtocolError(str(fatal)))
                 return
             if again is None:
-                connection.send([(0, 0, [self._core.hello()])])
+                connection.send([(0, 0, [self._core.hello(self._reactor.seconds())])])
                 return
             connection.send(again)
             self._failures = 0

@@ -149,7 +149,7 @@ class Party:
         if not self.alive or self.link is not None:
             return
         self.link = Link(self.world, self)
-        greeting = self.core.dialer.greeting() or self.core.hello()
+        greeting = self.core.dialer.greeting() or self.core.hello(self.world.now)
         self.link.send(True, (0, 0, [greeting]))
 
     def receives(self, link: Link, data: bytes) -> None:
@@ -164,7 +164,7 @@ class Party:
                 if dialer.fresh != before:
                     self.welcomed()
                 if again is None:
-                    link.send(True, (0, 0, [self.core.hello()]))
+                    link.send(True, (0, 0, [self.core.hello(self.world.now)]))
                 for frame in again or ():
                     link.send(True, frame)
         else:
