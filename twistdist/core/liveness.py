@@ -51,6 +51,7 @@ class Liveness(Scattered):
         super().__init__(*args)
         self.probes: list[Worker] = []
         self.given_up: list[Worker] = []
+        self.recovering = False  # in the first moments of a scheduler that was started again
         self._pulse_at: float | None = None
         self._progress: tuple[int, ...] = ()
         self._progress_at = 0.0
@@ -72,7 +73,8 @@ class Liveness(Scattered):
                 self._worker_gone(now, worker, f"nothing was heard of it for {silence:.1f} s (--dead-after)")
             elif silence >= self.settings.suspect_after and not worker.suspect:
                 self._suspect(now, worker, f"nothing was heard of it for {silence:.1f} s (--suspect-after)")
-        self._watch(now)
+        if not self.recovering:
+            self._watch(now)
         self._settle(now)
 
     def _settle(self, now: float) -> None:

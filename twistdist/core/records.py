@@ -43,7 +43,7 @@ class Task:
     ``rank`` orders the ready ones (smallest first); ``chosen`` is a key that the user gave, ``origin`` and ``cid`` name the
     session and the future that first asked for it.  ``pending`` counts the unfinished dependents, ``missing`` the inputs
     without a value while WAITING.  ``positions`` are the inputs as the arguments count them, where one comes twice.
-    ``value_attempt`` is the attempt whose value was accepted last.
+    ``value_attempt`` is the attempt whose value was accepted last; ``row`` is where the journal has the outcome.
     """
 
     number: int
@@ -74,6 +74,7 @@ class Task:
     recipe: bytes = b""
     positions: tuple[Task, ...] = ()
     care: Care | None = None
+    row: int = 0
 
     @property
     def key(self) -> str:
@@ -211,7 +212,11 @@ class Worker:
 
 @attrs.define(eq=False)
 class Client:
-    """One client session."""
+    """One client session.
+
+    A ``held`` one is no process's own: it keeps what a durable session of that name wants (``kept``: by which future), or what
+    was published.  ``recorded`` ones are in the journal; a ``restored`` one was read from it and has not come back yet.
+    """
 
     number: int
     name: str
@@ -225,6 +230,21 @@ class Client:
     batch: int = 0
     parent: int = 0
     sources: dict[int, Task] = attrs.field(factory=dict)
+    held: bool = False
+    kept: dict[Task, int] = attrs.field(factory=dict)
+    next_cid: int = 0
+    recorded: bool = False
+    restored: bool = False
+
+
+@attrs.define(eq=False)
+class Dataset:
+    """A published name: the shape of what was published, pickled, and its tasks in order."""
+
+    number: int
+    name: str
+    shape: bytes
+    tasks: list[Task]
 
 
 @attrs.define(eq=False)

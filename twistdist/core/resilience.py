@@ -17,7 +17,7 @@ from twistdist.core import placement
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Client, Incident, Task, Worker
 from twistdist.core.session import Session
-from twistdist.core.tasks import ASSIGNED, DONE, IDLE, READY, UNFINISHED, WAITING
+from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING
 from twistdist.wire import messages as m
 
 #: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
@@ -207,6 +207,8 @@ class Resilience(Outcomes):
                         heard_at=now, quiet_at=now)  # fmt: skip
         earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker
+        if self.ledger is not None:
+            self.ledger.worker(worker)
         self.worker_names.add(hello.name)
         self._adopt_values(now, worker, hello.stored, f"incarnation {hello.incarnation:x} brought its store")
         for old in earlier:
@@ -285,9 +287,17 @@ class Resilience(Outcomes):
         return task.holders is not None or (task.state in UNFINISHED and self._needed(task))
 
     def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
-        """An attempt that was taken for lost, and that no other has replaced, goes on."""
+        """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced, goes on."""
         task = self.tasks.get(number)
-        if task is None or task.attempt != attempt or task.state is not READY:
+        if task is None:
+            return False
+        if self._is_of_earlier_life(task, attempt):
+            if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one
+                self.post(task.worker, m.Abort([task.attempt], True))
+                self._unassign(task)
+                task.state = READY
+            task.attempt = attempt
+        if task.attempt != attempt or task.state not in (READY, WAITING) or (task.trouble is not None and task.trouble.paused):
             return False
         task.state, task.worker = ASSIGNED, worker
         self._not_ready(task)
@@ -299,10 +309,16 @@ class Resilience(Outcomes):
         worker.functions.add(task.function.number)
         return True
 
+    def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
+        """Whether the attempt was begun before the scheduler was started again, and nothing later is known of the task."""
+        return attempt >> ATTEMPT_BITS < self.epoch and task.attempt < attempt and task.state in (READY, WAITING, ASSIGNED)
+
     def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
         """Give a worker up: its tasks go elsewhere, its sole copies are recovered."""
         if self.workers.pop(worker.number, None) is None:
             return
+        if self.ledger is not None:
+            self.ledger.worker_gone(worker.number)
         worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
         self.placement.remove(worker)
         self.dirty.pop(worker, None)

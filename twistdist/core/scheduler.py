@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twistdist.core import queries
-from twistdist.core.liveness import Liveness
 from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Function, Task, Worker
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
+from twistdist.core.restart import Restarting
 from twistdist.core.session import Session
 from twistdist.core.tasks import DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
@@ -27,7 +27,7 @@ from twistdist.wire import messages as m
 BATCH_S = 0.1
 
 
-class Scheduler(Liveness):
+class Scheduler(Restarting):
     """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
 
     def __init__(self, epoch: int, settings: Settings | None = None) -> None:
@@ -82,16 +82,20 @@ class Scheduler(Liveness):
             self._heard(now, peer)
         for message in messages:
             handlers[type(message)](now, peer, message)
+        if self.ledger is not None and isinstance(peer, Client) and peer.recorded and peer.number in self.clients:
+            self.ledger.session(peer)  # which frames were received
         self._settle(now)
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
         """A new session.  The edge answers with Ready, outside the session's numbers."""
         peer: Peer
         if isinstance(hello, m.HelloClient):
+            self.check_name(hello)
             peer = self._greet_client(hello)
         else:
             peer = self._greet_worker(now, hello)
             self._worker_came(peer)
+            self._came_back(now, peer)
         self._settle(now)
         return peer
 
@@ -104,11 +108,11 @@ class Scheduler(Liveness):
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
+        client = self.clients.get(resume.session)
+        if client is not None and not client.held and (resume.epoch == self.epoch or client.recorded):
+            return client
         if resume.epoch != self.epoch:
             return None
-        client = self.clients.get(resume.session)
-        if client is not None:
-            return client
         return next((w for w in self.workers.values() if w.hello.session == resume.session), None)
 
     def connection_lost(self, now: float, peer: Peer) -> None:
@@ -127,6 +131,8 @@ class Scheduler(Liveness):
     def reconnected(self, now: float, peer: Peer) -> None:
         """The session goes on over a new connection."""
         peer.connected = True
+        if isinstance(peer, Client) and peer.restored:
+            self.returned(peer)
         self.dirty[peer] = None  # what was posted while it was away has no other occasion to leave
         if isinstance(peer, Worker):
             self._heard(now, peer)
@@ -140,6 +146,8 @@ class Scheduler(Liveness):
             self._end_with_parents()
         if self._garbage:
             self.collect()
+        if self.recovering:
+            return
         if self._untended or self.retiring:
             self._tend_all(now)
         self._schedule(now)
@@ -152,6 +160,9 @@ class Scheduler(Liveness):
                 del self._fatherless[client]
                 if not client.connected:
                     self._end_client(client)
+
+    def _fatherless_session(self, client: Client) -> None:
+        self._fatherless[client] = None
 
     def _greet_client(self, hello: m.HelloClient) -> Client:
         client = Client(hello.session, hello.name, Session(), parent=hello.parent)
@@ -170,7 +181,11 @@ class Scheduler(Liveness):
     def _end_client(self, client: Client) -> None:
         if self.clients.get(client.number) is not client:
             return  # ended before; the number may be that of a later session
+        if client.name and not client.held:
+            self._keep_wishes(client)
         del self.clients[client.number]
+        if self.ledger is not None:
+            self.ledger.session_gone(client)
         for cid in list(client.futures):
             self._unwatch(client, cid)
         self._sources_gone(client)
@@ -185,8 +200,12 @@ class Scheduler(Liveness):
         if function is None:
             function = Function(self._next("function"), message.name, message.digest, message.blob)
             self.functions[message.digest] = function
+            if self.ledger is not None:
+                self.ledger.function(function)
         function.users += 1
         client.functions[message.fn] = function
+        if self.ledger is not None:
+            self.ledger.session(client)
 
     def _drop_functions(self, now: float, client: Client, message: m.DropFunctions) -> None:
         for fn in message.fns:
@@ -208,6 +227,7 @@ class Scheduler(Liveness):
             client.batch, client.batch_until = self._next("batch"), now + BATCH_S
         self.statistics.submitted += len(message.args)
         strange: list[Task] | None = [] if self._is_strange(options) else None
+        made: list[Task] = []
         for i, args in enumerate(message.args):
             cid = message.first + i
             if cid in client.futures:
@@ -221,6 +241,8 @@ class Scheduler(Liveness):
                 recipe = message.recipes[i] if message.recipes is not None else _recipe(function, args, inputs)
             if known is not None and known.recipe == recipe:
                 self.watch(known, client, cid)
+                if client.name:
+                    self._hold_task(client.name, known)
                 continue
             if known is not None:
                 error = m.ErrorInfo("KeyConflict", "", f"the key {key!r} is in use with another function or other arguments;"
@@ -230,6 +252,7 @@ class Scheduler(Liveness):
             task = self._new_task(client, cid, function, args, inputs if error is None else (), options,
                                   key if known is None else None)  # fmt: skip
             task.recipe = recipe
+            made.append(task)
             if options.replicas > 1 or options.replay == "never":
                 self._give_target(task, options)
             client.futures[cid] = task
@@ -241,8 +264,12 @@ class Scheduler(Liveness):
                 self._fail(task, error)
             else:
                 self._admit(task)
+                if key is not None and client.name:
+                    self._hold_task(client.name, task)
                 if strange is not None:
                     strange.append(task)
+        if self.ledger is not None:
+            self.ledger.batch(client, [task for task in made if task.number in self.tasks])
         if strange:
             self._alarm(now + self.settings.name_grace, self._still_strange, strange)
 
@@ -278,7 +305,7 @@ class Scheduler(Liveness):
         number = self._next("task")
         depth = 1 + max([one.depth for one in inputs]) if inputs else 0
         order = rank(options.priority, client.batch, depth, number)
-        task = Task(number, function, args, inputs, options, order, key, client.name or f"{client.number:x}"[:8], cid)
+        task = Task(number, function, args, inputs, options, order, key, f"{client.number:x}"[:8], cid)
         if len(inputs) > 1 and len(set(inputs)) < len(inputs):
             task.positions, task.inputs = inputs, tuple(dict.fromkeys(inputs))
         task.depth = depth
@@ -292,17 +319,24 @@ class Scheduler(Liveness):
         """One more future for a task that is there already."""
         client.futures[cid] = task
         task.watchers[(client, cid)] = None
+        if self.ledger is not None:
+            self.ledger.session(client)
+            self.ledger.watch(task, client, cid)
         if task.state is DONE or task.state is FAILED:
             self._tell(task, [(client, cid)])
         elif task.state is IDLE:
             self._recover([task])
 
     def _release(self, now: float, client: Client, message: m.Release) -> None:
+        if message.durable:
+            self.let_go(client, message.cids)
         for cid in message.cids:
             self._unwatch(client, cid)
 
     def _unwatch(self, client: Client, cid: int) -> None:
         task = client.futures.pop(cid, None)
+        if self.ledger is not None:
+            self.ledger.unwatch(task, client, cid)
         if task is not None:
             task.watchers.pop((client, cid), None)
             self._garbage.append(task)
@@ -314,6 +348,9 @@ class Scheduler(Liveness):
                 continue
             task.watchers.pop((client, cid), None)
             client.futures[cid] = None
+            if self.ledger is not None:
+                self.ledger.unwatch(task, client, cid)
+                self.ledger.watch(None, client, cid)
             self.post(client, m.Erred(cid, m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)))
             if not task.watchers and not task.pending:
                 self._stop(task, kill=True)
@@ -349,8 +386,8 @@ class Scheduler(Liveness):
             self.post(client, m.Reply(message.query, "", answer))
 
     def clear(self) -> int:
-        """Drop the sessions of clients that are not connected; how many there were."""
-        away = [client for client in self.clients.values() if not client.connected]
+        """Drop the sessions of clients that are not connected, and are not meant to outlive them; how many there were."""
+        away = [client for client in self.clients.values() if not client.connected and not client.held and not client.name]
         for client in away:
             self._end_client(client)
         return len(away)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from twistdist.core import placement
+from twistdist.core.ledger import Ledger
 from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
 from twistdist.core.queue import ReadyQueue
@@ -40,6 +41,8 @@ class TaskBook:
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
+        self.ledger: Ledger | None = None  # with a journal
+        self.journal: dict[str, Any] = {"state": "none"}  # what the edge says of it
         self.tasks: dict[int, Task] = {}
         self.keys: dict[str, Task] = {}
         self.functions: dict[bytes, Function] = {}
@@ -90,7 +93,9 @@ class TaskBook:
         """Tell futures how their task ended, unless its value is not to be announced yet."""
         if task.care is not None and not task.care.announced and task.error is None:
             return
-        for client, cid in watchers:
+        for client, cid in list(watchers):
+            if client.held:
+                continue  # nobody is there to be told
             if task.error is not None:
                 self.post(client, m.Erred(cid, task.error), len(task.error.pickled) + len(task.error.traceback))
             elif task.holders is None:
@@ -103,6 +108,8 @@ class TaskBook:
         function.users -= 1
         if function.users == 0:
             del self.functions[function.digest]
+            if self.ledger is not None:
+                self.ledger.function_gone(function)
             for worker in self.workers.values():
                 if function.number in worker.functions:
                     worker.functions.discard(function.number)
@@ -334,10 +341,13 @@ class TaskBook:
 
     def _let_go(self, task: Task) -> None:
         """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
+        came_otherwise = task.state is AWAITED
         task.state = IDLE
         self.unfinished -= 1
         if task.trouble is not None:
             task.trouble.paused = False
+        if came_otherwise:
+            return
         self._not_ready(task)
         for one in task.inputs:
             one.pending -= 1
@@ -404,6 +414,8 @@ class TaskBook:
                 self._let_go(one)
             one.state, one.error = FAILED, error
             self.statistics.failed += 1
+            if self.ledger is not None:
+                self.ledger.ended(one)
             self._cut_lineage(one)
             self._tell(one, one.watchers)
             failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
@@ -446,6 +458,8 @@ class TaskBook:
             self._forget(task)
 
     def _forget(self, task: Task) -> None:
+        if self.ledger is not None:
+            self.ledger.forget(task)
         del self.tasks[task.number]
         if task.chosen is not None and self.keys.get(task.chosen) is task:
             del self.keys[task.chosen]

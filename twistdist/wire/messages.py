@@ -98,8 +98,8 @@ class Stored(Struct, array_like=True, gc=False):
 
 
 class HelloClient(Message, tag=1):
-    """A client opens a session.  ``parent`` is the task in which it was made, 0 for one of a user's own: such a session is kept
-    while that task is unfinished, and ends with it."""
+    """A client opens a session; ``name`` is the durable session that it is part of, "" for none.  ``parent`` is the task in
+    which it was made, 0 for one of a user's own: such a session is kept while that task is unfinished, and ends with it."""
 
     session: int
     name: str = ""
@@ -142,9 +142,14 @@ class Ready(Message, tag=4):
 
 
 class Resumed(Message, tag=5):
-    """A Resume is accepted; ``received`` is the last frame number the scheduler got."""
+    """A Resume is accepted; ``received`` is the last frame number the scheduler got.
+
+    ``epoch`` (0: as before) is that of a scheduler that was started again since and knows the session from its journal: its own
+    frames are numbered from 1 again, it tells anew how all futures are, and questions that it has not answered are asked again.
+    """
 
     received: int
+    epoch: int = 0
 
 
 class Refused(Message, tag=6):
@@ -203,9 +208,10 @@ class Submit(Message, tag=11):
 
 
 class Release(Message, tag=12):
-    """The session does not want these any more."""
+    """The session does not want these any more; with ``durable`` the durable session that it is part of does not either."""
 
     cids: list[int]
+    durable: bool = False
 
 
 class Cancel(Message, tag=13):
