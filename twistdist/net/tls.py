@@ -50,7 +50,7 @@ def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tupl
     certificates ``host:port`` means ``tls:host:port``.  ``ConfigError`` for an address and a directory that don't go together.
     """
     full = parse_address(address)
-    named = directory or (None if address.startswith(("tcp:", "unix:")) else os.environ.get("TWISTDIST_TLS"))
+    named = directory or (None if address.startswith(("tcp:", "unix:")) else os.environ.get("TWISTDIST_TLS") or None)
     if named is None:
         if full.startswith("tls:"):
             raise ConfigError(f"{address!r} needs certificates: name their folder with tls=DIR, --tls DIR or TWISTDIST_TLS")
