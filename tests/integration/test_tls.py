@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -150,25 +149,6 @@ def test_without_a_certificate_nothing_is_said(start, certs):
             pytest.raises(ssl.SSLError, match="certificate required"):  # fmt: skip
         encrypted.recv(1)
     shell.wait_for("refused: TLS failed: the other side showed no certificate")
-
-
-def test_old_versions_of_tls_are_refused(start, certs):
-    _, address = start[0]("--tls", certs)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(f"{certs}/ca.pem")
-    context.load_cert_chain(f"{certs}/cert.pem", f"{certs}/key.pem")
-    context.set_ciphers("DEFAULT@SECLEVEL=0")
-    for version, welcome in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, version
-        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=4) as stranger:
-            if welcome:
-                with context.wrap_socket(stranger, server_hostname="localhost") as encrypted:
-                    assert encrypted.recv(9) == b"twistdist"
-            else:
-                with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
-                    context.wrap_socket(stranger, server_hostname="localhost")
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -16,6 +16,7 @@ from twisted.internet.testing import StringTransport
 from twistdist import errors
 from twistdist.blocking import Client
 from twistdist.net.connection import HANDSHAKE_S, MOST_LINES, MOST_UNPROVEN, REFUSAL_S, Connection, ServerFactory
+from twistdist.net.scheduler import SchedulerService
 from twistdist.wire import messages as m
 from twistdist.wire.framing import encode_frame
 from twistdist.wire.handshake import ClientHandshake, ServerHandshake
@@ -148,6 +149,22 @@ def test_who_has_greeted_may_be_silent(server):
     connection.dataReceived(proof(transport))
     connection.greeted()
     assert clock.getDelayedCalls() == [] and connection.accepted
+
+
+@pytest.mark.parametrize("greets", [False, True])
+def test_the_scheduler_waits_for_a_greeting_for_a_while(greets):
+    clock = Clock()
+    service = SchedulerService(clock, [], SECRET)
+    service.startService()
+    connection, transport = service._factory.buildProtocol(None), StringTransport()
+    transport.abortConnection = transport.loseConnection
+    connection.makeConnection(transport)
+    connection.dataReceived(proof(transport))
+    if greets:
+        connection.dataReceived(encode_frame((0, 0, [m.HelloClient(7)])))
+    clock.advance(HANDSHAKE_S + 0.1)
+    assert transport.disconnecting is not greets
+    assert (connection.peer is not None) is greets
 
 
 def test_an_error_of_ours_closes_the_connection_and_is_raised_to_nobody(server, caplog):

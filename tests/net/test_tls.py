@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -9,11 +10,13 @@ import ssl
 import stat
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import pytest
 import pytest_twisted
 from cryptography import x509
+from OpenSSL import SSL
 from twisted.internet import defer, reactor
 
 from twistdist import cli
@@ -224,6 +227,41 @@ def test_what_errors_mean():
     for odd in (ssl_error(), ssl_error([]), ssl_error("text"), ssl_error([("a", "b", "what else")])):
         assert isinstance(explain(odd, False), ProtocolError)
     assert explain(refused_too := ConnectionError(), False) is refused_too
+
+
+@pytest.mark.parametrize("version", ["TLSv1_1", "TLSv1_2", "TLSv1_3"])
+def test_old_versions_of_tls_are_refused(certs, version):
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(certs / "ca.pem")
+    client.load_cert_chain(certs / "cert.pem", certs / "key.pem")
+    client.set_ciphers("DEFAULT@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client.minimum_version = client.maximum_version = ssl.TLSVersion[version]
+    tls = load(certs)
+    tls._context.set_cipher_list(b"DEFAULT@SECLEVEL=0")  # what the platform forbids by itself proves nothing
+    server = tls.serverConnectionForTLS(None)
+    server.set_accept_state()
+    a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
+    end = client.wrap_bio(a, b, server_hostname="localhost")
+
+    def shake():
+        for _ in range(4):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+            if b.pending:
+                server.bio_write(b.read())
+            with contextlib.suppress(SSL.WantReadError):
+                server.do_handshake()
+            with contextlib.suppress(SSL.WantReadError):
+                a.write(server.bio_read(1 << 16))
+
+    if version == "TLSv1_1":
+        with pytest.raises(SSL.Error, match="unsupported protocol"):
+            shake()
+    else:
+        shake()
+        assert end.version() == server.get_protocol_version_name() == version.replace("_", ".")
 
 
 # ---- connections -----------------------------------------------------------------------------------
