@@ -308,6 +308,33 @@ def test_two_of_one_ca(certs):
     assert (yield meet(certs, certs)) == [None, None]
 
 
+class Idle:
+    """A producer that has nothing to say, as the scheduler's valves."""
+
+    def pauseProducing(self):
+        pass
+
+    resumeProducing = stopProducing = pauseProducing
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_connection_with_a_producer_can_be_closed_and_failed_afterwards(certs):
+    server, client = Party(), Party()
+    gone = [defer.Deferred(), defer.Deferred()]
+    for party, deferred in zip((client, server), gone, strict=True):
+        party.closed = lambda connection, error, deferred=deferred: deferred.callback(type(error).__name__)
+    port = yield listen(reactor, "tcp:0:interface=127.0.0.1", load(certs), ServerFactory(reactor, server, SECRET))
+    yield dial(reactor, address_of(port, True), load(certs), ClientFactory(reactor, client, SECRET))
+    yield defer.gatherResults([client.ended, server.ended])
+    server.opened_one.transport.registerProducer(Idle(), True)
+    server.opened_one.close()
+    for deferred in gone:
+        deferred.addTimeout(4, reactor)
+    assert (yield defer.gatherResults(gone)) == ["ConnectionDone"] * 2
+    server.opened_one.fail(ProtocolError("too late to matter"))
+    yield port.stopListening()
+
+
 @pytest_twisted.inlineCallbacks
 def test_two_cas(certs, other_certs, tmp_path):
     client, server = yield meet(certs, other_certs)
