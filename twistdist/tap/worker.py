@@ -18,7 +18,7 @@ from twistdist.core.memory import Limits
 from twistdist.errors import ConfigError
 from twistdist.executors.processes import machine_memory
 from twistdist.net.hosts import default_spill_root, default_store_root, refuse_open_listening
-from twistdist.net.tls import dialing_side, load
+from twistdist.net.tls import dialing_side
 from twistdist.net.worker import WorkerService, default_slots, default_worker_name
 from twistdist.storage.store import remove_leftovers
 from twistdist.tap.roles import Role, RoleOptions
@@ -91,9 +91,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     refuse_open_listening([options["listen"]], bool(options["plaintext"]), options["tls"] is not None)
     scheduler, tls = parse_address(options["scheduler"]), None
     if options["tls"] is not None:
-        tls = load(options["tls"])
-        if not scheduler.startswith("unix:"):
-            scheduler, _ = dialing_side(options["scheduler"], options["tls"])
+        scheduler, tls = dialing_side(options["scheduler"], options["tls"])
     elif scheduler.startswith("tls:"):
         raise ConfigError(f"{scheduler!r} needs certificates: name their folder with --tls DIR")
     contact = options["contact"] or ""
