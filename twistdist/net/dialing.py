@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -16,8 +15,12 @@ from twistdist.core.session import Dialer, Fatal, Gap, Hearing
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
 from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
+from twistdist.net.tls import dial
 from twistdist.wire import messages as m
 from twistdist.wire.framing import GREETING_FROM_SCHEDULER, decode_frame
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
 #: Pauses between attempts to connect, in seconds: at most 0.1 while a worker's grace lasts, and an absent scheduler is not
 #: hammered.
@@ -65,10 +68,11 @@ class Dialing:
         on_lost: Callable[[], None] = lambda: None,
         on_pulse: Callable[[], m.Beat | None] = lambda: None,
         on_beat: Callable[[m.Beat], None] = lambda beat: None,
+        tls: Tls | None = None,
     ) -> None:
         self._reactor, self._core, self._decoder = reactor, core, decoder
         self.address = parse_address(address)
-        self._endpoint = clientFromString(reactor, self.address)
+        self._tls = tls
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None
         self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
@@ -91,7 +95,7 @@ class Dialing:
     def start(self) -> None:
         """Begin to connect."""
         self._retry = None
-        self._connecting = self._endpoint.connect(self._factory)
+        self._connecting = dial(self._reactor, self.address, self._tls, self._factory)
         self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
         self._connecting.addBoth(self._no_limit).addCallbacks(self._connected, self._not_connected)
         if not self._pulse_due:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -23,8 +23,12 @@ from twistdist.net.connection import Connection, ServerFactory
 from twistdist.net.dialing import ACK_S
 from twistdist.net.hosts import address_of, host_identity, is_local
 from twistdist.net.timers import Alarm
+from twistdist.net.tls import listen, server_factory
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FROM_CLIENT, FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
 #: Seconds that a look whether a process listens may take.
 PROBE_S = 2.0
@@ -90,8 +94,10 @@ class SchedulerService(Service):
         epoch: int | None = None,
         on_stop: Callable[[str, bool], None] | None = None,
         adopt: Sequence[int] = (),
+        tls: Tls | None = None,
     ) -> None:
         self._reactor, self._endpoints, self._adopt = reactor, endpoints, adopt
+        self._tls = tls
         # Without a journal nobody knows the epochs before: a random one is none of them, but for one chance in 10**8.
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
@@ -114,13 +120,14 @@ class SchedulerService(Service):
 
     def listen(self) -> Deferred[list[str]]:
         """Listen everywhere; the Deferred gives the addresses, or the first failure."""
-        listening = [serverFromString(self._reactor, one).listen(self._factory) for one in self._endpoints]
+        listening = [listen(self._reactor, one, self._tls, self._factory) for one in self._endpoints]
         return gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._not_listening)
 
     def _listening(self, ports: list[Any]) -> list[str]:
-        adopted = [self._reactor.adoptStreamPort(fd, socket.AF_INET, self._factory) for fd in self._adopt]
+        factory = server_factory(self._reactor, self._tls, self._factory)
+        adopted = [self._reactor.adoptStreamPort(fd, socket.AF_INET, factory) for fd in self._adopt]
         self._ports = [*ports, *adopted]
-        self.addresses = [address_of(port) for port in self._ports]
+        self.addresses = [address_of(port, self._tls is not None) for port in self._ports]
         self._set_pulse()
         return self.addresses
 
@@ -153,6 +160,7 @@ class SchedulerService(Service):
 
     def opened(self, connection: Connection) -> None:
         self._strangers.add(connection)
+        connection.expect_greeting()
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         for body in bodies:
@@ -211,6 +219,7 @@ class SchedulerService(Service):
     def _bind(self, connection: Connection, peer: Client | Worker) -> None:
         self._strangers.discard(connection)
         connection.peer = peer
+        connection.greeted()
         self._connections[peer] = connection
         self._valves[connection] = _Valve(self, connection)
 
@@ -227,11 +236,7 @@ class SchedulerService(Service):
         self._strangers.discard(connection)
         self._valves.pop(connection, None)
         peer = connection.peer
-        if peer is None:
-            if connection.error is not None:
-                where = getattr(connection.transport.getPeer(), "host", "a local socket")
-                self._log.warn("a connection from {host} was refused: {error}", host=where, error=error)
-        elif self._connections.get(peer) is connection:
+        if self._connections.get(peer) is connection:
             del self._connections[peer]
             if connection.error is not None:
                 self._log.warn("the connection of {name} was closed: {error}", name=peer.name, error=error)

@@ -13,6 +13,7 @@ from twistdist.core.resilience import Settings
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
 from twistdist.net.scheduler import SchedulerService
+from twistdist.net.tls import load
 from twistdist.tap.roles import Role, RoleOptions
 
 
@@ -65,14 +66,15 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     endpoints = options["listen"]
     if not endpoints and not options["listen-fd"]:
         endpoints = [f"tcp:{DEFAULT_PORT}:interface=127.0.0.1"]
-    refuse_open_listening(endpoints, bool(options["plaintext"]))
+    refuse_open_listening(endpoints, bool(options["plaintext"]), options["tls"] is not None)
     store = options["checkpoint-store"] or ""
     if store and "://" not in store:
         store = os.path.abspath(store)
     suspect, dead = _silence(options["suspect-after"], options["dead-after"])
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
+    tls = None if options["tls"] is None else load(options["tls"])
     service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,
-                               adopt=options["listen-fd"])  # fmt: skip
+                               adopt=options["listen-fd"], tls=tls)  # fmt: skip
     service.startService()  # type: ignore[no-untyped-call]
 
     def ready(addresses: list[str]) -> None:
