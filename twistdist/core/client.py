@@ -81,6 +81,9 @@ class Client:
         self._batch: m.Submit | None = None
         self._batch_bytes = 0
         self._queries = 0
+        self._open: dict[int, m.Query] = {}
+        self._kept: set[int] = set()
+        self._restarts = 0
         #: The last question that was put before the session began that is there now.
         self.questions_before = 0
         self._changed: list[Record] = []
@@ -94,7 +97,7 @@ class Client:
             m.Beat: lambda message: None,  # it has a meaning only outside the numbers
             m.Reply: self._reply,
             m.Supply: lambda message: self.supplies.append(message),
-            m.DropData: lambda message: self.dropped.extend(message.cids),
+            m.DropData: self._drop_data,
         }
 
     # ---- orders -----------------------------------------------------------------------------
@@ -152,6 +155,11 @@ class Client:
         self.close_batch()
         self.dialer.session.post(message, weight)
 
+    def let_go(self, cid: int) -> None:
+        """The durable session that this one is part of is not to keep this one; to be followed by ``release``."""
+        if self.name and cid in self.records:
+            self._post(m.Release([cid], True))
+
     def release(self, cids: Sequence[int]) -> None:
         """These futures are not wanted any more."""
         known = []
@@ -178,7 +186,8 @@ class Client:
     def query(self, what: str, args: Iterable[Any] = ()) -> int:
         """Ask about the cluster; the number of the Reply to come."""
         self._queries += 1
-        self._post(m.Query(self._queries, what, list(args)))
+        question = self._open[self._queries] = m.Query(self._queries, what, list(args))
+        self._post(question)
         return self._queries
 
     def watch(self, records: Sequence[tuple[Record, str]]) -> int:
@@ -191,6 +200,8 @@ class Client:
                 workers: Sequence[str] = (), resupply: bool = True) -> None:  # fmt: skip
         """Data of our own: ``value`` where they are small, else they are brought when ``supplies`` says where."""
         self.records[record.cid] = record
+        if value is None:
+            self._kept.add(record.cid)
         scatter = m.Scatter(record.cid, key, size, digest, value, replicas, list(workers), resupply)
         self._post(scatter, len(value or b""))
 
@@ -206,9 +217,13 @@ class Client:
 
     def hello(self, now: float) -> m.HelloClient:
         """The opening of a new session.  Whatever an earlier one had asked for is lost with the scheduler's memory."""
+        session = self.dialer.session
         if self.dialer.refused:
             self.dialer.refused = False  # once: what is asked for from now on is for the new session
-            self._start_over()
+            if session.delivered:
+                self._start_over()
+            else:  # nothing of it was ever acknowledged, so nothing is lost: all of it is said again
+                session.other_side_anew()
         return m.HelloClient(self.dialer.number, self.name, self.parent)
 
     def _start_over(self) -> None:
@@ -216,6 +231,7 @@ class Client:
         self._batch, self._batch_bytes = None, 0
         self._functions.clear()
         self._function_bytes = 0
+        self._open.clear()
         self.peers.clear()
         self.dialer.session = Session()
         lost = m.ErrorInfo("DataLost", "", "the scheduler does not know this session any more: it was started anew, or the "
@@ -271,5 +287,22 @@ class Client:
         if peer is not None and message.state:
             self.troubles.append((peer.address, message.state == "gone"))
 
+    def _drop_data(self, message: m.DropData) -> None:
+        self._kept.difference_update(message.cids)
+        self.dropped.extend(message.cids)
+
+    def resumed(self) -> None:
+        """The session goes on; when the scheduler was started again meanwhile, it is asked and told again what it forgot."""
+        if self._restarts == self.dialer.restarts:
+            return
+        self._restarts = self.dialer.restarts
+        said = {one.query for one in self.dialer.session.undelivered() if isinstance(one, m.Query)}
+        for number, question in self._open.items():
+            if number not in said:
+                self._post(question)
+        if self._kept:
+            self._post(m.Keeps(sorted(self._kept)))
+
     def _reply(self, message: m.Reply) -> None:
+        self._open.pop(message.query, None)
         self.answers.append(message)

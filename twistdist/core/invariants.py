@@ -55,7 +55,8 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
     if task.state is AWAITED:
         source = task.care.source if task.care is not None else None
         recovering = scheduler.recovering and task.value_attempt
-        _must(recovering or (source is not None and source.client is not None), "awaited data have somebody to bring them", task)
+        comes = source is not None and source.client is not None
+        _must(recovering or comes, "awaited data have somebody to bring them", task)
         _must(recovering or task in scheduler.awaited, "awaited data are asked for", task)
     restores = task.care is not None and task.care.checkpointed
     if task.state is READY and not restores:

@@ -1,8 +1,9 @@
 """The worker's side of heartbeats: what it tells, how long it may be sure that it has not been given up.
 
-A lease in the sense of Gray and Cheriton (SOSP 1989): the scheduler gives a worker up ``dead_after`` seconds after it last heard of it,
-and whatever it heard was sent earlier; so a worker that counts from the moment at which it *sent* the last beat that the
-scheduler has echoed knows of its end before the scheduler does, however late messages are and without comparing clocks.
+A lease in the sense of Gray and Cheriton (SOSP 1989): the scheduler gives a worker up ``dead_after`` seconds after it last
+heard of it, and whatever it heard was sent earlier; so a worker that counts from the moment at which it *sent* the last beat
+that the scheduler has echoed knows of its end before the scheduler does, however late messages are and without comparing
+clocks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the scheduler writes down: which rows of the journal (``wire.journal``) its state needs, and which have changed.
 
-The core tells of every change that must survive it; ``take`` gives the rows to be written, composed from the state at that moment, so
+The core tells of every change that must survive it; ``take`` gives the rows to be written, composed from the state at that
+moment, so
 that what has come and gone between two writes is never written.  A row goes when nothing in it is of use any more; one of
 which little is left is written anew.
 """
@@ -176,8 +177,19 @@ class Ledger:
         """A task has an outcome, another one than before, or a checkpoint."""
         self._ended[task] = None
 
+    def trouble(self, task: Task) -> None:
+        """What went wrong with a task has changed, or does not matter any more."""
+        key = (j.TROUBLE, task.number)
+        trouble = task.trouble
+        if trouble is None:
+            self._drop(key)
+        else:
+            self._put(key, lambda: j.Trouble(trouble.last, trouble.raised, list(trouble.crashes), trouble.exposed))
+
     def forget(self, task: Task) -> None:
         """A task's record goes."""
+        if task.trouble is not None:
+            self._drop((j.TROUBLE, task.number))
         self._ended.pop(task, None)
         self._outcome_gone(task)
         if task.function.number == 0:
@@ -248,13 +260,8 @@ class Ledger:
             segment.left -= 1
             if not segment.left:
                 self._drop((j.WATCHES, segment.number))
-            elif len(segment.entries) >= SPARSE_ENTRIES and 4 * segment.left < len(segment.entries):
-                self._drop((j.WATCHES, segment.number))
-                for one in segment.entries:
-                    entry = self._watched.get(one)
-                    if entry is not None and entry[0] is segment:
-                        del self._watched[one]
-                        self._new_watches[one] = entry[1]
+            else:
+                self._put((j.WATCHES, segment.number), lambda: self._watches(segment))
             return
         found = self._is_origin(task, client, cid) if task is not None else None
         if found is not None:
@@ -270,10 +277,14 @@ class Ledger:
             rows.setdefault(key[0], []).append(key)
         for session, keys in rows.items():
             segment = Segment(self._next(), keys, len(keys))
-            row = j.Watches(session, [cid for _, cid in keys], [new[key] for key in keys])
             for key in keys:
                 self._watched[key] = (segment, new[key])
-            self._put((j.WATCHES, segment.number), lambda row=row: row)  # type: ignore[misc]
+            self._put((j.WATCHES, segment.number), lambda segment=segment: self._watches(segment))  # type: ignore[misc]
+
+    def _watches(self, segment: Segment) -> j.Watches:
+        live = [(key, entry[1]) for key in segment.entries if (entry := self._watched.get(key)) and entry[0] is segment]
+        segment.entries = [key for key, _ in live]
+        return j.Watches(live[0][0][0], [cid for (_, cid), _ in live], [task for _, task in live])
 
     # ---- outcomes ---------------------------------------------------------------------------
 

@@ -173,8 +173,8 @@ class Liveness(Scattered):
             worker.audit_after = now + worker.audit_pause
             return
         worker.audit_pause = 0.0
-        text = (f"of the tasks that it was given it has not got {len(lost)} and has {len(strange)} others; of the results that it "
-                f"held it has not got {len(gone)} and has {len(unknown)} others")  # fmt: skip
+        text = (f"of the tasks that it was given it has not got {len(lost)} and has {len(strange)} others; of the results "
+                f"that it held it has not got {len(gone)} and has {len(unknown)} others")  # fmt: skip
         self._incident(Incident(now, "drift", worker.name, text, requeued=len(lost)))
         for task in lost:
             self._again(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twistdist.core.records import Incident, Task, Worker
+from twistdist.core.records import Incident, Task, Trouble, Worker
 from twistdist.core.tasks import TaskBook
 from twistdist.wire import messages as m
 
@@ -34,7 +34,10 @@ class Outcomes(TaskBook):
         function.mean_us = mean + 0.2 * (us - mean) if mean >= 0 else float(us)
         self._unassign(task)
         self.statistics.done += 1
-        task.trouble = None
+        if task.trouble is not None:
+            task.trouble = None
+            if self.ledger is not None:
+                self.ledger.trouble(task)
         if task.options.replay == "verify" and task.value_attempt and task.digest != message.digest:
             self._differs(task, worker, message)
             return
@@ -73,6 +76,7 @@ class Outcomes(TaskBook):
         worker.progress_at = now
         trouble = self._trouble(task)
         trouble.raised += 1
+        self._record_trouble(task, trouble, message.attempt)
         if trouble.raised <= task.options.retries and message.error.kind != "SerializationError":
             self.statistics.reruns += 1
             self._again(task)
@@ -89,10 +93,17 @@ class Outcomes(TaskBook):
                                          f"after {message.us / 1e6:.3g} s" if message.us else "") if part)  # fmt: skip
         self._charge(now, task, worker, how, message)
 
+    def _record_trouble(self, task: Task, trouble: Trouble, attempt: int) -> None:
+        """How often it has failed is remembered by a scheduler that is started again, and a repeated report is known."""
+        trouble.last = attempt
+        if self.ledger is not None:
+            self.ledger.trouble(task)
+
     def _charge(self, now: float, task: Task, worker: Worker, how: str, message: m.Crashed) -> None:
         """The task has ended a process (or a worker): it is run again, or it fails when that was its last chance."""
         trouble = self._trouble(task)
         trouble.crashes.append(f"attempt {len(trouble.crashes) + 1} {how}: {message.exit}")
+        self._record_trouble(task, trouble, message.attempt)
         again = len(trouble.crashes) < task.options.crash_limit and not message.kind
         self._incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
         if again:

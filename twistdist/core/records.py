@@ -121,8 +121,9 @@ class Care:
 
 @attrs.define(eq=False)
 class Trouble:
-    """What went wrong with a task so far; most tasks have none."""
+    """What went wrong with a task so far; most tasks have none.  ``last`` is the last attempt that is known to have ended."""
 
+    last: int = 0
     raised: int = 0
     crashes: list[str] = attrs.field(factory=list)
     exposed: int = 0  # deaths of whole workers while it ran there

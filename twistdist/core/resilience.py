@@ -37,7 +37,8 @@ MOST_OUTLIVED = 10_000
 class Settings:
     """Times in seconds; ``checkpoints`` is the URL of the checkpoint store, "" for none.
 
-    A worker that is silent for ``suspect_after`` is suspected, for ``dead_after`` given up; one whose process is known to be gone
+    A worker that is silent for ``suspect_after`` is suspected, for ``dead_after`` given up; one whose process is known to
+    be gone
     has ``worker_grace`` to come back.
     """
 
@@ -287,7 +288,8 @@ class Resilience(Outcomes):
         return task.holders is not None or (task.state in UNFINISHED and self._needed(task))
 
     def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
-        """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced, goes on."""
+        """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced,
+        goes on."""
         task = self.tasks.get(number)
         if task is None:
             return False
@@ -311,7 +313,8 @@ class Resilience(Outcomes):
 
     def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
         """Whether the attempt was begun before the scheduler was started again, and nothing later is known of the task."""
-        return attempt >> ATTEMPT_BITS < self.epoch and task.attempt < attempt and task.state in (READY, WAITING, ASSIGNED)
+        known = max(task.attempt, task.trouble.last if task.trouble is not None else 0)
+        return attempt >> ATTEMPT_BITS < self.epoch and known < attempt and task.state in (READY, WAITING, ASSIGNED)
 
     def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
         """Give a worker up: its tasks go elsewhere, its sole copies are recovered."""
@@ -331,6 +334,8 @@ class Resilience(Outcomes):
         running = [*worker.parked, *[task for task in requeued if task not in worker.parked][: worker.hello.slots]]
         for task in running:
             self._trouble(task).exposed += 1
+            if self.ledger is not None:
+                self.ledger.trouble(task)
         alone = worker.exclusive if requeued == [worker.exclusive] else None
         # Values first, so that the plan for the tasks that were running sees what is missing.
         self._lose(worker, held, incident)

@@ -2,7 +2,8 @@
 
 ``restore`` makes the records anew.  Then the scheduler is *recovering*: it takes in workers and clients, and gives out nothing,
 until every worker that it knew has come back, or ``dead_after`` is over (``RESTART_GRACE_S`` for those whose address refuses
-connections).  Values that lie in stores, and attempts that are running, are claimed by the workers' Hellos; what nobody claims is
+connections).  Values that lie in stores, and attempts that are running, are claimed by the workers' Hellos; what nobody
+claims is
 brought back as after any other loss.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 from twistdist.core.ledger import Batch, has_bit
 from twistdist.core.queue import rank
-from twistdist.core.records import Care, Client, Dataset, Function, Incident, Source, Task, Worker
+from twistdist.core.records import Care, Client, Dataset, Function, Incident, Source, Task, Trouble, Worker
 from twistdist.core.session import Session
 from twistdist.core.sessions import FIRST_HELD, Sessions
 from twistdist.core.tasks import AWAITED, DONE, FAILED, IDLE, UNFINISHED, WAITING
@@ -34,6 +35,7 @@ class Restarting(Sessions):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.expected: dict[str, j.Worker] = {}
+        self._expected_rows: dict[str, list[j.Key]] = {}
         self._refused: set[str] = set()
         self._restarted_at = 0.0
         self._unclaimed: dict[Task, None] = {}
@@ -46,7 +48,7 @@ class Restarting(Sessions):
         assert ledger is not None
         for what, bits in LIFE_BITS.items():
             self._numbers[what] = max(self._numbers[what], lives << bits)
-        found: dict[int, list[tuple[int, Any]]] = {kind: [] for kind in range(1, 12)}
+        found: dict[int, list[tuple[int, Any]]] = {kind: [] for kind in j.KINDS}
         for (kind, number), record in rows:
             found[kind].append((number, record))
             if kind != j.META:
@@ -66,6 +68,11 @@ class Restarting(Sessions):
         for number, outcomes in sorted(found[j.OUTCOMES]):
             ended.update({self.tasks[one.task]: (number, one) for one in outcomes.outcomes if one.task in self.tasks})
         self._restore_outcomes(found[j.OUTCOMES], ended)
+        for number, row in found[j.TROUBLE]:
+            if number in self.tasks:
+                self.tasks[number].trouble = Trouble(row.last, row.raised, list(row.crashes), row.exposed)
+            else:
+                ledger.drop((j.TROUBLE, number))
         for number, target in found[j.TARGET]:
             if number in self.tasks:
                 self._care(self.tasks[number]).copies = target.copies
@@ -85,7 +92,7 @@ class Restarting(Sessions):
         for number, worker in found[j.WORKER]:
             self.expected[worker.name] = worker
             self.worker_names.add(worker.name)
-            ledger.drop((j.WORKER, number))  # its Hello writes another one
+            self._expected_rows.setdefault(worker.name, []).append((j.WORKER, number))
         self.collect()
         self._restarted_at = now
         self.recovering = bool(self.expected)
@@ -104,8 +111,8 @@ class Restarting(Sessions):
 
     def _restore_sessions(self, now: float, found: list[tuple[int, Any]], functions: dict[int, Function]) -> None:
         for number, row in found:
-            client = Client(number, row.name, Session(received=row.received), connected=False, away_since=now, parent=row.parent,
-                            held=row.held, next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
+            client = Client(number, row.name, Session(received=row.received), connected=False, away_since=now,
+                            parent=row.parent, held=row.held, next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
             self.clients[number] = client
             for fn, function in row.functions:
                 if function in functions:
@@ -131,8 +138,9 @@ class Restarting(Sessions):
         function, client, count = functions[row.function], self.clients.get(row.session), len(row.numbers)
         gone = marks.gone if marks is not None else b""
         released = marks.released if marks is not None else b""
+        size = (count + 7) >> 3
         batch = Batch(row.session, row.origin, row.function, row.options, row.rank, [], row.numbers, 0,
-                      bytearray(gone.ljust((count + 7) >> 3, b"\0")), bytearray(released.ljust((count + 7) >> 3, b"\0")))  # fmt: skip
+                      bytearray(gone.ljust(size, b"\0")), bytearray(released.ljust(size, b"\0")))  # fmt: skip
         special = row.options.replicas > 1 or row.options.replay == "never"
         for at, number in enumerate(row.numbers):
             inputs: tuple[Task, ...] = ()
@@ -216,7 +224,8 @@ class Restarting(Sessions):
             self.ledger.restored_outcomes(number, tasks)
 
     def _restore_states(self) -> None:
-        """From the last task to the first, so that it is known of each whether a later one needs it; then forwards, to count."""
+        """From the last task to the first, so that it is known of each whether a later one needs it; then forwards, to
+        count."""
         for task in self.tasks.values():
             if task.value is not None or task.error is not None or (task.care is not None and task.care.checkpointed):
                 task.inputs = ()  # as at the time: its lineage was cut
@@ -264,7 +273,14 @@ class Restarting(Sessions):
     def _came_back(self, now: float, worker: Worker) -> None:
         """A worker has said Hello."""
         self.expected.pop(worker.name, None)
+        self._drop_rows(worker.name)
         self._look_who_came(now, None)
+
+    def _drop_rows(self, name: str) -> None:
+        """The worker of that name is waited for no longer, also not by a scheduler after this one."""
+        for key in self._expected_rows.pop(name, ()):
+            if self.ledger is not None:
+                self.ledger.drop(key)
 
     def _look_who_came(self, now: float, subject: None) -> None:
         if self.recovering and (not self.expected or (
@@ -281,6 +297,8 @@ class Restarting(Sessions):
         missing = ", ".join(sorted(self.expected))
         self.recovering = False
         self.expected.clear()
+        for name in list(self._expected_rows):
+            self._drop_rows(name)
         unclaimed = [task for task in self._unclaimed if task.state is AWAITED and self.tasks.get(task.number) is task]
         self._unclaimed.clear()
         for task in unclaimed:

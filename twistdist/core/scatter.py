@@ -152,6 +152,12 @@ class Scattered(Replicas):
         pause = min(LONGEST_SUPPLY_PAUSE_S, SUPPLY_PAUSE_S * 2**source.tries)
         self._alarm(now + pause, self._supply_again, (task, source, source.tries))
 
+    def _keeps(self, now: float, client: Client, message: m.Keeps) -> None:
+        """What the client keeps in case it is asked for again: what will not be may go."""
+        useless = [cid for cid in message.cids if cid not in client.sources]
+        if useless:
+            self.post(client, m.DropData(useless))
+
     def _supply_again(self, now: float, subject: tuple[Task, Source, int]) -> None:
         task, source, tries = subject
         if task.state is AWAITED and source.supplying is None and source.tries == tries:

@@ -2,7 +2,8 @@
 
 Events go in with the time (``greet``, ``receive``, ``connection_lost``, ``tick``); messages come out in the sessions of
 the peers in ``dirty``.  ``wake`` says when ``tick`` is wanted next.  Below it lie the book of tasks (:mod:`.tasks`), what came
-of attempts (:mod:`.outcomes`), the resilience manager (:mod:`.resilience`) and the storeys above that; states and transitions: docs/architecture.rst.
+of attempts (:mod:`.outcomes`), the resilience manager (:mod:`.resilience`) and the storeys above that; states and
+transitions: docs/architecture.rst.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Scheduler(Restarting):
             m.DropFunctions: self._drop_functions,
             m.Scatter: self._scatter,
             m.NotSupplied: self._not_supplied,
+            m.Keeps: self._keeps,
             m.Done: self._done,
             m.Failed: self._failed,
             m.Crashed: self._crashed,

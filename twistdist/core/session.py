@@ -29,12 +29,18 @@ class Gap(Exception):
 
 @attrs.define(eq=False)
 class Session:
-    """One side of a session.  ``post`` messages, ``take`` frames to send, ``accept`` frames that came."""
+    """One side of a session.  ``post`` messages, ``take`` frames to send, ``accept`` frames that came.
+
+    ``delivered`` is the last of our frames that the other side has acknowledged.  What came is acknowledged up to ``safe``, which
+    may lag behind ``received`` where that must be durable first; None: it need not be.
+    """
 
     sent: int = 0
     received: int = 0
     acknowledged: int = 0
     repeated: int = 0
+    delivered: int = 0
+    safe: int | None = None
     _unacked: deque[m.Frame] = attrs.field(factory=deque)
     _queue: list[list[Any]] = attrs.field(factory=lambda: [[]])
     _weight: int = 0
@@ -56,35 +62,35 @@ class Session:
 
     @property
     def owes_ack(self) -> bool:
-        """Whether frames came that no frame of ours has acknowledged."""
-        return self.received > self.acknowledged
+        """Whether frames came that no frame of ours has acknowledged, and may be."""
+        return (self.received if self.safe is None else self.safe) > self.acknowledged
+
+    def _ack(self) -> int:
+        self.acknowledged = self.received if self.safe is None else self.safe
+        return self.acknowledged
 
     def take(self) -> list[m.Frame]:
         """The frames to send now: what was posted, or a bare acknowledgement when many are owed."""
         if self._queue[0]:
-            frames = []
+            frames, ack = [], self._ack()
             for batch in self._queue:
                 self.sent += 1
-                frames.append((self.sent, self.received, batch))
+                frames.append((self.sent, ack, batch))
             self._unacked.extend(frames)
             self._queue, self._weight = [[]], 0
-            self.acknowledged = self.received
             return frames
-        if self.received - self.acknowledged >= ACK_AFTER:
+        if self.owes_ack and (self.received if self.safe is None else self.safe) - self.acknowledged >= ACK_AFTER:
             return [self.bare_ack()]
         return []
 
     def bare_ack(self) -> m.Frame:
         """An acknowledgement without messages."""
-        self.acknowledged = self.received
-        return (0, self.received, [])
+        return (0, self._ack(), [])
 
     def accept(self, frame: m.Frame) -> list[Any]:
         """The new messages in a frame that came; empty for a repetition.  Raises :class:`Gap`."""
         number, acknowledged, messages = frame
-        unacked = self._unacked
-        while unacked and unacked[0][0] <= acknowledged:
-            unacked.popleft()
+        self._drop_delivered(acknowledged)
         if number == 0:
             return []
         if number <= self.received:
@@ -97,10 +103,18 @@ class Session:
 
     def resume(self, received: int) -> list[m.Frame]:
         """The other side got frames up to ``received``: the ones to send again, in order."""
-        while self._unacked and self._unacked[0][0] <= received:
-            self._unacked.popleft()
-        self.acknowledged = self.received
-        return [(number, self.received, batch) for number, _, batch in self._unacked]
+        self._drop_delivered(received)
+        ack = self._ack()
+        return [(number, ack, batch) for number, _, batch in self._unacked]
+
+    def _drop_delivered(self, upto: int) -> None:
+        unacked = self._unacked
+        while unacked and unacked[0][0] <= upto:
+            self.delivered = unacked.popleft()[0]
+
+    def other_side_anew(self) -> None:
+        """The other side numbers its frames from 1 again."""
+        self.received = self.acknowledged = 0
 
     def undelivered(self) -> list[Any]:
         """Messages that the other side has not acknowledged, oldest first."""
@@ -144,13 +158,15 @@ class Dialer:
 
     ``number`` identifies the session to the scheduler; ``epoch`` is the scheduler's, 0 before the first Ready.
     ``fresh`` counts the Readys: when it changes, a new session began and nothing of the old one will be delivered;
-    ``refused`` tells that the old one was refused and no other has begun.
+    ``refused`` tells that the old one was refused and no other has begun.  ``restarts`` counts how often a scheduler that was
+    started again went on with the session.
     """
 
     number: int
     session: Session = attrs.field(factory=Session)
     epoch: int = 0
     fresh: int = 0
+    restarts: int = 0
     connected: bool = False
     refused: bool = False
     suspect_after: float = 1.0
@@ -172,12 +188,16 @@ class Dialer:
         """The scheduler's answer: frames to send again, or None when Hello is to be said.  Raises :class:`Fatal`."""
         if isinstance(answer, m.Resumed):
             self.connected = True
+            if answer.epoch and answer.epoch != self.epoch:
+                self.epoch = answer.epoch
+                self.restarts += 1
+                self.session.other_side_anew()
             return self.session.resume(answer.received)
         if isinstance(answer, m.Ready):
             self.connected, self.refused, self.epoch = True, False, answer.epoch
             self.suspect_after, self.dead_after = answer.suspect_after, answer.dead_after
             self.fresh += 1
-            return []
+            return self.session.resume(0)
         if answer.code != "session":
             raise Fatal(answer.code, answer.text)
         self.epoch, self.refused = 0, True

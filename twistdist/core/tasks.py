@@ -260,7 +260,8 @@ class TaskBook:
                 if reserved is not None:
                     self._release_worker(reserved)
                 free = [one for one in self.workers.values()
-                        if one.well and not one.resting and one.most and one.exclusive is None and placement.allowed(task, one)]  # fmt: skip
+                        if one.well and not one.resting and one.most and one.exclusive is None
+                        and placement.allowed(task, one)]  # fmt: skip
                 if not free:
                     continue
                 reserved = min(free, key=lambda one: (one.given, one.number))

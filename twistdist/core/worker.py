@@ -99,6 +99,9 @@ class Worker(Pool):
             if executor.parked is not None:
                 self._post(m.Parked(executor.parked.attempt, True))
 
+    def resumed(self) -> None:
+        """The session goes on."""
+
     def welcomed(self, now: float) -> None:
         """The scheduler has answered Hello: what it knows of this worker is right again."""
         if self.fenced:
@@ -124,7 +127,8 @@ class Worker(Pool):
         return beat
 
     def look_at_lease(self, now: float) -> None:
-        """Fence this worker before the scheduler gives it up: nothing new is started, nothing served, and Hello will be said."""
+        """Fence this worker before the scheduler gives it up: nothing new is started, nothing served, and Hello will be
+        said."""
         if self.fenced or not self.dialer.epoch or not self.lease.over(now, self.dialer.dead_after - self.dialer.beat_every):
             return
         self.fenced = True

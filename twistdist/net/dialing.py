@@ -43,6 +43,8 @@ class Core(Protocol):
 
     def hello(self, now: float) -> Any: ...
 
+    def resumed(self) -> None: ...
+
 
 class Dialing:
     """Keeps one session to the scheduler alive.
@@ -190,6 +192,7 @@ class Dialing:
                 connection.send([(0, 0, [self._core.hello(self._reactor.seconds())])])
                 return
             connection.send(again)
+            self._core.resumed()
             self._failures = 0
             self._on_ready(dialer.fresh != before)
             self.flush()

@@ -59,6 +59,7 @@ class Link:
         self.peer: records.Client | records.Worker | None = None
         self._last = [0.0, 0.0]
         self._silent_until = 0.0
+        self.greeted = False
 
     def silent(self, seconds: float) -> None:
         """Nothing gets through for a while, and nobody is told; then all of it does, late, as TCP would have it."""
@@ -67,6 +68,8 @@ class Link:
     def send(self, to_scheduler: bool, frame: m.Frame, background: bool = False) -> None:
         """Deliver a frame later, through encoder and decoder, unless a fault hits it."""
         world, side = self.world, int(to_scheduler)
+        if frame[2] and isinstance(frame[2][0], m.Ready | m.Resumed):
+            self.greeted = True
         data = framing.encode_frame(frame)[4:]
         if frame[2] and not frame[0] and world.greeting_fault():
             self.cut()
@@ -102,7 +105,8 @@ class Link:
             return
         self.open = False
         world = self.world
-        world.after(world.rng.uniform(0.0, 0.05), lambda: world.scheduler_lost(self))
+        life = world.lives
+        world.after(world.rng.uniform(0.0, 0.05), lambda: world.scheduler_lost(self) if life == world.lives else None)
         world.after(world.rng.uniform(0.0, 0.05), lambda: self.party.lost(self))
 
 
@@ -148,6 +152,9 @@ class Party:
     def dial(self) -> None:
         if not self.alive or self.link is not None:
             return
+        if not self.world.up:  # refused
+            self.world.after(self.world.rng.uniform(0.02, 0.2), self.dial)
+            return
         self.link = Link(self.world, self)
         greeting = self.core.dialer.greeting() or self.core.hello(self.world.now)
         self.link.send(True, (0, 0, [greeting]))
@@ -167,6 +174,8 @@ class Party:
                     link.send(True, (0, 0, [self.core.hello(self.world.now)]))
                 for frame in again or ():
                     link.send(True, frame)
+                if again is not None:
+                    self.core.resumed()
         else:
             frame = framing.decode_frame(self.decoder, data)
             if not frame[0]:

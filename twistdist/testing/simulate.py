@@ -24,18 +24,22 @@ from typing import Any
 
 from twistdist.core import records
 from twistdist.core.client import Record, State
+from twistdist.core.gate import Gate
 from twistdist.core.invariants import check_scheduler
+from twistdist.core.ledger import Ledger
 from twistdist.core.resilience import Settings
 from twistdist.core.scheduler import Scheduler
 from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
+from twistdist.wire import journal as j
 from twistdist.wire import messages as m
 
 #: Simulated seconds in which faults happen, and events after which a run counts as stuck.
 FAULT_S = 4.0
 MOST_EVENTS = 60_000
 
-#: Seconds without anything but heartbeats after which the cluster is at rest; silence is noticed, and books are compared, in it.
+#: Seconds without anything but heartbeats after which the cluster is at rest; silence is noticed, and books are compared,
+#: in it.
 REST_S = 5.0
 
 #: Limits of silence here: shorter than by default, so that they are met often.
@@ -57,15 +61,20 @@ class World:
         self.executions: Counter[int] = Counter()
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._count = self._foreground = 0
-        self.core = Scheduler(1, Settings(SUSPECT_S, DEAD_S))
+        self.journaled = self.rng.random() < 0.6
+        #: Nothing happens but that the scheduler is killed: nothing may be executed twice.
+        self.restarts_only = self.journaled and self.faulty and self.rng.random() < 0.3
+        self.disk: dict[j.Key, bytes] = {}
+        self.lives = 0
+        self.up = False
+        self.start_scheduler()
         self.every = self.core.settings.beat_every
-        self.stopped_until = 0.0
         self.links: dict[Any, Link] = {}
         self.workers: dict[str, SimWorker] = {}
+        self._writing: dict[j.Key, bytes | None] | None = None
         self._incarnations = 0
         self._wake: float | None = None
         self.touched = False
-        self._ack_due = False
         self.plans = self._make_plans()
         self.keyed = self.rng.random() < 0.4
         self.scatters = not self.keyed and self.rng.random() < 0.3
@@ -105,12 +114,82 @@ class World:
     def after(self, delay: float, what: Callable[[], None]) -> None:
         self.at(self.now + delay, what)
 
+    # the scheduler and its journal
+
+    def start_scheduler(self) -> None:
+        """A life of the scheduler, on what was durable at the end of the one before."""
+        self.up = True
+        self.lives += 1
+        self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S))
+        self.gate: Gate | None = None
+        if self.journaled:
+            self.core.ledger = Ledger()
+            self.gate = Gate(self.core.ledger)
+            rows = [(key, j.decode(key[0], body)) for key, body in self.disk.items()]
+            self.core.restore(self.now, self.lives - 1, rows)
+            check_scheduler(self.core)
+            for name in self.core.expected:
+                self.after(self.rng.uniform(0.001, 0.05), lambda n=name, life=self.lives: self._look_for(n, life))  # type: ignore[misc]
+        self._wake = None
+        self._ack_due = False
+        self.links = {}
+
+    def _look_for(self, name: str, life: int) -> None:
+        """Whether a process listens where a worker was before the restart."""
+        if self.up and life == self.lives and not self.workers[name].alive:
+            self.core.not_there(self.now, name)
+            self.flush()
+
+    def kill_scheduler(self) -> None:
+        """SIGKILL: what is being written is on disk or not; all connections break; it is started again after a while."""
+        if not self.up:
+            return
+        self.up = False
+        rows = self._writing
+        if rows and self.rng.random() < 0.5:
+            self._apply(rows)
+        self._writing = None
+        for party in (*self.workers.values(), *self.clients):
+            link = party.link
+            if link is not None and link.open:
+                link.open = False
+                self.after(self.rng.uniform(0.0, 0.05), lambda p=party, one=link: p.lost(one))  # type: ignore[misc]
+        self.after(self.rng.choice((0.01, 0.3, 1.0, 3.0)), self.start_scheduler)
+
+    def _apply(self, rows: dict[j.Key, bytes | None]) -> None:
+        for key, body in rows.items():
+            if body is None:
+                del self.disk[key]
+            else:
+                self.disk[key] = body
+
+    def _write(self) -> None:
+        rows = self.gate.begin() if self.gate is not None else None
+        if rows is not None:
+            self._writing = rows
+            self.after(self.rng.choice((0.0005, 0.003, 0.05)), lambda life=self.lives: self._written(rows, life))  # type: ignore[misc]
+
+    def _written(self, rows: dict[j.Key, bytes | None], life: int) -> None:
+        if not self.up or life != self.lives or self.gate is None:
+            return
+        self._apply(rows)
+        self._writing = None
+        for link, frame in self.gate.written():
+            link.send(False, frame)
+        self.flush()
+
+    def _say(self, link: Link, frame: m.Frame) -> None:
+        if self.gate is None or not self.gate.hold((link, frame)):
+            link.send(False, frame)
+
     def pulse(self) -> None:
         """The scheduler's heartbeat."""
         self.at(self.now + self.every, self.pulse, background=True)
+        if not self.up:
+            return
         self.core.pulse(self.now)
         for peer, link in list(self.links.items()):
-            if link.open:
+            if link.open and link.greeted:
                 heard = peer.beat.number if isinstance(peer, records.Worker) and peer.beat is not None else 0
                 link.send(False, (*peer.session.bare_ack()[:2], [m.Beat(1, heard, peer.session.sent)]), background=True)
         self.flush()
@@ -119,6 +198,8 @@ class World:
         """The scheduler looks whether a process listens at the worker's address."""
         there = self.workers.get(worker.name)
         refused = there is None or not there.alive
+        if not self.up or self.core.workers.get(worker.number) is not worker:
+            return
         if not refused or self.rng.random() < 0.9:
             self.core.probed(self.now, worker, refused)
             self.flush()
@@ -126,6 +207,8 @@ class World:
     # the scheduler's edge
 
     def scheduler_receives(self, link: Link, data: bytes) -> None:
+        if not self.up:
+            return
         if link.peer is None:
             for greeting in framing.decode_frame(framing.GREETING_TO_SCHEDULER, data)[2]:
                 self._greet(link, greeting)
@@ -136,6 +219,8 @@ class World:
                 for beat in frame[2]:
                     self.core.beat(self.now, link.peer, beat, frame[1])
             self.core.receive(self.now, link.peer, link.peer.session.accept(frame))
+            if self.gate is not None:
+                self.gate.touch(link.peer.session)
         self.flush()
 
     def _greet(self, link: Link, greeting: Any) -> None:
@@ -145,14 +230,19 @@ class World:
                 link.send(False, (0, 0, [m.Refused("session", "unknown")]))
                 return
             self._bind(link, peer)
-            link.send(False, (0, 0, [m.Resumed(peer.session.received)]))
-            for frame in peer.session.resume(greeting.received):
-                link.send(False, frame)
+            same = greeting.epoch == self.core.epoch
+            link.send(False, (0, 0, [m.Resumed(peer.session.received, self.core.epoch)]))
+            for frame in peer.session.resume(greeting.received if same else 0):
+                self._say(link, frame)
             self.core.reconnected(self.now, peer)
         else:
             peer = self.core.greet(self.now, greeting)
             self._bind(link, peer)
-            link.send(False, (0, 0, [m.Ready(1, "", SUSPECT_S, DEAD_S)]))
+            ready = (0, 0, [m.Ready(self.core.epoch, "", SUSPECT_S, DEAD_S)])
+            if isinstance(peer, records.Worker):
+                self._say(link, ready)
+            else:
+                link.send(False, ready)
 
     def _bind(self, link: Link, peer: Any) -> None:
         old = self.links.pop(peer, None)
@@ -164,7 +254,7 @@ class World:
         self.links[peer] = link
 
     def scheduler_lost(self, link: Link) -> None:
-        if link.peer is not None and self.links.get(link.peer) is link:
+        if self.up and link.peer is not None and self.links.get(link.peer) is link:
             del self.links[link.peer]
             self.core.connection_lost(self.now, link.peer)
             self.flush()
@@ -189,22 +279,25 @@ class World:
             link = self.links.get(peer)
             if link is not None and link.open:
                 for frame in peer.session.take():
-                    link.send(False, frame)
+                    self._say(link, frame)
         if not self._ack_due and any(peer.session.owes_ack for peer in self.links):
             self._ack_due = True
             self.after(ACK_S, self._acknowledge)
+        self._write()
         wake = self.core.wake
         if wake is not None and wake != self._wake:
             self._wake = wake
-            self.at(wake, lambda: self._tick(wake), background=wake - self.now > REST_S)
+            self.at(wake, lambda: self._tick(wake, self.core), background=wake - self.now > REST_S)
 
     def _acknowledge(self) -> None:
         self._ack_due = False
         for peer, link in self.links.items():
-            if link.open and peer.session.owes_ack:
+            if link.open and link.greeted and peer.session.owes_ack:
                 link.send(False, peer.session.bare_ack())
 
-    def _tick(self, wake: float) -> None:
+    def _tick(self, wake: float, core: Scheduler) -> None:
+        if core is not self.core or not self.up:
+            return
         if self._wake == wake:
             self._wake = None
         self.core.tick(self.now)
@@ -214,7 +307,7 @@ class World:
 
     def frame_fault(self) -> str:
         """What happens to the frame that is sent now."""
-        if not self.frame_faults or self.now > FAULT_S or self.rng.random() > 0.03:
+        if not self.frame_faults or self.restarts_only or self.now > FAULT_S or self.rng.random() > 0.03:
             return ""
         fault = self.rng.choice(("lose", "repeat", "reorder"))
         self.faults[fault] += 1
@@ -222,14 +315,14 @@ class World:
 
     def start_fails(self) -> bool:
         """Whether an executor that is started now dies before it is ready."""
-        if not self.start_faults or self.now > FAULT_S or self.rng.random() > 0.4:
+        if not self.start_faults or self.restarts_only or self.now > FAULT_S or self.rng.random() > 0.4:
             return False
         self.faults["executor does not start"] += 1
         return True
 
     def greeting_fault(self) -> bool:
         """Whether the connection breaks while a greeting is on it."""
-        if not self.faulty or self.now > FAULT_S or self.rng.random() > 0.05:
+        if not self.faulty or self.restarts_only or self.now > FAULT_S or self.rng.random() > 0.05:
             return False
         self.faults["cut greeting"] += 1
         return True
@@ -256,6 +349,10 @@ class World:
         self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, worker.store))
 
     def _fault(self) -> None:
+        if self.journaled and (self.restarts_only or self.rng.random() < 0.25):
+            self.faults["kill scheduler"] += 1
+            self.kill_scheduler()
+            return
         kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory",
                                 "silence", "silence", "drift"))  # fmt: skip
         self.faults[kind] += 1
@@ -426,7 +523,7 @@ class World:
                         raise SimulationFailed(f"node {node} has a wrong value")
                 elif expected is not None and not self._crashed_too_often(record):
                     raise SimulationFailed(f"node {node} failed: {record.error}")
-        if not self.faulty and not any(p.flaky or p.poison for p in self.plans):
+        if (not self.faulty or self.restarts_only) and not any(p.flaky or p.poison for p in self.plans):
             again = {node: runs for node, runs in self.executions.items() if runs > 1}
             if again and not self.keyed and len(self.clients) == 1:
                 raise SimulationFailed(f"run more than once without a fault: {again}")

@@ -17,6 +17,7 @@ DATA       the task                    :class:`Data`
 TARGET     the task                    :class:`Target`
 NAME       counted                     :class:`Name`
 WORKER     the worker                  :class:`Worker`
+TROUBLE    the task                    :class:`Trouble`
 =========  ==========================  ========================================================
 """
 
@@ -32,7 +33,7 @@ from twistdist.wire.messages import ErrorInfo, Options
 
 FORMAT = 1
 
-META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER = range(1, 12)
+META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER, TROUBLE = range(1, 13)
 
 #: A row's kind and number.
 Key = tuple[int, int]
@@ -166,11 +167,20 @@ class Worker(Struct, array_like=True, gc=False):
     store: str
 
 
-_KINDS: dict[int, Any] = {
+class Trouble(Struct, array_like=True, gc=False):
+    """What went wrong with a task so far, up to the attempt ``last``."""
+
+    last: int
+    raised: int
+    crashes: list[str]
+    exposed: int
+
+
+KINDS: dict[int, Any] = {
     META: Meta, SESSION: Session, FUNCTION: Function, BATCH: Batch, MARKS: Marks, OUTCOMES: Outcomes, WATCHES: Watches,
-    DATA: Data, TARGET: Target, NAME: Name, WORKER: Worker,
+    DATA: Data, TARGET: Target, NAME: Name, WORKER: Worker, TROUBLE: Trouble,
 }  # fmt: skip
-_DECODERS = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in _KINDS.items()}
+_DECODERS = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in KINDS.items()}
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -183,9 +193,9 @@ def decode(kind: int, body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise JournalError(f"a {_KINDS[kind].__name__} row of the journal can't be read: {error}") from None
+        raise JournalError(f"a {KINDS[kind].__name__} row of the journal can't be read: {error}") from None
 
 
 def name_of(kind: int) -> str:
     """The kind, for people."""
-    return _KINDS[kind].__name__.lower() if kind in _KINDS else f"kind {kind}"
+    return KINDS[kind].__name__.lower() if kind in KINDS else f"kind {kind}"

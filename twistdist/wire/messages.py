@@ -162,7 +162,8 @@ class Refused(Message, tag=6):
 class Beat(Message, tag=7):
     """A heartbeat, outside the session's numbers: nothing is repeated when it is lost.
 
-    ``number`` counts the sender's beats, ``echo`` is the last one that it got from the other side, ``sent`` its last frame, ``lag``
+    ``number`` counts the sender's beats, ``echo`` is the last one that it got from the other side, ``sent`` its last
+    frame, ``lag``
     by how many microseconds its event loop was late at this beat.  A worker tells its load too: tasks ``running`` in
     executors, ``queued`` for one, and ``fetching`` inputs.  ``jobs`` and ``stored`` are the digests of the attempts that it
     works on and of the files that it holds (``core.liveness.digest_of``); ``stored`` is left out (-1) of most beats.
@@ -269,6 +270,12 @@ class NotSupplied(Message, tag=19):
     cid: int
     worker: int
     text: str
+
+
+class Keeps(Message, tag=27):
+    """To a scheduler that was started again: the session keeps the data of these futures, in case they are to be brought again."""
+
+    cids: list[int]
 
 
 class Finished(Message, tag=20):
@@ -623,7 +630,7 @@ class GoOn(Message, tag=75):
 
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
-FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied
+FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
 ToClient = Finished | Erred | Reply | Peer | Supply | DropData | PeerState | Beat
 FromWorker = (
     Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
