@@ -288,8 +288,9 @@ class Client:
             self.troubles.append((peer.address, message.state == "gone"))
 
     def _drop_data(self, message: m.DropData) -> None:
-        self._kept.difference_update(message.cids)
-        self.dropped.extend(message.cids)
+        gone = [cid for cid in message.cids if cid in self._kept]  # after a restart it may be said twice
+        self._kept.difference_update(gone)
+        self.dropped.extend(gone)
 
     def resumed(self) -> None:
         """The session goes on; when the scheduler was started again meanwhile, it is asked and told again what it forgot."""

@@ -16,7 +16,6 @@ from twistdist import config
 from twistdist.core import placement
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Client, Incident, Task, Worker
-from twistdist.core.session import Session
 from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING
 from twistdist.wire import messages as m
 
@@ -204,7 +203,7 @@ class Resilience(Outcomes):
 
     def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
         """Values first, so that what an earlier incarnation held and this one brings is never taken for lost."""
-        worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now,
+        worker = Worker(self._next("worker"), hello, self._new_session(), resources=dict(hello.resources), progress_at=now,
                         heard_at=now, quiet_at=now)  # fmt: skip
         earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker

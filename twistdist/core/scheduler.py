@@ -19,7 +19,6 @@ from twistdist.core.records import Care, Client, Function, Task, Worker
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
 from twistdist.core.restart import Restarting
-from twistdist.core.session import Session
 from twistdist.core.tasks import DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
@@ -167,7 +166,7 @@ class Scheduler(Restarting):
         self._fatherless[client] = None
 
     def _greet_client(self, hello: m.HelloClient) -> Client:
-        client = Client(hello.session, hello.name, Session(), parent=hello.parent)
+        client = Client(hello.session, hello.name, self._new_session(), parent=hello.parent)
         if hello.session in self.clients:  # its Ready never arrived, and so it has asked for nothing yet
             self._end_client(self.clients[hello.session])
         self.clients[hello.session] = client

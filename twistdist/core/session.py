@@ -63,10 +63,15 @@ class Session:
     @property
     def owes_ack(self) -> bool:
         """Whether frames came that no frame of ours has acknowledged, and may be."""
-        return (self.received if self.safe is None else self.safe) > self.acknowledged
+        return self.sure > self.acknowledged
+
+    @property
+    def sure(self) -> int:
+        """The last frame that came and may be acknowledged."""
+        return self.received if self.safe is None else self.safe
 
     def _ack(self) -> int:
-        self.acknowledged = self.received if self.safe is None else self.safe
+        self.acknowledged = self.sure
         return self.acknowledged
 
     def take(self) -> list[m.Frame]:
@@ -79,7 +84,7 @@ class Session:
             self._unacked.extend(frames)
             self._queue, self._weight = [[]], 0
             return frames
-        if self.owes_ack and (self.received if self.safe is None else self.safe) - self.acknowledged >= ACK_AFTER:
+        if self.sure - self.acknowledged >= ACK_AFTER:
             return [self.bare_ack()]
         return []
 

@@ -16,6 +16,7 @@ from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
 from twistdist.core.queue import ReadyQueue
 from twistdist.core.records import Care, Client, Function, Incident, Statistics, Task, TaskState, Trouble, Worker
+from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
 IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
@@ -70,6 +71,9 @@ class TaskBook:
 
     def _alarm(self, at: float, action: Callable[[float, Any], None], subject: Any) -> None:
         heapq.heappush(self._alarms, (at, self._next("alarm"), action, subject))
+
+    def _new_session(self) -> Session:
+        return Session(safe=None if self.ledger is None else 0)
 
     def post(self, peer: Peer, message: Any, weight: int = 0) -> None:
         """Say something to a peer at the end of this turn."""

@@ -213,7 +213,7 @@ class SchedulerService(Service):
             self._guard(self.core.connection_lost, peer)
             old.close()
         self._bind(connection, peer)
-        connection.send([(0, 0, [m.Resumed(peer.session.received)]), *peer.session.resume(resume.received)])
+        connection.send([(0, 0, [m.Resumed(peer.session.sure, self.core.epoch)]), *peer.session.resume(resume.received)])
         self._guard(self.core.reconnected, peer)
 
     def _bind(self, connection: Connection, peer: Client | Worker) -> None:

@@ -231,7 +231,7 @@ class World:
                 return
             self._bind(link, peer)
             same = greeting.epoch == self.core.epoch
-            link.send(False, (0, 0, [m.Resumed(peer.session.received, self.core.epoch)]))
+            link.send(False, (0, 0, [m.Resumed(peer.session.sure, self.core.epoch)]))
             for frame in peer.session.resume(greeting.received if same else 0):
                 self._say(link, frame)
             self.core.reconnected(self.now, peer)
