@@ -180,6 +180,12 @@ class Beat(Message, tag=7):
     stored: int = -1
 
 
+class Trouble(Message, tag=8):
+    """To clients, outside the session's numbers: the scheduler can't write its journal, and acknowledges nothing; "": it can."""
+
+    text: str
+
+
 # ---- client and scheduler -------------------------------------------------------------------
 
 
@@ -631,7 +637,7 @@ class GoOn(Message, tag=75):
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
-ToClient = Finished | Erred | Reply | Peer | Supply | DropData | PeerState | Beat
+ToClient = Finished | Erred | Reply | Peer | Supply | DropData | PeerState | Beat | Trouble
 FromWorker = (
     Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
     | CopyFailed | Rescued | Locate | Leaving | Inventory | Beat

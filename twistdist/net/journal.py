@@ -1,0 +1,74 @@
+"""The journal beside the reactor: opened, read and written in a thread of its own, one thing at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from twistdist.errors import JournalError
+from twistdist.storage.journal import Journal, SqliteJournal
+from twistdist.wire import journal as j
+
+#: Writes between two looks whether the file should shrink.
+TIDY_EVERY = 256
+
+#: Seconds before a write that failed is tried again.
+RETRY_S = 0.5
+
+
+def open_journal(where: str) -> Journal | None:
+    """The journal that ``--journal`` names: a file, or ``none``."""
+    if where == "none":
+        return None
+    return SqliteJournal(where)
+
+
+class JournalThread:
+    """Runs the journal's blocking calls; Deferreds fire in the reactor's thread, with ``JournalError`` when something failed."""
+
+    def __init__(self, reactor: Any, journal: Journal) -> None:
+        self._reactor, self._journal = reactor, journal
+        self._pool = ThreadPool(1, 1, "PoolThread-twisted-journal")
+        self._writes = 0
+        self.bytes = 0
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._pool, function, *args)
+
+    def start(self) -> Deferred[tuple[j.Meta, list[tuple[j.Key, Any]]]]:
+        """Open and read: the cluster's new epoch, and the decoded rows."""
+        self._pool.start()
+        return self._run(self._start)
+
+    def _start(self) -> tuple[j.Meta, list[tuple[j.Key, Any]]]:
+        meta = self._journal.open()
+        rows = [(key, j.decode(key[0], body)) for key, body in self._journal.load()]
+        self.bytes = self._journal.size()
+        return meta, rows
+
+    def write(self, rows: dict[j.Key, bytes | None]) -> Deferred[None]:
+        """One transaction."""
+        return self._run(self._write, rows)
+
+    def _write(self, rows: dict[j.Key, bytes | None]) -> None:
+        try:
+            self._journal.write(rows)
+        except JournalError:
+            raise
+        except Exception as error:
+            raise JournalError(f"the journal can't be written: {error!r}") from error
+        self._writes += 1
+        if self._writes % TIDY_EVERY == 0:
+            self._journal.tidy()
+        if self._writes % 16 == 0:
+            self.bytes = self._journal.size()
+
+    def stop(self) -> None:
+        """Wait for what is under way, and let the journal go."""
+        if self._pool.started:
+            self._pool.callInThread(self._journal.close)
+            self._pool.stop()
