@@ -481,3 +481,25 @@ def test_ten_thousand_futures_of_one_task_are_released_in_linear_time(story):
     story.core.receive(0.0, story.client, [m.Submit(i + 1, 1, [b"x"], None, ["k"]) for i in range(count)])
     story.core.receive(0.0, story.client, [m.Release(list(range(count, 0, -1)))])
     assert not story.core.tasks
+
+
+# What a peer that knows the secret must not do to the others, found by tests/fuzz.
+
+
+def test_nothing_that_comes_behind_bye_counts(story):
+    story.tell(story.client, m.Bye(), m.Submit(1, 1, [b"late"]), m.Function(2, "g", b"g", b"blob"), m.DropFunctions([1]))
+    assert not story.core.tasks and not story.core.functions
+    with pytest.raises(ProtocolError, match="has ended"):
+        story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
+    assert not story.core.functions
+
+
+def test_a_worker_whose_hello_came_again_speaks_over_its_new_connection_alone(story):
+    old = story.worker()
+    cid = story.submit()
+    (compute,) = story.given(old)
+    story.core.greet(story.now, old.hello)
+    with pytest.raises(ProtocolError, match="replaced"):
+        story.tell(old, m.Done(compute.task, compute.attempt, None, 1, b"d", 1), m.Intake(1, ""))
+    check_scheduler(story.core)
+    assert story.outcome(cid) is None

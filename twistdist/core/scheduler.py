@@ -74,10 +74,17 @@ class Scheduler(Scattered):
         self._settle(now)
 
     def receive(self, now: float, peer: Peer, messages: Iterable[Any]) -> None:
-        """Messages that ``peer``'s session accepted, in order."""
+        """Messages that ``peer``'s session accepted, in order; those of who is no part of the cluster any more are refused."""
         handlers = self._handlers
+        known: Peer | None
+        known = self.clients.get(peer.number) if isinstance(peer, Client) else self.workers.get(peer.number)
+        if known is not peer:
+            raise ProtocolError(f"the session of {peer.name or 'a client'} has ended, or was replaced, and goes on speaking")
         for message in messages:
-            handlers[type(message)](now, peer, message)
+            kind = type(message)
+            handlers[kind](now, peer, message)
+            if kind is m.Bye:
+                break  # nothing comes behind it
         self._settle(now)
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
