@@ -503,3 +503,23 @@ def test_a_worker_whose_hello_came_again_speaks_over_its_new_connection_alone(st
         story.tell(old, m.Done(compute.task, compute.attempt, None, 1, b"d", 1), m.Intake(1, ""))
     check_scheduler(story.core)
     assert story.outcome(cid) is None
+
+
+def test_a_worker_can_not_take_up_a_task_that_it_could_not_have_been_given(story):
+    first = story.worker("a", resources={"GPU": 1_000_000})
+    story.submit(resources={"GPU": 1_000_000})
+    (compute,) = story.given(first)
+    story.core.connection_lost(story.now, first)
+    story.later(60)
+    second = story.worker("b", running=[(compute.task, compute.attempt)])
+    assert story.said(second, m.Abort)[0].attempts == [compute.attempt]
+    assert story.core.tasks[compute.task].worker is None
+
+
+def test_attempt_0_is_none(story):
+    cid = story.submit()
+    number = story.client.futures[cid].number
+    worker = story.worker(running=[(number, 0)], stored=[m.Stored(number, 0, 1, b"")])
+    (compute,) = story.given(worker)
+    story.tell(worker, m.Have([m.Stored(number, 0, 1, b"")]))
+    assert story.core.tasks[number].attempt == compute.attempt

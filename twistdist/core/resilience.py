@@ -17,7 +17,7 @@ from twistdist.core import placement
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Incident, Task, Worker
 from twistdist.core.session import Session
-from twistdist.core.tasks import ASSIGNED, DONE, IDLE, READY, UNFINISHED, WAITING
+from twistdist.core.tasks import ASSIGNED, DONE, IDLE, READY, UNFINISHED, WAITING, has_resources
 from twistdist.wire import messages as m
 
 #: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
@@ -102,7 +102,7 @@ class Resilience(Outcomes):
         unknown = []
         for stored in message.stored:
             task = self.tasks.get(stored.task)
-            if task is not None and task.value_attempt == stored.attempt and self._keep(task):
+            if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._keep(task):
                 self._take_in(task, worker)
             else:
                 unknown.append(stored.attempt)
@@ -179,7 +179,7 @@ class Resilience(Outcomes):
         useless, adopted = [], 0
         for stored in values:
             task = self.tasks.get(stored.task)
-            if task is None or task.value_attempt != stored.attempt or not self._keep(task):
+            if task is None or not stored.attempt or task.value_attempt != stored.attempt or not self._keep(task):
                 if stored.attempt not in finished:
                     useless.append(stored.attempt)
                 continue
@@ -235,8 +235,10 @@ class Resilience(Outcomes):
     def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
         """An attempt that was taken for lost, and that no other has replaced, goes on."""
         task = self.tasks.get(number)
-        if task is None or task.attempt != attempt or task.state is not READY:
+        if task is None or not attempt or task.attempt != attempt or task.state is not READY:
             return False
+        if not placement.allowed(task, worker) or not has_resources(worker, task):
+            return False  # it was never given that
         task.state, task.worker = ASSIGNED, worker
         self._not_ready(task)
         if task.options.resources:
