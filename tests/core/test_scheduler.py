@@ -523,3 +523,10 @@ def test_attempt_0_is_none(story):
     (compute,) = story.given(worker)
     story.tell(worker, m.Have([m.Stored(number, 0, 1, b"")]))
     assert story.core.tasks[number].attempt == compute.attempt
+
+
+def test_a_worker_with_less_than_nothing_is_refused(story):
+    for fields in ({"slots": -1}, {"resources": {"GPU": -1}}):
+        with pytest.raises(ProtocolError, match="less than nothing"):
+            story.worker(**fields)
+    assert not story.core.workers

@@ -18,6 +18,7 @@ from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Incident, Task, Worker
 from twistdist.core.session import Session
 from twistdist.core.tasks import ASSIGNED, DONE, IDLE, READY, UNFINISHED, WAITING, has_resources
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
@@ -152,6 +153,8 @@ class Resilience(Outcomes):
 
     def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
         """Values first, so that what an earlier incarnation held and this one brings is never taken for lost."""
+        if hello.slots < 0 or min(hello.resources.values(), default=0) < 0:
+            raise ProtocolError(f"worker {hello.name} has less than nothing: {hello.slots} slots, resources {hello.resources}")
         worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now)
         earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker
