@@ -530,3 +530,11 @@ def test_a_worker_with_less_than_nothing_is_refused(story):
         with pytest.raises(ProtocolError, match="less than nothing"):
             story.worker(**fields)
     assert not story.core.workers
+
+
+def test_a_session_is_not_kept_by_a_task_of_its_own(story):
+    child = story.core.greet(story.now, m.HelloClient(2, parent=1))
+    story.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"own"]))
+    story.core.connection_lost(story.now, child)
+    story.later(3600)
+    assert 2 not in story.core.clients and not story.core.tasks

@@ -156,7 +156,8 @@ class Scheduler(Scattered):
                     self._end_client(client)
 
     def _greet_client(self, hello: m.HelloClient) -> Client:
-        client = Client(hello.session, hello.name, Session(), parent=hello.parent)
+        parent = hello.parent if hello.parent in self.tasks else 0  # one that came later would be a child of its own
+        client = Client(hello.session, hello.name, Session(), parent=parent)
         if hello.session in self.clients:  # its Ready never arrived, and so it has asked for nothing yet
             self._end_client(self.clients[hello.session])
         self.clients[hello.session] = client
