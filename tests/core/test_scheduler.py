@@ -538,3 +538,20 @@ def test_a_session_is_not_kept_by_a_task_of_its_own(story):
     story.core.connection_lost(story.now, child)
     story.later(3600)
     assert 2 not in story.core.clients and not story.core.tasks
+
+
+def test_an_attempt_recalled_twice_goes_back_once(story):
+    a, b = story.worker("a"), story.worker("b")
+    first = story.submit(replay="never", replicas=1)
+    (compute,) = story.given(a)
+    story.tell(a, m.Done(compute.task, compute.attempt, None, 10, b"d", 1))
+    (copy,) = story.said(b, m.Copy)
+    story.tell(b, m.Have([m.Stored(compute.task, compute.attempt, 10, b"d")]))
+    second = story.submit(first)
+    given = {a: story.given(a), b: story.given(b)}
+    runner = a if given[a] else b
+    for worker in (a, b):
+        story.tell(worker, m.Missing([copy.source.attempt]))
+    attempt = given[runner][0].attempt
+    story.tell(runner, m.Recalled([attempt, attempt]))
+    assert story.outcome(second).error.kind == "DataLost"

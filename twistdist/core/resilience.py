@@ -312,8 +312,9 @@ class Resilience(Outcomes):
             worker.recall_after = now + 2 * placement.RECALL_STALL_S
         given = {task.attempt: task for task in worker.assigned}
         for attempt in message.attempts:
-            if attempt in given:
-                self._again(given[attempt])
+            task = given.pop(attempt, None)  # the same one twice would be let go of twice
+            if task is not None:
+                self._again(task)
 
     def _worker_log(self, now: float, worker: Worker, message: m.WorkerLog) -> None:
         worker.troubles.append(f"{message.kind}: {message.text}")
