@@ -555,3 +555,17 @@ def test_an_attempt_recalled_twice_goes_back_once(story):
     attempt = given[runner][0].attempt
     story.tell(runner, m.Recalled([attempt, attempt]))
     assert story.outcome(second).error.kind == "DataLost"
+
+
+def test_odd_questions_are_answered_and_change_nothing(story):
+    cid = story.submit(key="k")
+    story.submit(key="l")
+    odd = [("replicate", [float("inf"), cid]), ("watch", [[float("inf"), "k"]]), ("watch", [[cid, "l"]]),
+           ("watch", [[(1 << 64) - 1, "k"]]), ("watch", [[9, "k"], [9, "l"]]), ("retire", [float("nan"), "w"]),
+           ("retire", [float("inf"), "w"])]  # fmt: skip
+    worker = story.worker("w")
+    for what, args in odd:
+        story.tell(story.client, m.Query(7, what, args))
+        assert story.said(story.client, m.Reply)[-1].error, what
+    assert worker.retiring is None and story.client.futures[cid].chosen == "k"
+    assert sum(len(task.watchers) for task in story.core.tasks.values()) == len(story.client.futures)

@@ -342,7 +342,7 @@ class Scheduler(Scattered):
     def _query(self, now: float, client: Client, message: m.Query) -> None:
         try:
             answer = queries.answer(self, now, client, message.what, message.args)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             self.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
         else:
             self.post(client, m.Reply(message.query, "", answer))
