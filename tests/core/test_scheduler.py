@@ -569,3 +569,22 @@ def test_odd_questions_are_answered_and_change_nothing(story):
         assert story.said(story.client, m.Reply)[-1].error, what
     assert worker.retiring is None and story.client.futures[cid].chosen == "k"
     assert sum(len(task.watchers) for task in story.core.tasks.values()) == len(story.client.futures)
+
+
+def test_a_submit_that_can_not_be_is_refused_as_a_whole(story):
+    first = story.submit()
+    odd = [m.Submit(first - 1, 1, [b"a", b"b"]), m.Submit((1 << 64) - 1, 1, [b"a", b"b"]), m.Submit(-1, 1, [b"a"]),
+           *(m.Submit(9, 1, [b"a"], options=m.Options(time_limit=limit)) for limit in (float("nan"), float("inf"), -1.0))]  # fmt: skip
+    for submit in odd:
+        with pytest.raises(ProtocolError):
+            story.tell(story.client, submit)
+    assert len(story.core.tasks) == 1 and story.core.statistics.submitted == 1
+
+
+def test_data_are_not_scattered_under_a_number_whose_file_is_still_wanted(story):
+    story.tell(story.client, m.Scatter(1, "k", 10, b"d", None, 1, [], True))
+    other = story.core.greet(story.now, m.HelloClient(2))
+    story.tell(other, m.Query(1, "watch", [[1, "k"]]))
+    story.tell(story.client, m.Release([1]))
+    with pytest.raises(ProtocolError, match="twice"):
+        story.tell(story.client, m.Scatter(1, "l", 10, b"e", None, 1, [], True))

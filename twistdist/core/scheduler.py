@@ -26,6 +26,9 @@ from twistdist.wire import messages as m
 #: Submits of one session within this many seconds form one batch of the priority order.
 BATCH_S = 0.1
 
+#: Numbers of futures are below: they can always be sent back.
+MOST_CIDS = 1 << 63
+
 
 class Scheduler(Scattered):
     """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
@@ -206,15 +209,18 @@ class Scheduler(Scattered):
         function, options = client.functions[message.fn], message.options or _DEFAULTS
         if options.resources and min(options.resources.values()) <= 0:
             raise ProtocolError("a task asks for nothing, or less, of a resource")
+        if not 0 <= options.time_limit < float("inf"):  # NaN too
+            raise ProtocolError("a task with an impossible time limit")
         check_replicas(options.replay, options.replicas)
+        cids = range(message.first, message.first + count)
+        if cids.start < 0 or cids.stop > MOST_CIDS or not client.futures.keys().isdisjoint(cids):
+            raise ProtocolError(f"futures from {message.first} on were submitted twice, or have impossible numbers")
         if now >= client.batch_until:
             client.batch, client.batch_until = self._next("batch"), now + BATCH_S
         self.statistics.submitted += len(message.args)
         strange: list[Task] | None = [] if self._is_strange(options) else None
         for i, args in enumerate(message.args):
             cid = message.first + i
-            if cid in client.futures:
-                raise ProtocolError(f"the future {cid} was submitted twice")
             named = message.inputs[i] if message.inputs is not None else ()
             inputs = tuple([client.futures.get(one) for one in named])
             key = message.keys[i] if message.keys is not None else None
