@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from twistdist.core.session import Dialer, Session
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: Bytes of arguments after which a batch of submits is closed and the next begun.
@@ -89,7 +90,7 @@ class Client:
             m.Erred: self._erred,
             m.Peer: self._peer,
             m.Reply: self._reply,
-            m.Supply: lambda message: self.supplies.append(message),
+            m.Supply: self._supply,
             m.DropData: lambda message: self.dropped.extend(message.cids),
         }
 
@@ -241,6 +242,8 @@ class Client:
         return changed
 
     def _finished(self, message: m.Finished) -> None:
+        if message.holders:
+            self._check_peers(message.holders)
         record = self.records.get(message.cid)
         if record is None:
             return
@@ -258,6 +261,16 @@ class Client:
         record.error, record.place = message.error, None
         record.state = State.CANCELLED if message.error.kind == "TaskCancelled" else State.ERROR
         self._changed.append(record)
+
+    def _check_peers(self, numbers: Iterable[int]) -> None:
+        if not self.peers.keys() >= set(numbers):
+            raise ProtocolError(f"workers {list(numbers)} were named before it was told where they are")
+
+    def _supply(self, message: m.Supply) -> None:
+        self._check_peers(message.workers)
+        if not message.workers:
+            raise ProtocolError("data are to be brought to nobody")
+        self.supplies.append(message)
 
     def _peer(self, message: m.Peer) -> None:
         self.peers[message.worker] = message
