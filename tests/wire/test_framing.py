@@ -78,3 +78,13 @@ def test_an_outcome_with_text_that_is_not_utf_8_is_a_protocol_error():
     data = packets.encode_outcome(m.Failed(1, 2, m.ErrorInfo("", "E", "text"), 1))[4:].replace(b"text", b"te\xff\xfe")
     with pytest.raises(ProtocolError, match="utf-8"):
         packets.decode_outcome(data)
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 60])
+def test_impossible_sizes_are_refused(size):
+    for decoder, message in ((framing.FROM_WORKER, m.Done(1, 1, None, size, b"d", 1)),
+                             (framing.FROM_WORKER, m.Have([m.Stored(1, 1, size, b"d")])),
+                             (framing.FROM_CLIENT, m.Scatter(1, "", size, b"d", None, 1, [], True)),
+                             (framing.BULK_REQUEST, m.Fetch(1, size))):  # fmt: skip
+        with pytest.raises(ProtocolError):
+            framing.decode_frame(decoder, framing.encode_frame((1, 0, [message]))[4:])
