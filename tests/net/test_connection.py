@@ -13,6 +13,7 @@ from twisted.internet.testing import StringTransport
 from twistdist import errors
 from twistdist.blocking import Client
 from twistdist.net.connection import HANDSHAKE_S, Connection
+from twistdist.net.scheduler import SchedulerService
 from twistdist.wire import messages as m
 from twistdist.wire.framing import encode_frame
 from twistdist.wire.handshake import ClientHandshake, ServerHandshake
@@ -108,3 +109,22 @@ def test_a_scheduler_of_another_version_is_told_apart():
         with pytest.raises(errors.VersionMismatch, match="speaks version 99"):
             Client(f"127.0.0.1:{listener.getsockname()[1]}", timeout=20)
         thread.join(20)
+
+
+def test_what_one_peer_can_not_be_told_does_not_keep_the_others_from_hearing():
+    service = SchedulerService(Clock(), [], b"secret")
+    sent, failed = [], []
+
+    class Fake:
+        def send(self, frames):
+            sent.extend(encode_frame(frame) for frame in frames)
+
+        def fail(self, error):
+            failed.append(str(error))
+
+    for number in (1, 2):
+        peer = service.core.greet(0.0, m.HelloClient(number))
+        service._connections[peer] = Fake()
+        service.core.post(peer, m.Reply(1, "", 1 << 64 if number == 1 else "fine"))
+    service._flush()
+    assert len(sent) == 1 and "encoded" in failed[0]

@@ -193,13 +193,21 @@ class SchedulerService(Service):
                 if connection is not None:
                     frames = peer.session.take()
                     if frames:
-                        connection.send(frames)
+                        self._send(connection, frames)
         self._alarm.set(core.wake)
         if self._owing:
             self._ack.set(self._reactor.seconds() + ACK_S)
         if core.stopping:
             text, core.stopping = core.stopping, ""
             self._reactor.callLater(0.1, self._on_stop, text, False)
+
+    @staticmethod
+    def _send(connection: Connection, frames: list[m.Frame]) -> None:
+        """What can't be encoded ends this one connection; the others are told what they are to be told."""
+        try:
+            connection.send(frames)
+        except (ProtocolError, UnicodeError, OverflowError) as error:
+            connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
 
     def _send_acks(self) -> None:
         owing, self._owing = self._owing, {}
