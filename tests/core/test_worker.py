@@ -393,7 +393,7 @@ def test_a_task_that_met_two_template_deaths_runs_alone_before_it_is_charged():
 def test_what_a_scheduler_must_not_say_is_refused_and_changes_nothing():
     worker = make()
     worker.receive(0.0, [compute(1)])
-    for wrong in (compute(1), m.Compute(2, 2, 9, b""), compute(3, limit=float("nan")), m.ForgetFunctions([1])):
+    for wrong in (compute(1), compute(0), m.Compute(2, 2, 9, b""), compute(3, limit=float("nan")), m.ForgetFunctions([1])):
         with pytest.raises(ProtocolError):
             worker.receive(0.0, [wrong])
     assert list(worker.jobs) == given(worker) == [1]

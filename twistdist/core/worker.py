@@ -121,8 +121,8 @@ class Worker(Pool):
         self.unmappable.discard(message.store)
 
     def _compute(self, now: float, message: m.Compute) -> None:
-        if message.attempt in self.jobs:
-            raise ProtocolError(f"attempt {message.attempt:x} was given twice")
+        if message.attempt <= 0 or message.attempt in self.jobs:
+            raise ProtocolError(f"attempt {message.attempt:x} was given twice, or is none")
         if message.fn not in self.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was given")
         if not 0 <= message.limit < float("inf"):  # NaN too
