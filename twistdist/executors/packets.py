@@ -58,7 +58,8 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 def decode_outcome(data: bytes | memoryview) -> Outcome:
     """One outcome without its length.  ``ProtocolError`` for anything that is none: a task may write into the pipe."""
     try:
-        return _decode_outcome(data)
+        outcome: Outcome = _decode_outcome(data)
+        return outcome
     except UNDECODABLE as error:
         raise ProtocolError(f"an outcome of {len(data)} bytes can't be decoded: {error}") from None
 
