@@ -573,8 +573,9 @@ def test_odd_questions_are_answered_and_change_nothing(story):
 
 def test_a_submit_that_can_not_be_is_refused_as_a_whole(story):
     first = story.submit()
+    limits = [m.Options(time_limit=limit) for limit in (float("nan"), float("inf"), -1.0)]
     odd = [m.Submit(first - 1, 1, [b"a", b"b"]), m.Submit((1 << 64) - 1, 1, [b"a", b"b"]), m.Submit(-1, 1, [b"a"]),
-           *(m.Submit(9, 1, [b"a"], options=m.Options(time_limit=limit)) for limit in (float("nan"), float("inf"), -1.0))]  # fmt: skip
+           *(m.Submit(9, 1, [b"a"], options=options) for options in limits)]  # fmt: skip
     for submit in odd:
         with pytest.raises(ProtocolError):
             story.tell(story.client, submit)
