@@ -191,7 +191,7 @@ class WorkerRun:
         self.core = worker_core.Worker(identity, [m.Stored(1, 1, 10, b"d")], limits=Limits(1000, 1000))
         self.nonsense = Nonsense(self.rng, {"task": [1, 2, 3, 4], "attempt": [1, 2, 3, 4, 5, 6], "worker": [1, 2, 3],
                                             "fn": [1, 1, 2]}, wild=0.05)  # fmt: skip
-        self.alive, self.fetching, self.waiting = set(), [], {}
+        self.alive, self.fetching, self.waiting, self.dying = set(), [], {}, []
         self.core.dialer.greeted(m.Ready(1))
         self.core.start(0.0)
         peers = [m.Peer(1, "w1", "h1", "/one", "a"), m.Peer(2, "w2", "h2", "/t", "b")]
@@ -275,10 +275,13 @@ class WorkerRun:
 
     def carry_out(self, rng):
         core = self.core
-        while core.effects:
+        while core.effects or self.dying:
             effects, core.effects = core.effects, []
             for effect in effects:
                 self.effect(rng, effect)
+            if self.dying and not core.effects:  # each death is an event of its own
+                number, death = self.dying.pop(0)
+                core.executor_ended(self.now, number, death)
 
     def effect(self, rng, effect):
         core, now = self.core, self.now
@@ -293,7 +296,7 @@ class WorkerRun:
             executor = core.executors.get(effect.number)
             if executor is not None and effect.number in self.alive:
                 self.alive.discard(effect.number)
-                core.executor_ended(now, effect.number, Death("ended", running=getattr(effect, "attempt", 0)))
+                self.dying.append((effect.number, Death("ended", running=getattr(effect, "attempt", 0))))
         elif isinstance(effect, fx.TakeBack):
             given = list(core.executors[effect.number].given) if effect.number in core.executors else []
             core.taken_back(now, effect.number, given[1:], given[0] if given else 0)
@@ -307,8 +310,7 @@ class WorkerRun:
         elif isinstance(effect, fx.Spill):
             core.spilled_files(now, effect.attempts)
         elif isinstance(effect, fx.Give):
-            executor = core.executors.get(effect.number)  # None: it has died before this effect
-            assert executor is None or executor.up
+            assert core.executors[effect.number].up
 
     def end(self):
         """All is aborted: nothing is left."""
