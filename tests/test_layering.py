@@ -66,6 +66,8 @@ def test_a_module_imports_only_what_its_room_may(path):
             assert allowed(name, permitted), f"{place} imports {name}"
         if place.parts[0] == "core":
             assert name.split(".")[0] not in IMPURE, f"{place} imports {name}: a core has no clock, dice or I/O"
+        if name.split(".")[0] in ("OpenSSL", "cryptography") or name == "twisted.protocols.tls":
+            assert typing_only or place.as_posix() in ("net/encryption", "net/certs"), f"{place} imports {name}: an extra"
         if place.parts[0] == "net" and place.parts[1] in ALONE and name.startswith("twistdist.net."):
             other = name.split(".")[2]
             assert other not in ALONE - {place.parts[1]}, f"{place} imports {name}"

@@ -30,6 +30,7 @@ from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
 from twistdist.net.session import Parent
 from twistdist.net.shapes import flatten, rebuild
 from twistdist.net.timers import use_monotonic_time
+from twistdist.net.tls import dialing_side
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 
@@ -162,8 +163,9 @@ class _Waiters(list[Any]):
 class _Session(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
-    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None) -> None:
-        super().__init__(reactor, address, secret, parent)
+    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
+                 tls: Any = None) -> None:  # fmt: skip
+        super().__init__(reactor, address, secret, parent, tls)
         self.loop = _get_loop()
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
         self.condition = threading.Condition()
@@ -269,22 +271,25 @@ class Client:
 
     _parent: Parent | None = None  # in a task's own client
 
-    def __init__(self, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
-                 **local: Any) -> None:  # fmt: skip
+    def __init__(self, address: str | None = None, *, secret: str | bytes | None = None,
+                 tls: str | os.PathLike[str] | None = None, timeout: float = 30.0, **local: Any) -> None:  # fmt: skip
         self._cluster: LocalCluster | None = None
         address = address or os.environ.get("TWISTDIST_SCHEDULER")
         if address is None:
+            if tls is not None:
+                raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
             self._cluster = LocalCluster(secret=secret, **local).__enter__()
             address = self._cluster.address
         elif local:
             raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
         self._loop = _get_loop()
-        the_secret, where, parent = as_secret(secret), address, self._parent
+        parent = self._parent
 
         def opened() -> Any:
-            return _Session(self._loop.reactor, where, the_secret, parent).open(timeout)
+            return _Session(self._loop.reactor, where, the_secret, parent, certificates).open(timeout)
 
         try:
+            the_secret, (where, certificates) = as_secret(secret), dialing_side(address, tls)
             self._session: _Session = self._loop.call(opened)
         except BaseException:
             self._end_cluster()
@@ -433,7 +438,7 @@ def current_client() -> Client:
         if task.client is None:
             task.uses_client()
             kind = type("Client", (Client,), {"_parent": Parent(task.task, task.key)})
-            task.client = kind(task.address, secret=task.secret)
+            task.client = kind(task.address, secret=task.secret, tls=task.tls or None)
     client: Client = task.client
     return client
 

@@ -22,7 +22,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from twistdist.blocking import Client
 
-    with Client(options.address, timeout=options.timeout) as client:
+    with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
         status = client.status(options.timeout)
         incidents = client.incidents(timeout=options.timeout)
     tasks = ", ".join(f"{count} {state}" for state, count in sorted(status["tasks"].items())) or "none"
@@ -43,8 +43,17 @@ def _status(options: argparse.Namespace) -> int:
 def _clear(options: argparse.Namespace) -> int:
     from twistdist.client import clear
 
-    gone = clear(options.address, timeout=options.timeout)
+    gone = clear(options.address, timeout=options.timeout, tls=options.tls)
     print(f"{gone['sessions']} sessions of absent clients and {gone['tasks']} tasks dropped")
+    return 0
+
+
+def _certs(options: argparse.Namespace) -> int:
+    from twistdist.net.certs import make_certificates
+
+    new = make_certificates(options.directory, options.hosts)
+    print(f"{options.directory}: {'a new CA and' if new else 'the CA is the one that was there;'} a new certificate")
+    print("Every process needs ca.pem, cert.pem and key.pem (--tls, tls=, TWISTDIST_TLS).  Keep ca-key.pem here.")
     return 0
 
 
@@ -67,8 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     clear = commands.add_parser("clear", help="drop what no connected client wants")
     clear.set_defaults(run=_clear)
+    certs = commands.add_parser("certs", help="make certificates for encrypted connections")
+    certs.add_argument("directory", help="where to; with a CA there already, only a new certificate is made")
+    certs.add_argument("hosts", nargs="*", metavar="HOST", help="a host name or address that goes into the certificate")
+    certs.set_defaults(run=_certs)
     for command in (status, clear):
         command.add_argument("address", help="the scheduler: host:port or a Twisted endpoint")
+        command.add_argument("--tls", metavar="DIR", help="folder of certificates [default: $TWISTDIST_TLS]")
         command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,16 +12,18 @@ from twistdist.errors import DataLost
 __all__ = ["clear", "gather", "who_has"]
 
 
-def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0) -> dict[str, int]:
+def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0,
+          tls: str | os.PathLike[str] | None = None) -> dict[str, int]:  # fmt: skip
     """Drop all data and tasks that no connected session wants; ``{"sessions": …, "tasks": …}`` that went."""
-    with Client(address, secret=secret, timeout=timeout) as client:
+    with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         return client.clear(timeout)
 
 
-def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None, timeout: float = 30.0) -> list[Any]:
+def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None, timeout: float = 30.0,
+           tls: str | os.PathLike[str] | None = None) -> list[Any]:  # fmt: skip
     """The values of ``keys``, in order.  ``DataLost`` names the keys that nobody on the cluster knows."""
     names = list(keys)
-    with Client(address, secret=secret, timeout=timeout) as client:
+    with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         futures = client.take_up(names, timeout)
         unknown = [name for name, future in zip(names, futures, strict=True) if future is None]
         if unknown:
@@ -29,7 +32,8 @@ def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None,
         return values
 
 
-def who_has(address: str, secret: str | bytes | None = None, timeout: float = 30.0) -> dict[str, list[str]]:
+def who_has(address: str, secret: str | bytes | None = None, timeout: float = 30.0,
+            tls: str | os.PathLike[str] | None = None) -> dict[str, list[str]]:  # fmt: skip
     """Key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
-    with Client(address, secret=secret, timeout=timeout) as client:
+    with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         return client.who_has(timeout=timeout)

@@ -17,7 +17,10 @@ INLINE_RESULT_BYTES = 4096
 #: The arguments of one task, pickled, may be this large; more is refused with advice.
 MAX_ARGUMENT_BYTES = 16 << 20
 
-#: Seconds that a worker may be away after its connection closed before its tasks go elsewhere.
+#: Seconds without a sign of life after which a worker gets no new work, and after which it is given up.
+SUSPECT_AFTER_S, DEAD_AFTER_S = 1.0, 10.0
+
+#: Seconds that a worker whose process is gone has to be started again before its tasks go elsewhere.
 WORKER_GRACE_S = 0.5
 
 #: Seconds that an unnamed client session is held after its connection closed.
@@ -30,13 +33,13 @@ NAME_GRACE_S = 20.0
 MEMORY_SHARE = 0.8
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]/]+):(\d{1,5})")
-_ENDPOINTS = ("tcp:", "unix:")
+_ENDPOINTS = ("tcp:", "tls:", "unix:")
 
 
 def parse_address(address: str) -> str:
     """A Twisted client endpoint description of ``address``.
 
-    ``host:port`` means ``tcp:host:port``; descriptions that start with ``tcp:`` or ``unix:`` stay as they are.
+    ``host:port`` means ``tcp:host:port``; descriptions that start with ``tcp:``, ``tls:`` or ``unix:`` stay as they are.
     Raises ``ConfigError`` for anything else.
     """
     if not isinstance(address, str):
@@ -45,7 +48,7 @@ def parse_address(address: str) -> str:
         return address
     match = _HOST_PORT.fullmatch(address)
     if not match or not 0 < int(match[2]) < 65536:
-        raise ConfigError(f"{address!r} is no address; write host:port, tcp:host:port or unix:path")
+        raise ConfigError(f"{address!r} is no address; write host:port, tcp:host:port, tls:host:port or unix:path")
     host = match[1].strip("[]").replace(":", r"\:")
     return f"tcp:{host}:{match[2]}"
 

@@ -14,7 +14,7 @@ F = FunctionRef("f", b"f", b"blob")
 
 def ready():
     client = Client(1)
-    client.hello()
+    client.hello(0.0)
     client.dialer.greeted(m.Ready(1))
     return client
 
@@ -69,10 +69,10 @@ def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
     client.submit(old, F, b"a")
     said(client)
     client.dialer.greeted(m.Refused("session", ""))
-    client.hello()
+    client.hello(0.0)
     assert client.changed() == [old] and old.state is State.LOST
     client.submit(new, F, b"a")
-    client.hello()  # the first Hello did not arrive
+    client.hello(0.0)  # the first Hello did not arrive
     client.dialer.greeted(m.Ready(2))
     assert new.state is State.PENDING and [type(one) for one in said(client)] == [m.Function, m.Submit]
 

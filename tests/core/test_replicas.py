@@ -37,7 +37,7 @@ def test_a_target_is_reached_kept_and_freed(story):
     have(story, second, copy)
     third = story.worker("c")
     assert not story.said(third, m.Copy)
-    story.core.connection_lost(story.now, second)
+    story.lost(second)
     story.later(1.0)
     (copy,) = story.said(third, m.Copy)
     have(story, third, copy)
@@ -54,7 +54,7 @@ def test_a_copy_that_fails_is_tried_again_later_and_elsewhere_if_its_worker_goes
     story.later(0.3)
     assert story.said(second, m.Copy)
     third = story.worker("c")
-    story.core.connection_lost(story.now, second)
+    story.lost(second)
     story.later(1.0)
     assert story.said(third, m.Copy) and story.outcome(cid)
 
@@ -67,7 +67,7 @@ def test_never_is_told_with_the_second_copy_and_not_run_again(story):
     have(story, second, copy)
     assert isinstance(story.outcome(cid), m.Finished)
     for worker in (first, second):
-        story.core.connection_lost(story.now, worker)
+        story.lost(worker)
     story.later(1.0)
     lost = story.outcome(cid)
     assert lost.error.kind == "DataLost" and "never" in lost.error.text and compute
@@ -76,7 +76,7 @@ def test_never_is_told_with_the_second_copy_and_not_run_again(story):
 def test_verify_compares_digests(story):
     first = story.worker("a")
     cid, _ = stored(story, first, replay="verify")
-    story.core.connection_lost(story.now, first)
+    story.lost(first)
     story.later(1.0)
     second = story.worker("b")
     (again,) = story.given(second)
@@ -107,7 +107,7 @@ def test_scattered_data_are_told_with_two_copies_and_supplied_again(story):
     have(story, second, copy)
     assert isinstance(story.outcome(cid), m.Finished)
     for worker in (first, second):
-        story.core.connection_lost(story.now, worker)
+        story.lost(worker)
     story.later(1.0)
     third = story.worker("c")
     again = supplied(story, third)
@@ -123,7 +123,7 @@ def test_data_are_supplied_for_a_task_that_needs_them_after_their_future_is_gone
     task = story.submit(cid)
     story.tell(story.client, m.Release([cid]))
     assert not story.said(story.client, m.DropData)
-    story.core.connection_lost(story.now, first)
+    story.lost(first)
     story.later(1.0)
     second = story.worker("b")
     supplied(story, second)
@@ -140,7 +140,7 @@ def test_without_their_session_scattered_data_are_lost(story):
     story.tell(other, m.Scatter(1, "x", 100, b"d", None, 1, [], False))  # the same content: the same data
     assert story.said(other, m.DropData) == [m.DropData([1])]  # it need not keep them
     story.tell(story.client, m.Bye())
-    story.core.connection_lost(story.now, first)
+    story.lost(first)
     story.later(1.0)
     (erred,) = [one for one in story.said(other) if isinstance(one, m.Erred)]
     assert erred.error.kind == "DataLost" and cid
@@ -189,7 +189,7 @@ def test_a_neighbour_looks_whether_a_lost_worker_is_dead(story):
     cid, compute = stored(story, first)
     running = story.submit()
     (other,) = story.given(first) or story.given(second)
-    story.core.connection_lost(story.now, first)
+    story.lost(first)
     (rescue,) = story.said(second, m.Rescue)
     story.tell(second, m.Rescued(rescue.worker, False, []))
     assert first.number in story.core.workers  # it lives: the grace goes on
@@ -213,7 +213,7 @@ def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
 def killed_under(story, task_cid):
     worker = story.worker("w", slots=2)
     computes = story.given(worker)
-    story.core.connection_lost(story.now, worker)
+    story.lost(worker)
     story.later(1.0)
     return computes
 
@@ -246,7 +246,7 @@ def test_a_task_s_session_lives_as_long_as_the_task(story):
     parent = story.submit()
     (compute,) = story.given(worker)
     inner = story.core.greet(story.now, m.HelloClient(77, "", compute.task))
-    story.core.connection_lost(story.now, inner)
+    story.lost(inner)
     story.later(500.0)
     assert 77 in story.core.clients
     story.done(worker, compute)
@@ -272,7 +272,7 @@ def test_another_session_that_scattered_the_same_supplies_it(story):
     supplied(story, first)
     story.tell(other, m.Scatter(1, "x", 100, b"d", None, 1, [], True))
     story.tell(story.client, m.Bye())
-    story.core.connection_lost(story.now, first)
+    story.lost(first)
     second = story.worker("b")
     story.later(1.0)
     (supply,) = story.said(other, m.Supply)
@@ -331,7 +331,7 @@ def test_a_move_frees_the_old_copy_only_when_the_target_holds(story):
 def test_a_store_is_saved_by_a_neighbour_that_comes_later(story):
     first = story.worker("a")
     stored(story, first)
-    story.core.connection_lost(story.now, first)
+    story.lost(first)
     second = story.worker("b")
     assert [one.worker for one in story.said(second, m.Rescue)] == [first.number]
 

@@ -31,6 +31,12 @@ class Story:
         self.core.tick(self.now)
         check_scheduler(self.core)
 
+    def lost(self, worker):
+        """The connection broke, and nobody listens at the worker's address any more."""
+        self.core.connection_lost(self.now, worker)
+        self.core.probed(self.now, worker, True)
+        check_scheduler(self.core)
+
     def worker(self, name="w", slots=1, **inventory):
         self.incarnation += 1
         fields = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
@@ -105,7 +111,7 @@ def test_a_lost_worker_s_values_are_replayed_only_where_needed(story):
     story.tell(story.client, m.Release([second]))
     runner = a if story.given(a) else b
     assert runner is a  # the worker that holds the input
-    story.core.connection_lost(story.now, a)
+    story.lost(a)
     assert story.given(b) == []  # away is not gone
     story.later(0.6)
     again = story.given(b)
@@ -122,7 +128,7 @@ def test_a_resumed_worker_has_lost_nothing(story):
     worker = story.worker()
     story.submit()
     (compute,) = story.given(worker)
-    story.core.connection_lost(story.now, worker)
+    story.lost(worker)
     story.later(0.3)
     assert story.core.find_session(m.Resume(worker.hello.session, 1, 0)) is worker
     story.core.reconnected(story.now, worker)
@@ -136,7 +142,7 @@ def test_a_stale_result_changes_nothing_and_its_file_is_freed(story):
     a = story.worker("a")
     cid = story.submit()
     (old,) = story.given(a)
-    story.core.connection_lost(story.now, a)
+    story.lost(a)
     story.later(0.6)
     b = story.worker("b")
     (new,) = story.given(b)
@@ -152,7 +158,7 @@ def test_a_worker_that_comes_back_in_time_goes_on_with_its_attempt(story):
     a = story.worker("a")
     cid = story.submit()
     (compute,) = story.given(a)
-    story.core.connection_lost(story.now, a)
+    story.lost(a)
     story.later(0.6)  # given up; nobody else is there to run it
     back = story.worker("a", running=[(compute.task, compute.attempt)])
     assert story.said(back) == []
@@ -509,8 +515,7 @@ def test_a_worker_can_not_take_up_a_task_that_it_could_not_have_been_given(story
     first = story.worker("a", resources={"GPU": 1_000_000})
     story.submit(resources={"GPU": 1_000_000})
     (compute,) = story.given(first)
-    story.core.connection_lost(story.now, first)
-    story.later(60)
+    story.core._worker_gone(story.now, first, "lost")
     second = story.worker("b", running=[(compute.task, compute.attempt)])
     assert story.said(second, m.Abort)[0].attempts == [compute.attempt]
     assert story.core.tasks[compute.task].worker is None

@@ -165,11 +165,11 @@ def test_a_finished_outcome_is_told_in_every_hello_until_one_is_accepted():
     done = m.Done(1, 1, b"v", 1, b"", 5)
     worker.executor_outcomes(0.0, 0, [done])
     worker.dialer.greeted(m.Refused("session", ""))
-    assert worker.hello().finished == [done]
-    assert worker.hello().finished == [done]  # the first one did not arrive
+    assert worker.hello(0.0).finished == [done]
+    assert worker.hello(0.0).finished == [done]  # the first one did not arrive
     worker.dialer.greeted(m.Ready(1))
     worker.dialer.greeted(m.Refused("session", ""))
-    assert worker.hello().finished == []
+    assert worker.hello(0.0).finished == []
 
 
 def test_a_time_limit_keeps_no_arguments():

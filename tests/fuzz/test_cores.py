@@ -22,6 +22,7 @@ from twistdist.core.pool import Death
 from twistdist.core.records import Client
 from twistdist.core.resilience import Settings
 from twistdist.core.scheduler import Scheduler
+from twistdist.core.session import Session
 from twistdist.errors import ProtocolError
 from twistdist.testing.nonsense import FROM_CLIENT, FROM_WORKER, TO_CLIENT, TO_WORKER, Nonsense
 from twistdist.wire import framing
@@ -167,16 +168,26 @@ class SchedulerRun:
     def end(self):
         """Everybody leaves: nothing is left."""
         core = self.core
-        for peer in self.peers:
-            if peer.connected:
-                core.connection_lost(self.now, peer)
-                self.check()
+        for name in list(core.datasets):
+            core.unpublish(name)
+        for client in [one for one in core.clients.values() if not one.held]:
+            if core.clients.get(client.number) is not client:
+                continue  # ended with another one of its name
+            if not client.connected:
+                core.reconnected(self.now, client)
+            core.end_session(client)
+            core.receive(self.now, client, [m.Bye()])
+            self.check()
+        for holder in list(core.held.values()):  # of processes that are gone
+            core.end_session(Client(0, holder.name, Session()))
+        for worker in list(core.workers.values()):
+            core._worker_gone(self.now, worker, "the end")
+            core.tick(self.now)
+            self.check()
         for _ in range(10):
             self.now += 500.0
             core.tick(self.now)
             self.check()
-        parents = [one.parent for one in core.clients.values()]
-        assert not core.clients and not core.workers, parents
         left = core.tasks or core.keys or core.functions or core.awaited or core.targets or core.restricted or core.alone
         assert not left, f"left: {left}"
 
@@ -362,7 +373,7 @@ class ClientRun:
             core.query("status")
         elif what == "refused":
             core.dialer.greeted(m.Refused("session", ""))
-            core.hello()
+            core.hello(0.0)
             core.dialer.greeted(m.Ready(1))
             core.changed()
         elif what == "say":

@@ -107,7 +107,7 @@ def test_what_announces_much_and_brings_nothing_costs_nothing(header):
         for name, decoder in fuzz.decoders().items():
             for data in CORPUS[name][:10]:
                 for at in range(len(data)):
-                    with pytest.raises(ProtocolError):
+                    with contextlib.suppress(ProtocolError):  # it may be the end of a number
                         framing.decode_frame(decoder, data[:at] + header)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

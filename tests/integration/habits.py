@@ -41,6 +41,34 @@ def tree(n):
     return sum(one.result() for one in as_completed(children))
 
 
+class Trace:
+    """Its pickles, and those of its errors, note the process that loads them; a call notes the process that runs it."""
+
+    def __init__(self, loaded, ran):
+        self.loaded, self.ran = loaded, ran
+
+    def __reduce__(self):
+        return _load_trace, (Trace, self.loaded, self.ran)
+
+    def __call__(self, *_):
+        note(self.ran, os.getpid())
+        return self
+
+    def fail(self, *_):
+        note(self.ran, os.getpid())
+        raise TraceError(self.loaded, self.ran)
+
+
+class TraceError(Exception):
+    def __reduce__(self):
+        return _load_trace, (TraceError, *self.args)
+
+
+def _load_trace(kind, loaded, ran):
+    note(loaded, os.getpid())
+    return kind(loaded, ran)
+
+
 def until(what, seconds=60):
     """Poll for something that happens in other processes."""
     end = time.monotonic() + seconds

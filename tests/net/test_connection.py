@@ -7,12 +7,15 @@ import socket
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from twistdist import errors
 from twistdist.blocking import Client
-from twistdist.net.connection import HANDSHAKE_S, Connection
+from twistdist.net.connection import HANDSHAKE_S, MOST_LINES, MOST_UNPROVEN, REFUSAL_S, Connection, ServerFactory
 from twistdist.net.scheduler import SchedulerService
 from twistdist.wire import messages as m
 from twistdist.wire.framing import encode_frame
@@ -48,7 +51,7 @@ def server():
 
 def proof(transport, secret=SECRET):
     client = ClientHandshake(secret, b"c" * 32)
-    return client.feed(transport.value())[0]
+    return client.start() + client.feed(transport.value())[0]
 
 
 def test_frames_after_the_handshake_even_in_the_same_chunk(server):
@@ -66,11 +69,15 @@ def test_who_does_not_finish_the_handshake_is_closed(server):
     assert transport.disconnecting
 
 
-def test_a_wrong_secret_gets_one_byte_and_nothing_it_says_is_read(server):
-    connection, transport, owner, _ = server
+def test_a_wrong_secret_gets_one_byte_after_a_while_and_nothing_it_says_is_read(server):
+    connection, transport, owner, clock = server
     attempt = proof(transport, b"another secret ..")
     transport.clear()
     connection.dataReceived(attempt + encode_frame((1, 0, [m.Bye()])))
+    assert transport.value() == b"" and not transport.disconnecting
+    clock.advance(REFUSAL_S - 0.1)
+    assert transport.value() == b""
+    clock.advance(0.2)
     assert transport.value() == b"-" and transport.disconnecting
     connection.dataReceived(encode_frame((1, 0, [m.Bye()])))
     assert owner.events == [] and owner.bodies == []
@@ -95,6 +102,168 @@ def test_no_timer_is_left_when_the_connection_goes(server):
     assert clock.getDelayedCalls() == [] and owner.events == ["ConnectionDone"]
 
 
+def test_the_refusal_of_a_wrong_secret_goes_with_its_connection(server):
+    connection, transport, _, clock = server
+    connection.dataReceived(proof(transport, b"another secret .."))
+    connection.connectionLost()
+    assert clock.getDelayedCalls() == []
+
+
+def test_who_does_not_take_the_refusal_is_closed_all_the_same(server):
+    connection, transport, _, clock = server
+    aborted = []
+    transport.abortConnection = lambda: aborted.append(clock.seconds())
+    connection.dataReceived(proof(transport, b"another secret .."))
+    clock.pump([0.5] * 12)
+    assert aborted == [HANDSHAKE_S]
+
+
+def test_what_a_good_client_said_is_no_use_to_another(server):
+    connection, transport, _, _ = server
+    recorded = proof(transport)
+    connection.dataReceived(recorded)
+    assert connection.accepted
+    other, owner = Connection(Clock(), Owner(), ServerHandshake(SECRET, b"t" * 32)), Owner()
+    other._owner = owner
+    other.makeConnection(StringTransport())
+    other.dataReceived(recorded)
+    assert isinstance(other.error, errors.AuthenticationError) and owner.events == []
+
+
+def test_who_proves_itself_and_says_no_more_is_closed(server):
+    connection, transport, owner, clock = server
+    owner.opened = Connection.expect_greeting
+    connection.dataReceived(proof(transport))
+    clock.advance(HANDSHAKE_S - 0.1)
+    assert not transport.disconnecting
+    connection.dataReceived(b"\x00")  # the beginning of a large one
+    clock.advance(HANDSHAKE_S - 0.1)
+    assert not transport.disconnecting
+    clock.advance(0.2)
+    assert transport.disconnecting and "greeting" in str(connection.error)
+
+
+def test_who_has_greeted_may_be_silent(server):
+    connection, transport, owner, clock = server
+    owner.opened = Connection.expect_greeting
+    connection.dataReceived(proof(transport))
+    connection.greeted()
+    assert clock.getDelayedCalls() == [] and connection.accepted
+
+
+@pytest.mark.parametrize("greets", [False, True])
+def test_the_scheduler_waits_for_a_greeting_for_a_while(greets):
+    clock = Clock()
+    service = SchedulerService(clock, [], SECRET)
+    service.startService()
+    connection, transport = service._factory.buildProtocol(None), StringTransport()
+    transport.abortConnection = transport.loseConnection
+    connection.makeConnection(transport)
+    connection.dataReceived(proof(transport))
+    if greets:
+        connection.dataReceived(encode_frame((0, 0, [m.HelloClient(7)])))
+    clock.advance(HANDSHAKE_S + 0.1)
+    assert transport.disconnecting is not greets
+    assert (connection.peer is not None) is greets
+
+
+def test_an_error_of_ours_closes_the_connection_and_is_raised_to_nobody(server, caplog):
+    connection, transport, owner, _ = server
+    owner.frames = lambda connection, bodies: 1 / 0
+    connection.dataReceived(proof(transport) + encode_frame((1, 0, [m.Bye()])))
+    assert transport.disconnecting and "see its log" in str(connection.error)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.booleans())
+def test_no_bytes_make_it_raise(chunks, proved):
+    connection, transport = Connection(Clock(), Owner(), ServerHandshake(SECRET, b"s" * 32)), StringTransport()
+    transport.abortConnection = transport.loseConnection
+    connection.makeConnection(transport)
+    if proved:
+        connection.dataReceived(proof(transport))
+    for chunk in chunks:
+        connection.dataReceived(chunk)
+    assert len(connection._handshake._got) < 200  # what it keeps of a stranger
+
+
+# ---- many at once ------------------------------------------------------------------------------------
+
+
+class Door:
+    """A factory, and the connections that it made with their transports."""
+
+    def __init__(self):
+        self.clock, self.owner, self.made = Clock(), Owner(), []
+        self.factory = ServerFactory(self.clock, self.owner, SECRET)
+        self.lines = []
+        self.factory._log = self
+
+    def warn(self, text, **fields):
+        self.lines.append(text.format(**fields))
+
+    def connect(self, host):
+        address = IPv4Address("TCP", host, 1)
+        connection, transport = self.factory.buildProtocol(address), StringTransport(peerAddress=address)
+        connection.makeConnection(transport)
+
+        def abort():
+            transport.disconnecting = True
+            connection.connectionLost()
+
+        transport.abortConnection = abort
+        self.made.append((connection, transport))
+        return connection, transport
+
+    def open(self):
+        return [not transport.disconnecting for _, transport in self.made]
+
+
+def test_strangers_of_one_host_shut_out_themselves_alone():
+    door = Door()
+    honest, its_transport = door.connect("10.0.0.1")
+    for _ in range(MOST_UNPROVEN + 50):
+        door.connect("10.0.0.66")
+    assert door.open() == [True] + [False] * 51 + [True] * (MOST_UNPROVEN - 1)
+    late, late_transport = door.connect("10.0.0.2")
+    for connection, transport in ((honest, its_transport), (late, late_transport)):
+        connection.dataReceived(proof(transport))
+    assert honest.accepted and late.accepted and door.open().count(True) == MOST_UNPROVEN
+    for connection, transport in door.made:
+        if not transport.disconnecting:
+            connection.connectionLost()
+    assert door.factory._unproven == {} and door.factory._hosts == {} and door.owner.events.count("opened") == 2
+
+
+def test_who_has_proved_itself_is_not_counted():
+    door = Door()
+    for _ in range(2 * MOST_UNPROVEN):
+        connection, transport = door.connect("10.0.0.1")
+        connection.dataReceived(proof(transport))
+    assert all(door.open())
+
+
+def test_one_with_a_wrong_secret_counts_until_it_is_closed():
+    door = Door()
+    for _ in range(MOST_UNPROVEN):
+        connection, transport = door.connect("10.0.0.1")
+        connection.dataReceived(proof(transport, b"another secret .."))
+    door.connect("10.0.0.1")
+    assert door.open().count(False) == 1
+
+
+def test_refusals_do_not_fill_the_log():
+    door = Door()
+    for _ in range(50):
+        door.connect("10.0.0.1")[0].fail(errors.ProtocolError("no"))
+    assert len(door.lines) == MOST_LINES and "10.0.0.1 was refused: no" in door.lines[0]
+    door.clock.advance(1.1)
+    assert door.lines[MOST_LINES:] == ["40 more connections were refused within the last second"]
+    door.connect("10.0.0.1")[0].fail(errors.ProtocolError("again"))
+    assert "again" in door.lines[-1]
+    door.connect("10.0.0.1")[0].connectionLost()
+    assert len(door.lines) == MOST_LINES + 2  # who just goes is not worth a line
+
+
 def test_a_scheduler_of_another_version_is_told_apart():
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -102,7 +271,8 @@ def test_a_scheduler_of_another_version_is_told_apart():
             peer, _ = listener.accept()
             with peer:
                 peer.sendall(ServerHandshake(os.urandom(16), os.urandom(32), version=99).start())
-                peer.recv(1)
+                while peer.recv(1000):
+                    pass
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -115,6 +285,9 @@ def test_what_one_peer_can_not_be_told_does_not_keep_the_others_from_hearing():
     service = SchedulerService(Clock(), [], b"secret")
     sent, failed = [], []
 
+    class Valve:
+        closed = False
+
     class Fake:
         def send(self, frames):
             sent.extend(encode_frame(frame) for frame in frames)
@@ -124,7 +297,8 @@ def test_what_one_peer_can_not_be_told_does_not_keep_the_others_from_hearing():
 
     for number in (1, 2):
         peer = service.core.greet(0.0, m.HelloClient(number))
-        service._connections[peer] = Fake()
+        service._connections[peer] = fake = Fake()
+        service._valves[fake] = Valve()
         service.core.post(peer, m.Reply(1, "", 1 << 64 if number == 1 else "fine"))
     service._flush()
     assert len(sent) == 1 and "encoded" in failed[0]

@@ -9,7 +9,7 @@ import pytest
 from twistdist.testing.simulate import World, main, run_seeds
 
 #: How many schedules a test run tries; each costs some 5 ms.
-SCHEDULES = int(os.environ.get("TWISTDIST_SIMULATE", "10000"))
+SCHEDULES = 5_000
 
 #: Seeds of schedules that broke something once, and what that was.
 FOUND = {

@@ -16,7 +16,7 @@ def meet(server_secret=SECRET, client_secret=SECRET, server_version=1, client_ve
     server = ServerHandshake(server_secret, b"s" * 32, server_version)
     client = ClientHandshake(client_secret, b"c" * 32, client_version)
     proof, _ = client.feed(server.start())
-    answer, left = server.feed(proof + b"more")
+    answer, left = server.feed(client.start() + proof + b"more")
     assert left == b"more"
     client.feed(answer + b"rest")
     return server, client
@@ -29,7 +29,7 @@ def test_the_same_secret():
 
 def test_byte_by_byte():
     server, client = ServerHandshake(SECRET, b"s" * 32), ClientHandshake(SECRET, b"c" * 32)
-    proof = b"".join(client.feed(bytes([byte]))[0] for byte in server.start())
+    proof = client.start() + b"".join(client.feed(bytes([byte]))[0] for byte in server.start())
     answer = b"".join(server.feed(bytes([byte]))[0] for byte in proof)
     for byte in answer:
         client.feed(bytes([byte]))
@@ -55,20 +55,27 @@ def test_another_version_is_told_on_both_sides():
     client = ClientHandshake(SECRET, b"c" * 32, 2)
     proof, _ = client.feed(server.start())
     with pytest.raises(VersionMismatch):
-        ServerHandshake(SECRET, b"s" * 32, 1).feed(proof)
+        ServerHandshake(SECRET, b"s" * 32, 1).feed(client.start() + proof)
 
 
 def test_a_proof_can_not_be_played_back_to_another_connection():
     client = ClientHandshake(SECRET, b"c" * 32)
     proof, _ = client.feed(ServerHandshake(SECRET, b"s" * 32).start())
     with pytest.raises(AuthenticationError):
-        ServerHandshake(SECRET, b"t" * 32).feed(proof)
+        ServerHandshake(SECRET, b"t" * 32).feed(client.start() + proof)
 
 
 def test_a_proof_can_not_be_reflected():
     server = ServerHandshake(SECRET, b"s" * 32)
     with pytest.raises(AuthenticationError):
         server.feed(server.start() + bytes(32))
+
+
+def test_tls_is_told_from_garbage():
+    with pytest.raises(AuthenticationError, match="speaks TLS"):
+        ClientHandshake(SECRET, b"c" * 32).feed(b"\x15\x03\x03\x00\x02\x02\x46")
+    with pytest.raises(AuthenticationError, match="speaks TLS"):
+        ServerHandshake(SECRET, b"s" * 32).feed(b"\x16\x03\x01")
 
 
 @given(st.binary(min_size=1, max_size=500))

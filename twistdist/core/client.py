@@ -74,6 +74,8 @@ class Client:
         self.answers: list[m.Reply] = []
         self.supplies: list[m.Supply] = []
         self.dropped: list[int] = []
+        #: Addresses of workers that are silent, and whether they are gone: news for the edge.
+        self.troubles: list[tuple[str, bool]] = []
         self._functions: dict[bytes, tuple[int, int]] = {}
         self._function_bytes = 0
         self._next_function = 0
@@ -89,6 +91,8 @@ class Client:
             m.Finished: self._finished,
             m.Erred: self._erred,
             m.Peer: self._peer,
+            m.PeerState: self._peer_state,
+            m.Beat: lambda message: None,  # it has a meaning only outside the numbers
             m.Reply: self._reply,
             m.Supply: self._supply,
             m.DropData: lambda message: self.dropped.extend(message.cids),
@@ -201,7 +205,7 @@ class Client:
 
     # ---- events -----------------------------------------------------------------------------
 
-    def hello(self) -> m.HelloClient:
+    def hello(self, now: float) -> m.HelloClient:
         """The opening of a new session.  Whatever an earlier one had asked for is lost with the scheduler's memory."""
         if self.dialer.refused:
             self.dialer.refused = False  # once: what is asked for from now on is for the new session
@@ -274,6 +278,11 @@ class Client:
 
     def _peer(self, message: m.Peer) -> None:
         self.peers[message.worker] = message
+
+    def _peer_state(self, message: m.PeerState) -> None:
+        peer = self.peers.get(message.worker)
+        if peer is not None and message.state:
+            self.troubles.append((peer.address, message.state == "gone"))
 
     def _reply(self, message: m.Reply) -> None:
         self.answers.append(message)

@@ -110,6 +110,22 @@ class LookForFiles:
 
 
 @attrs.frozen
+class PeerTrouble:
+    """A worker is silent, or gone: what is fetched from it is to come from others, where there are any; if it is ``gone``, not
+    from there at all."""
+
+    address: str
+    gone: bool
+
+
+@attrs.frozen
+class Fence:
+    """The scheduler may have given this worker up: nothing is served until that is clear, and the session begins anew."""
+
+    on: bool
+
+
+@attrs.frozen
 class StopWorker:
     """The process should end."""
 

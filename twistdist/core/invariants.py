@@ -28,11 +28,13 @@ def check_scheduler(scheduler: Scheduler) -> None:
         for one in task.inputs:
             _must(one in pending, "inputs of a kept record are kept", task)
             _must(one.dependents is not None and task in one.dependents, "inputs know their dependents", task)
-            if task.state in _UNFINISHED:
+            if task.state in _UNFINISHED and task.state is not AWAITED:
                 pending[one] += 1
     for task in scheduler.tasks.values():
         _check_task(scheduler, task, pending[task])
     _check_workers(scheduler)
+    unfinished = sum(1 for task in scheduler.tasks.values() if task.state in _UNFINISHED)
+    _must(scheduler.unfinished == unfinished, "unfinished tasks are counted", f"{scheduler.unfinished}, not {unfinished}")
     for client in scheduler.clients.values():
         for cid, wanted in client.futures.items():
             _must(wanted is None or (client, cid) in wanted.watchers, "a future watches its task", cid)
@@ -52,8 +54,9 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         _must(task.value is None and task.holders is None, "only done tasks have values", task)
     if task.state is AWAITED:
         source = task.care.source if task.care is not None else None
-        _must(source is not None and source.client is not None, "awaited data have somebody to bring them", task)
-        _must(task in scheduler.awaited, "awaited data are asked for", task)
+        recovering = scheduler.recovering and task.value_attempt
+        _must(recovering or (source is not None and source.client is not None), "awaited data have somebody to bring them", task)
+        _must(recovering or task in scheduler.awaited, "awaited data are asked for", task)
     restores = task.care is not None and task.care.checkpointed
     if task.state is READY and not restores:
         _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
@@ -87,15 +90,13 @@ def _check_workers(scheduler: Scheduler) -> None:
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
             _must(task.number in scheduler.tasks, "held tasks are kept", task)
-        _must(worker.connected or not scheduler.placement.has_room(worker), "no work for who is away", worker.name)
+        able = worker.well and not worker.resting
+        _must(able or not scheduler.placement.has_room(worker), "no work for who is away or suspected", worker.name)
         for name, amount in worker.resources.items():
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
             _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")
-    if scheduler.placement.idle:
+    if scheduler.placement.idle and not scheduler.recovering:
         row = [task for task in scheduler.tasks.values()
-               if task.state is READY and not _is_restricted(task) and task not in scheduler.alone]  # fmt: skip
+               if task.state is READY and task not in scheduler.restricted and task not in scheduler.alone]  # fmt: skip
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])
 
-
-def _is_restricted(task: Task) -> bool:
-    return bool(task.options.workers or task.options.resources)

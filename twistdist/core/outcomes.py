@@ -45,6 +45,8 @@ class Outcomes(TaskBook):
             self._hold(worker, task)
         if message.checkpointed:
             self._care(task).checkpointed = True
+        if self.ledger is not None:
+            self.ledger.ended(task)
         if message.value is not None or message.checkpointed:
             self._cut_lineage(task)
         self._has_value(task)

@@ -38,7 +38,7 @@ class Placement:
     def update(self, worker: Worker) -> None:
         """Something about ``worker`` changed: put it where it belongs, at the end of the rotation."""
         self.remove(worker)
-        if not worker.connected:
+        if not worker.connected or worker.suspect or worker.resting:
             return
         given, slots, most = len(worker.assigned) - len(worker.parked), worker.hello.slots, worker.most
         if given > slots:

@@ -153,6 +153,7 @@ class Pool:
         self._starts_failed = self._idle_deaths = 0
         self._why_no_start = ""
         self._paused = self._spilling = False
+        self.fenced = False
         self._spill_after = 0.0
         self._told_intake: tuple[int, str] = (slots, "")
         self._recalling: set[int] | None = None
@@ -261,6 +262,9 @@ class Pool:
     def _adjust_intake(self) -> None:
         """Tell the scheduler how much may run here, when that has changed."""
         up = sum(1 for executor in self.active.values() if executor.up)
+        if self.fenced:
+            self.most = 0  # the tasks that wait here may have been given to others
+            return
         if self._starts_failed >= MOST_FAILED_STARTS and up < self.slots:
             intake = (up, f"its executors do not start: {self._why_no_start}")
         elif self._paused:

@@ -33,7 +33,7 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
         "address": hello.address,
         "pid": hello.pid,
         "state": _state(worker),
-        "last_seen": 0.0 if worker.connected else now - worker.away_since,
+        "last_seen": now - worker.heard_at,
         "troubles": list(worker.troubles),
     }
 
@@ -41,6 +41,10 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
 def _state(worker: Worker) -> str:
     if not worker.connected:
         return "away"
+    if worker.suspect:
+        return "suspect"
+    if worker.resting:
+        return "stuck"
     return "retiring" if worker.retiring is not None else "paused" if worker.why else "connected"
 
 
@@ -132,8 +136,13 @@ def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -
         "workers": _workers(scheduler, now, client, []),
         "sessions": {
             "connected": sum(1 for c in scheduler.clients.values() if c.connected),
-            "away": sum(1 for c in scheduler.clients.values() if not c.connected),
+            "away": sum(1 for c in scheduler.clients.values() if not c.connected and not c.held),
+            "durable": {name: len(c.kept) for name, c in scheduler.held.items() if name},
         },
+        "datasets": sorted(scheduler.datasets),
+        "suspects": sorted(worker.name for worker in scheduler.workers.values() if worker.suspect),
+        "recovering": sorted(scheduler.expected) if scheduler.recovering else None,
+        "journal": scheduler.journal,
         "functions": len(scheduler.functions),
         **scheduler.statistics.counters(),
         "incidents": len(scheduler.statistics.incidents),
@@ -185,6 +194,56 @@ def _sync(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> 
     """The answer comes after everything that was said before."""
 
 
+def _keys(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[str]:
+    """The keys of all that the client's durable session keeps and its process wants."""
+    return [task.key for task in scheduler.session_tasks(client)]
+
+
+def _take_up(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[int]:
+    """Watch what the session keeps; ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
+    tasks, known = {task.key: task for task in scheduler.session_tasks(client)}, []
+    for cid, key in args:
+        if key in tasks:
+            scheduler.watch(tasks[key], client, int(cid))
+            known.append(int(cid))
+    return known
+
+
+def _end_session(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> int:
+    """End the durable session: how many tasks it had."""
+    return scheduler.end_session(client)
+
+
+def _publish(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> None:
+    """``args``: a name, the pickled shape, and the cids of what is in it."""
+    name, shape, cids = args
+    tasks = [client.futures.get(cid) for cid in cids]
+    if any(task is None for task in tasks):
+        raise ValueError("a future that was cancelled or released can't be published")
+    scheduler.publish(str(name), bytes(shape), [task for task in tasks if task is not None])
+
+
+def _dataset(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[Any]:
+    """``args``: a name, then new cids or none; the shape, and the keys in order, which the cids watch from now on."""
+    name, *cids = args
+    dataset = scheduler.datasets.get(name)
+    if dataset is None:
+        there = ", ".join(sorted(scheduler.datasets)) or "nothing"
+        raise ValueError(f"nothing is published as {name!r}, only {there}")
+    if cids and len(cids) == len(dataset.tasks):
+        for cid, task in zip(cids, dataset.tasks, strict=True):
+            scheduler.watch(task, client, int(cid))
+    return [dataset.shape, [task.key for task in dataset.tasks]]
+
+
+def _datasets(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[str]:
+    return sorted(scheduler.datasets)
+
+
+def _unpublish(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> None:
+    scheduler.unpublish(str(args[0]))
+
+
 def _shutdown(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> bool:
     scheduler.shutdown(f"shutdown asked for by client {client.name or format(client.number, 'x')[:8]}")
     return True
@@ -204,5 +263,12 @@ _QUERIES: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
     "copying": _short_of_copies,
     "rebalance": _rebalance,
     "retire": _retire,
+    "keys": _keys,
+    "take_up": _take_up,
+    "end_session": _end_session,
+    "publish": _publish,
+    "dataset": _dataset,
+    "datasets": _datasets,
+    "unpublish": _unpublish,
     "shutdown": _shutdown,
 }

@@ -43,7 +43,7 @@ class Task:
     ``rank`` orders the ready ones (smallest first); ``chosen`` is a key that the user gave, ``origin`` and ``cid`` name the
     session and the future that first asked for it.  ``pending`` counts the unfinished dependents, ``missing`` the inputs
     without a value while WAITING.  ``positions`` are the inputs as the arguments count them, where one comes twice.
-    ``value_attempt`` is the attempt whose value was accepted last.
+    ``value_attempt`` is the attempt whose value was accepted last; ``row`` is where the journal has the outcome.
     """
 
     number: int
@@ -74,6 +74,7 @@ class Task:
     recipe: bytes = b""
     positions: tuple[Task, ...] = ()
     care: Care | None = None
+    row: int = 0
 
     @property
     def key(self) -> str:
@@ -130,6 +131,19 @@ class Trouble:
 
 
 @attrs.define(eq=False)
+class Audit:
+    """What a worker should have at the moment of a question: tasks with their attempts, and files if ``stored``.
+
+    ``left`` are attempts that were taken from its books since.
+    """
+
+    number: int
+    assigned: dict[Task, int]
+    stored: dict[Task, int] | None
+    left: set[int] = attrs.field(factory=set)
+
+
+@attrs.define(eq=False)
 class Retiring:
     """A worker that is to leave: it gets no work, and what only it holds is copied away until ``deadline``."""
 
@@ -144,7 +158,8 @@ class Worker:
 
     ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; the assigned ones that are ``parked`` don't
     count.  ``exclusive`` is a task that runs here alone, or will when the others have ended.  ``bytes_held`` are those of
-    ``holds``.
+    ``holds``.  The last sign of life came at ``heard_at``; a ``suspect`` one has been silent for a while, a ``resting`` one has
+    done nothing with what it was given, and neither is given work.  The fields behind these belong to :mod:`.liveness`.
     """
 
     number: int
@@ -152,6 +167,16 @@ class Worker:
     session: Session
     connected: bool = True
     away_since: float = 0.0
+    heard_at: float = 0.0
+    suspect: bool = False
+    resting: bool = False
+    beat: m.Beat | None = None
+    quiet_at: float = 0.0
+    differs: int = 0
+    idle_since: float | None = None
+    audit: Audit | None = None
+    audit_after: float = 0.0
+    audit_pause: float = 0.0
     most: int = attrs.field(default=attrs.Factory(lambda self: self.hello.slots, takes_self=True))
     why: str = ""
     assigned: dict[Task, None] = attrs.field(factory=dict)
@@ -175,6 +200,11 @@ class Worker:
         return self.hello.name
 
     @property
+    def well(self) -> bool:
+        """Whether it can be asked for something now."""
+        return self.connected and not self.suspect
+
+    @property
     def given(self) -> int:
         """How many assigned tasks use, or wait for, a slot."""
         return len(self.assigned) - len(self.parked)
@@ -182,7 +212,11 @@ class Worker:
 
 @attrs.define(eq=False)
 class Client:
-    """One client session."""
+    """One client session.
+
+    A ``held`` one is no process's own: it keeps what a durable session of that name wants (``kept``: by which future), or what
+    was published.  ``recorded`` ones are in the journal; a ``restored`` one was read from it and has not come back yet.
+    """
 
     number: int
     name: str
@@ -196,6 +230,21 @@ class Client:
     batch: int = 0
     parent: int = 0
     sources: dict[int, Task] = attrs.field(factory=dict)
+    held: bool = False
+    kept: dict[Task, int] = attrs.field(factory=dict)
+    next_cid: int = 0
+    recorded: bool = False
+    restored: bool = False
+
+
+@attrs.define(eq=False)
+class Dataset:
+    """A published name: the shape of what was published, pickled, and its tasks in order."""
+
+    number: int
+    name: str
+    shape: bytes
+    tasks: list[Task]
 
 
 @attrs.define(eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from twistdist.core.records import Care, Retiring, Task, Worker
+from twistdist.core.records import Care, Client, Retiring, Task, Worker
 from twistdist.core.resilience import Resilience
 from twistdist.core.tasks import DONE
 from twistdist.errors import ProtocolError
@@ -97,7 +97,7 @@ class Replicas(Resilience):
         """The workers that could have one more copy, and have not failed to."""
         names = care.source.workers if care.source is not None else ()
         return [one for one in self.workers.values()
-                if one.connected and one.retiring is None and one not in (task.holders or ()) and one not in care.copying
+                if one.well and one.retiring is None and one not in (task.holders or ()) and one not in care.copying
                 and one not in care.failed and (not names or one.name in names)]  # fmt: skip
 
     def _copy(self, task: Task, care: Care, free: list[Worker], staying: list[Worker]) -> None:
@@ -108,6 +108,16 @@ class Replicas(Resilience):
         care.copying[chosen] = None
         holders = self._introduce(chosen, task.holders or ())
         self.post(chosen, m.Copy(m.Input(task.number, task.value_attempt, None, task.size, task.digest, holders)))
+
+    def _relay(self, task: Task, peer: Client | Worker) -> None:
+        """``peer`` can't fetch the value from its holders: one more copy, on a worker that both sides can reach."""
+        care = self._care(task)
+        holders = task.holders or ()
+        free = [one for one in self._free_for(task, care) if one is not peer and (peer.number, one.number) not in self.links
+                and any((one.number, holder.number) not in self.links for holder in holders)]  # fmt: skip
+        if free and not care.copying:
+            self.targets[task] = None
+            self._copy(task, care, free, self._staying(task, care))
 
     def _announce(self, task: Task, care: Care) -> None:
         if not care.announced:
@@ -153,13 +163,14 @@ class Replicas(Resilience):
         """All that the worker knew of are busy: who has it by now."""
         task = self.tasks.get(message.task)
         holders = task.holders or () if task is not None and task.value_attempt == message.attempt else ()
-        self.post(worker, m.Located(message.attempt, self._introduce(worker, [one for one in holders if one.connected])))
+        self.post(worker, m.Located(message.attempt, self._introduce(worker, [one for one in holders if one.well])))
 
     def _comes_otherwise(self, task: Task, care: Care) -> bool:
         if care.source is not None:
             self._await(task)
             return True
         if care.checkpointed:
+            self.unfinished += 1
             self._make_ready(task)
             return True
         if task.options.replay == "never" and task.value_attempt:
@@ -208,7 +219,7 @@ class Replicas(Resilience):
             retiring.pop(worker, None)
             return
         over = now >= leaving.deadline - 1e-6
-        others = any(one.connected and one.retiring is None for one in self.workers.values())
+        others = any(one.well and one.retiring is None for one in self.workers.values())
         sole = [task for task in worker.holds if not self._staying(task, self._care(task))]
         hopeful = any(care.copying or self._free_for(task, care) for task in sole if (care := task.care) is not None)
         if not over and ((worker.assigned and others) or hopeful):
@@ -221,7 +232,7 @@ class Replicas(Resilience):
 
     def rebalance(self, tasks: list[Task] | None) -> int:
         """Move copies from workers that hold much to those that hold little; how many moves were started."""
-        workers = [one for one in self.workers.values() if one.connected and one.retiring is None]
+        workers = [one for one in self.workers.values() if one.well and one.retiring is None]
         if len(workers) < 2:
             return 0
         held = {one: one.bytes_held for one in workers}

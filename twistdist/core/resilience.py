@@ -15,9 +15,9 @@ import attrs
 from twistdist import config
 from twistdist.core import placement
 from twistdist.core.outcomes import Outcomes
-from twistdist.core.records import Incident, Task, Worker
+from twistdist.core.records import Client, Incident, Task, Worker
 from twistdist.core.session import Session
-from twistdist.core.tasks import ASSIGNED, DONE, IDLE, READY, UNFINISHED, WAITING, has_resources
+from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING, has_resources
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -27,18 +27,32 @@ MOST_LOST_INPUTS = 4
 #: After this many times the task fails.
 MOST_LOST_INPUTS_IN_ALL = 12
 
+#: Seconds for which a worker that could not fetch from another one is not sent there again if there is another way.
+LINK_S = 60.0
+
 #: How many incarnations of workers are remembered as replaced by a later one.
 MOST_OUTLIVED = 10_000
 
 
 @attrs.frozen
 class Settings:
-    """Times in seconds; ``checkpoints`` is the URL of the checkpoint store, "" for none."""
+    """Times in seconds; ``checkpoints`` is the URL of the checkpoint store, "" for none.
 
+    A worker that is silent for ``suspect_after`` is suspected, for ``dead_after`` given up; one whose process is known to be gone
+    has ``worker_grace`` to come back.
+    """
+
+    suspect_after: float = config.SUSPECT_AFTER_S
+    dead_after: float = config.DEAD_AFTER_S
     worker_grace: float = config.WORKER_GRACE_S
     client_grace: float = config.CLIENT_GRACE_S
     name_grace: float = config.NAME_GRACE_S
     checkpoints: str = ""
+
+    @property
+    def beat_every(self) -> float:
+        """The pause between heartbeats."""
+        return self.suspect_after / 4
 
 
 class Resilience(Outcomes):
@@ -62,14 +76,18 @@ class Resilience(Outcomes):
             return
         trouble = self._trouble(task)
         trouble.lost_inputs += 1
+        for _, holder in message.inputs:
+            self._mark_link(now, worker, holder)
         self._unassign(task)
         self._let_go(task)
         pause = min(5.0, 0.05 * 2 ** min(trouble.lost_inputs, 10))
         # WAITING, with the pause as one more thing that is missing; the alarm ends it.
         task.state, task.missing, trouble.paused = WAITING, 1, True
+        self.unfinished += 1
         for one in task.inputs:
             one.pending += 1
             task.missing += one.state is not DONE
+        self._relay_inputs(task, worker)
         for attempt, holder in message.inputs:
             other = self.workers.get(holder)
             if other is None:
@@ -86,6 +104,39 @@ class Resilience(Outcomes):
             self._fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
             return
         self._alarm(now + pause, self._after_pause, (task, task.attempt))
+
+    def _mark_link(self, now: float, peer: Client | Worker, holder: int) -> None:
+        """``peer`` could not fetch from a worker that may be well: the link is marked, not the worker."""
+        link = (peer.number, holder)
+        if link not in self.links:
+            self.links.add(link)
+            self._alarm(now + LINK_S, self._link_over, link)
+            other = self.workers.get(holder)
+            if other is not None and other.well:
+                name = peer.name or f"client {peer.number:x}"
+                self._incident(Incident(now, "link", f"{name} to {other.name}", "results could not be fetched over it"))
+
+    def _link_over(self, now: float, link: tuple[int, int]) -> None:
+        self.links.discard(link)
+        self._offer_again()
+
+    def _offer_again(self) -> None:
+        """Tasks that were kept from workers which could not fetch their inputs: who may run them may have changed."""
+        for task in self.restricted:
+            if task.trouble is not None and task.trouble.lost_inputs:
+                self._offer_all(task)
+
+    def _relay_inputs(self, task: Task, worker: Worker) -> None:
+        """Where nobody who may run the task can fetch its inputs, a third worker that can is to have a copy of them."""
+        able = [one for one in self.workers.values() if one.well and placement.allowed(task, one)]
+        if any(self._reaches(one, task) for one in able):
+            return
+        for one in task.inputs:
+            if one.state is DONE and one.holders is not None:
+                self._relay(one, worker)
+
+    def _relay(self, task: Task, peer: Client | Worker) -> None:
+        raise TypeError("the module above makes copies")
 
     @staticmethod
     def _can_be_made_again(holder: Worker, attempt: int) -> bool:
@@ -155,9 +206,12 @@ class Resilience(Outcomes):
         """Values first, so that what an earlier incarnation held and this one brings is never taken for lost."""
         if hello.slots < 0 or min(hello.resources.values(), default=0) < 0:
             raise ProtocolError(f"worker {hello.name} has less than nothing: {hello.slots} slots, resources {hello.resources}")
-        worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now)
+        worker = Worker(self._next("worker"), hello, Session(), resources=dict(hello.resources), progress_at=now,
+                        heard_at=now, quiet_at=now)  # fmt: skip
         earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker
+        if self.ledger is not None:
+            self.ledger.worker(worker)
         self.worker_names.add(hello.name)
         self._adopt_values(now, worker, hello.stored, f"incarnation {hello.incarnation:x} brought its store")
         for old in earlier:
@@ -210,7 +264,7 @@ class Resilience(Outcomes):
         """Have another worker of the same host look whether the process of ``worker`` is dead, and take over its store."""
         hello = worker.hello
         for other in self.workers.values():
-            if other.connected and other.hello.host == hello.host and other.retiring is None and hello.store:
+            if other.well and other.hello.host == hello.host and other.retiring is None and hello.store:
                 self.post(other, m.Rescue(worker.number, hello.store))
                 return
 
@@ -218,7 +272,7 @@ class Resilience(Outcomes):
         """Values first, so that what is there again is never taken for lost."""
         worker = self.workers.get(message.worker)
         self._adopt_values(now, by, message.stored, f"{by.name} took over a store of its host")
-        if message.dead and worker is not None and not worker.connected:
+        if message.dead and worker is not None and not worker.well:
             self._worker_gone(now, worker, "its process died")
 
     def _adopt_attempts(self, now: float, worker: Worker) -> None:
@@ -236,12 +290,18 @@ class Resilience(Outcomes):
         return task.holders is not None or (task.state in UNFINISHED and self._needed(task))
 
     def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
-        """An attempt that was taken for lost, and that no other has replaced, goes on."""
+        """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced, goes on."""
         task = self.tasks.get(number)
-        if task is None or not attempt or task.attempt != attempt or task.state is not READY:
-            return False
-        if not placement.allowed(task, worker) or not has_resources(worker, task):
+        if task is None or not attempt or not placement.allowed(task, worker) or not has_resources(worker, task):
             return False  # it was never given that
+        if self._is_of_earlier_life(task, attempt):
+            if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one
+                self.post(task.worker, m.Abort([task.attempt], True))
+                self._unassign(task)
+                task.state = READY
+            task.attempt = attempt
+        if task.attempt != attempt or task.state not in (READY, WAITING) or (task.trouble is not None and task.trouble.paused):
+            return False
         task.state, task.worker = ASSIGNED, worker
         self._not_ready(task)
         if task.options.resources:
@@ -252,17 +312,20 @@ class Resilience(Outcomes):
         worker.functions.add(task.function.number)
         return True
 
-    def _worker_overdue(self, now: float, worker: Worker) -> None:
-        if not worker.connected and now - worker.away_since >= self.settings.worker_grace - 1e-6:
-            self._worker_gone(now, worker, "its connection was lost and did not come back")
+    def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
+        """Whether the attempt was begun before the scheduler was started again, and nothing later is known of the task."""
+        return attempt >> ATTEMPT_BITS < self.epoch and task.attempt < attempt and task.state in (READY, WAITING, ASSIGNED)
 
     def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
         """Give a worker up: its tasks go elsewhere, its sole copies are recovered."""
         if self.workers.pop(worker.number, None) is None:
             return
+        if self.ledger is not None:
+            self.ledger.worker_gone(worker.number)
         worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
         self.placement.remove(worker)
         self.dirty.pop(worker, None)
+        self.links = {link for link in self.links if worker.number not in link}
         incident = Incident(now, "worker lost", worker.name, cause, requeued=len(worker.assigned))
         held = list(worker.holds)
         worker.holds.clear()
@@ -281,6 +344,7 @@ class Resilience(Outcomes):
                 continue
             self.statistics.reruns += 1
             self._again(task, same=True)
+        self._offer_again()
         self._incident(incident)
 
     def _intake(self, now: float, worker: Worker, message: m.Intake) -> None:

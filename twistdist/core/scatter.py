@@ -40,12 +40,17 @@ class Scattered(Replicas):
                 client.sources[message.cid] = known
             elif message.value is None:
                 self.post(client, m.DropData([message.cid]))
+            self._record_data(known)
             self.watch(known, client, message.cid)
             return
         task = self._new_task(client, message.cid, self._data, b"", (), m.Options(), message.key if known is None else None)
         task.recipe, task.size, task.digest = message.digest, message.size, message.digest
         client.futures[message.cid] = task
         task.watchers[(client, message.cid)] = None
+        if self.ledger is not None:
+            self.ledger.session(client)
+            self.ledger.watch(task, client, message.cid)
+            self.ledger.data(task)
         if known is not None:
             text = f"the key {message.key!r} is in use with other content; choose another key, or release the old one first"
             self._fail(task, m.ErrorInfo("KeyConflict", "", text))
@@ -62,6 +67,11 @@ class Scattered(Replicas):
         self.targets[task] = None
         self._await(task)
 
+    def _record_data(self, task: Task) -> None:
+        """Who can bring the data has changed."""
+        if self.ledger is not None and task.number in self.tasks and task.function is self._data:
+            self.ledger.data(task)
+
     def watch(self, task: Task, client: Client, cid: int) -> None:
         raise TypeError("the scheduler watches")
 
@@ -76,6 +86,7 @@ class Scattered(Replicas):
             self._data_lost(task, "the session that scattered them is gone, or can't supply them again")
             return
         task.state = AWAITED
+        self.unfinished += 1
         source.tries = 0
         source.failed.clear()
         self._ask_supply(task, source)
@@ -90,7 +101,7 @@ class Scattered(Replicas):
         self.awaited[task] = None
         source.supplying = None
         free = [one for one in self.workers.values()
-                if one.connected and one.retiring is None and one not in source.failed
+                if one.well and one.retiring is None and one not in source.failed
                 and (not source.workers or one.name in source.workers)]  # fmt: skip
         if free and source.client is not None:
             chosen = min(free, key=lambda one: (one.bytes_held, one.number))
@@ -99,6 +110,8 @@ class Scattered(Replicas):
             self.post(source.client, m.Supply(source.cid, task.number, task.value_attempt, numbers))
 
     def _announce(self, task: Task, care: Care) -> None:
+        if not care.announced and care.source is not None:
+            self._record_data(task)
         super()._announce(task, care)
         if care.source is not None and not care.source.resupply and care.source.client is not None:
             self._drop_source(task, care.source)
@@ -124,6 +137,7 @@ class Scattered(Replicas):
         if not message.worker and source.others:
             client.sources.pop(message.cid, None)
             self._next_source(source)
+            self._record_data(task)
             self._ask_supply(task, source)
             return
         if not message.worker or source.tries >= MOST_TRIES:
@@ -155,6 +169,7 @@ class Scattered(Replicas):
         them = [*([(source.client, source.cid)] if source.client is not None else []), *source.others]
         source.client = None
         source.others.clear()
+        self._record_data(task)
         for client, cid in them:
             client.sources.pop(cid, None)
             if client.number in self.clients:
@@ -167,6 +182,7 @@ class Scattered(Replicas):
             if source is None:
                 continue
             source.others = [one for one in source.others if one[0] is not client]
+            self._record_data(task)
             if source.client is client:
                 self._next_source(source)
                 if task.state is AWAITED and source.client is not None:

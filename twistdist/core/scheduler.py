@@ -2,7 +2,7 @@
 
 Events go in with the time (``greet``, ``receive``, ``connection_lost``, ``tick``); messages come out in the sessions of
 the peers in ``dirty``.  ``wake`` says when ``tick`` is wanted next.  Below it lie the book of tasks (:mod:`.tasks`), what came
-of attempts (:mod:`.outcomes`) and the resilience manager (:mod:`.resilience`); states and transitions: docs/architecture.rst.
+of attempts (:mod:`.outcomes`), the resilience manager (:mod:`.resilience`) and the storeys above that; states and transitions: docs/architecture.rst.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Function, Task, Worker
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
-from twistdist.core.scatter import Scattered
+from twistdist.core.restart import Restarting
 from twistdist.core.session import Session
 from twistdist.core.tasks import DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
@@ -30,7 +30,7 @@ BATCH_S = 0.1
 MOST_CIDS = 1 << 63
 
 
-class Scheduler(Scattered):
+class Scheduler(Restarting):
     """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
 
     def __init__(self, epoch: int, settings: Settings | None = None) -> None:
@@ -62,6 +62,8 @@ class Scheduler(Scattered):
             m.Rescued: self._rescued,
             m.Locate: self._locate,
             m.Leaving: self._leaving,
+            m.Inventory: self._inventory,
+            m.Beat: lambda now, peer, message: None,  # it has a meaning only outside the numbers
         }
 
     @property
@@ -83,21 +85,27 @@ class Scheduler(Scattered):
         known = self.clients.get(peer.number) if isinstance(peer, Client) else self.workers.get(peer.number)
         if known is not peer:
             raise ProtocolError(f"the session of {peer.name or 'a client'} has ended, or was replaced, and goes on speaking")
+        if isinstance(peer, Worker):
+            self._heard(now, peer)
         for message in messages:
             kind = type(message)
             handlers[kind](now, peer, message)
             if kind is m.Bye:
                 break  # nothing comes behind it
+        if self.ledger is not None and isinstance(peer, Client) and peer.recorded and peer.number in self.clients:
+            self.ledger.session(peer)  # which frames were received
         self._settle(now)
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
         """A new session.  The edge answers with Ready, outside the session's numbers."""
         peer: Peer
         if isinstance(hello, m.HelloClient):
+            self.check_name(hello)
             peer = self._greet_client(hello)
         else:
             peer = self._greet_worker(now, hello)
             self._worker_came(peer)
+            self._came_back(now, peer)
         self._settle(now)
         return peer
 
@@ -110,11 +118,11 @@ class Scheduler(Scattered):
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
+        client = self.clients.get(resume.session)
+        if client is not None and not client.held and (resume.epoch == self.epoch or client.recorded):
+            return client
         if resume.epoch != self.epoch:
             return None
-        client = self.clients.get(resume.session)
-        if client is not None:
-            return client
         return next((w for w in self.workers.values() if w.hello.session == resume.session), None)
 
     def connection_lost(self, now: float, peer: Peer) -> None:
@@ -123,7 +131,7 @@ class Scheduler(Scattered):
         if isinstance(peer, Worker):
             self.placement.remove(peer)
             self._rescue(peer)
-            self._alarm(now + self.settings.worker_grace, self._worker_overdue, peer)
+            self.probes.append(peer)
         elif peer.parent:
             self._fatherless[peer] = None
         else:
@@ -133,8 +141,11 @@ class Scheduler(Scattered):
     def reconnected(self, now: float, peer: Peer) -> None:
         """The session goes on over a new connection."""
         peer.connected = True
+        if isinstance(peer, Client) and peer.restored:
+            self.returned(peer)
         self.dirty[peer] = None  # what was posted while it was away has no other occasion to leave
         if isinstance(peer, Worker):
+            self._heard(now, peer)
             self.placement.update(peer)
             self._worker_came(peer)
         self._settle(now)
@@ -145,6 +156,8 @@ class Scheduler(Scattered):
             self._end_with_parents()
         if self._garbage:
             self.collect()
+        if self.recovering:
+            return
         if self._untended or self.retiring:
             self._tend_all(now)
         self._schedule(now)
@@ -157,6 +170,9 @@ class Scheduler(Scattered):
                 del self._fatherless[client]
                 if not client.connected:
                     self._end_client(client)
+
+    def _fatherless_session(self, client: Client) -> None:
+        self._fatherless[client] = None
 
     def _greet_client(self, hello: m.HelloClient) -> Client:
         parent = hello.parent if hello.parent in self.tasks else 0  # one that came later would be a child of its own
@@ -176,7 +192,11 @@ class Scheduler(Scattered):
     def _end_client(self, client: Client) -> None:
         if self.clients.get(client.number) is not client:
             return  # ended before; the number may be that of a later session
+        if client.name and not client.held:
+            self._keep_wishes(client)
         del self.clients[client.number]
+        if self.ledger is not None:
+            self.ledger.session_gone(client)
         for cid in list(client.futures):
             self._unwatch(client, cid)
         self._sources_gone(client)
@@ -191,8 +211,12 @@ class Scheduler(Scattered):
         if function is None:
             function = Function(self._next("function"), message.name, message.digest, message.blob)
             self.functions[message.digest] = function
+            if self.ledger is not None:
+                self.ledger.function(function)
         function.users += 1
         client.functions[message.fn] = function
+        if self.ledger is not None:
+            self.ledger.session(client)
 
     def _drop_functions(self, now: float, client: Client, message: m.DropFunctions) -> None:
         for fn in message.fns:
@@ -219,6 +243,7 @@ class Scheduler(Scattered):
             client.batch, client.batch_until = self._next("batch"), now + BATCH_S
         self.statistics.submitted += len(message.args)
         strange: list[Task] | None = [] if self._is_strange(options) else None
+        made: list[Task] = []
         for i, args in enumerate(message.args):
             cid = message.first + i
             named = message.inputs[i] if message.inputs is not None else ()
@@ -230,6 +255,8 @@ class Scheduler(Scattered):
                 recipe = message.recipes[i] if message.recipes is not None else _recipe(function, args, inputs)
             if known is not None and known.recipe == recipe:
                 self.watch(known, client, cid)
+                if client.name:
+                    self._hold_task(client.name, known)
                 continue
             if known is not None:
                 error = m.ErrorInfo("KeyConflict", "", f"the key {key!r} is in use with another function or other arguments;"
@@ -239,6 +266,7 @@ class Scheduler(Scattered):
             task = self._new_task(client, cid, function, args, inputs if error is None else (), options,
                                   key if known is None else None)  # fmt: skip
             task.recipe = recipe
+            made.append(task)
             if options.replicas > 1 or options.replay == "never":
                 self._give_target(task, options)
             client.futures[cid] = task
@@ -250,8 +278,12 @@ class Scheduler(Scattered):
                 self._fail(task, error)
             else:
                 self._admit(task)
+                if key is not None and client.name:
+                    self._hold_task(client.name, task)
                 if strange is not None:
                     strange.append(task)
+        if self.ledger is not None:
+            self.ledger.batch(client, [task for task in made if task.number in self.tasks])
         if strange:
             self._alarm(now + self.settings.name_grace, self._still_strange, strange)
 
@@ -287,7 +319,7 @@ class Scheduler(Scattered):
         number = self._next("task")
         depth = 1 + max([one.depth for one in inputs]) if inputs else 0
         order = rank(options.priority, client.batch, depth, number)
-        task = Task(number, function, args, inputs, options, order, key, client.name or f"{client.number:x}"[:8], cid)
+        task = Task(number, function, args, inputs, options, order, key, f"{client.number:x}"[:8], cid)
         if len(inputs) > 1 and len(set(inputs)) < len(inputs):
             task.positions, task.inputs = inputs, tuple(dict.fromkeys(inputs))
         task.depth = depth
@@ -301,17 +333,24 @@ class Scheduler(Scattered):
         """One more future for a task that is there already."""
         client.futures[cid] = task
         task.watchers[(client, cid)] = None
+        if self.ledger is not None:
+            self.ledger.session(client)
+            self.ledger.watch(task, client, cid)
         if task.state is DONE or task.state is FAILED:
             self._tell(task, [(client, cid)])
         elif task.state is IDLE:
             self._recover([task])
 
     def _release(self, now: float, client: Client, message: m.Release) -> None:
+        if message.durable:
+            self.let_go(client, message.cids)
         for cid in message.cids:
             self._unwatch(client, cid)
 
     def _unwatch(self, client: Client, cid: int) -> None:
         task = client.futures.pop(cid, None)
+        if self.ledger is not None:
+            self.ledger.unwatch(task, client, cid)
         if task is not None:
             task.watchers.pop((client, cid), None)
             self._garbage.append(task)
@@ -323,6 +362,9 @@ class Scheduler(Scattered):
                 continue
             task.watchers.pop((client, cid), None)
             client.futures[cid] = None
+            if self.ledger is not None:
+                self.ledger.unwatch(task, client, cid)
+                self.ledger.watch(None, client, cid)
             self.post(client, m.Erred(cid, m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)))
             if not task.watchers and not task.pending:
                 self._stop(task, kill=True)
@@ -338,6 +380,10 @@ class Scheduler(Scattered):
             return
         for worker in task.holders:
             self.post(worker, m.Verify([task.value_attempt]))
+        for number in message.holders:
+            if number in self.workers:
+                self._mark_link(now, client, number)
+        self._relay(task, client)
         self._alarm(now + 0.2, self._tell_again, (client, message.cid, task))
 
     def _tell_again(self, now: float, subject: tuple[Client, int, Task]) -> None:
@@ -354,8 +400,8 @@ class Scheduler(Scattered):
             self.post(client, m.Reply(message.query, "", answer))
 
     def clear(self) -> int:
-        """Drop the sessions of clients that are not connected; how many there were."""
-        away = [client for client in self.clients.values() if not client.connected]
+        """Drop the sessions of clients that are not connected, and are not meant to outlive them; how many there were."""
+        away = [client for client in self.clients.values() if not client.connected and not client.held and not client.name]
         for client in away:
             self._end_client(client)
         return len(away)

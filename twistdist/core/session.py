@@ -108,6 +108,28 @@ class Session:
         return kept + [message for batch in self._queue for message in batch]
 
 
+class Hearing:
+    """For how long nothing was heard of the other side, not counting time in which we were late ourselves.
+
+    ``look`` is to be called every ``every`` seconds; a call that comes later than twice that was held up on our side.
+    """
+
+    def __init__(self) -> None:
+        self._heard_at = self._looked_at = 0.0
+
+    def heard(self, now: float) -> None:
+        """A sign of life."""
+        self._heard_at = self._looked_at = now
+
+    def look(self, now: float, every: float) -> float:
+        """Seconds of silence."""
+        late = now - self._looked_at - every
+        if late > every:
+            self._heard_at += late
+        self._looked_at = now
+        return now - self._heard_at
+
+
 class Fatal(Exception):
     """The greeting was refused for good; ``code`` and text say why."""
 
@@ -131,6 +153,13 @@ class Dialer:
     fresh: int = 0
     connected: bool = False
     refused: bool = False
+    suspect_after: float = 1.0
+    dead_after: float = 10.0
+
+    @property
+    def beat_every(self) -> float:
+        """The pause between heartbeats, in seconds, as the scheduler wants it."""
+        return self.suspect_after / 4
 
     def greeting(self) -> m.Resume | None:
         """The first message on a new connection; None: say Hello."""
@@ -146,6 +175,7 @@ class Dialer:
             return self.session.resume(answer.received)
         if isinstance(answer, m.Ready):
             self.connected, self.refused, self.epoch = True, False, answer.epoch
+            self.suspect_after, self.dead_after = answer.suspect_after, answer.dead_after
             self.fresh += 1
             return []
         if answer.code != "session":

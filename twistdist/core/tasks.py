@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from twistdist.core import placement
+from twistdist.core.ledger import Ledger
 from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
 from twistdist.core.queue import ReadyQueue
@@ -29,6 +30,9 @@ ALONE_AFTER = 2
 #: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
 MOST_COMPUTE_BYTES = 128 << 20
 
+#: Incidents that are kept for the edge to log.
+MOST_NEWS = 1000
+
 Peer: TypeAlias = Client | Worker
 
 
@@ -37,6 +41,8 @@ class TaskBook:
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
+        self.ledger: Ledger | None = None  # with a journal
+        self.journal: dict[str, Any] = {"state": "none"}  # what the edge says of it
         self.tasks: dict[int, Task] = {}
         self.keys: dict[str, Task] = {}
         self.functions: dict[bytes, Function] = {}
@@ -49,11 +55,14 @@ class TaskBook:
         self.statistics = Statistics()
         self.dirty: dict[Peer, None] = {}
         self._alarms: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
-        self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch"), 0)
+        self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch", "audit"), 0)
         self._garbage: list[Task] = []
         self._untended: dict[Task, None] = {}
         self.targets: dict[Task, None] = {}
         self._recall_alarm = False
+        self.unfinished = 0
+        self.news: list[Incident] = []
+        self.links: set[tuple[int, int]] = set()  # (who could not fetch, from which worker), by number, for a while
 
     def _next(self, what: str) -> int:
         self._numbers[what] += 1
@@ -68,13 +77,15 @@ class TaskBook:
         self.dirty[peer] = None
 
     def _introduce(self, peer: Peer, workers: Iterable[Worker]) -> list[int]:
-        """The workers' numbers, after ``peer`` was told where they can be reached."""
+        """The workers' numbers, the silent ones last, after ``peer`` was told where they can be reached."""
         numbers = []
-        for worker in workers:
+        for worker in sorted(workers, key=lambda one: (peer.number, one.number) in self.links or not one.well):
             if worker.number not in peer.peers:
                 peer.peers.add(worker.number)
                 hello = worker.hello
                 self.post(peer, m.Peer(worker.number, hello.name, hello.host, hello.store, hello.address))
+                if worker.suspect:
+                    self.post(peer, m.PeerState(worker.number, "suspect"))
             numbers.append(worker.number)
         return numbers
 
@@ -82,7 +93,9 @@ class TaskBook:
         """Tell futures how their task ended, unless its value is not to be announced yet."""
         if task.care is not None and not task.care.announced and task.error is None:
             return
-        for client, cid in watchers:
+        for client, cid in list(watchers):
+            if client.held:
+                continue  # nobody is there to be told
             if task.error is not None:
                 self.post(client, m.Erred(cid, task.error), len(task.error.pickled) + len(task.error.traceback))
             elif task.holders is None:
@@ -95,6 +108,8 @@ class TaskBook:
         function.users -= 1
         if function.users == 0:
             del self.functions[function.digest]
+            if self.ledger is not None:
+                self.ledger.function_gone(function)
             for worker in self.workers.values():
                 if function.number in worker.functions:
                     worker.functions.discard(function.number)
@@ -125,6 +140,7 @@ class TaskBook:
                 missing += 1
         task.missing = missing
         task.state = WAITING
+        self.unfinished += 1
         if broken is not None:
             self._fail(task, broken)
         elif not missing:
@@ -154,6 +170,8 @@ class TaskBook:
     def _unhold(worker: Worker, task: Task) -> None:
         """``worker`` has no copy (any more); the task's own list is the caller's."""
         if task in worker.holds:
+            if worker.audit is not None:
+                worker.audit.left.add(task.value_attempt)
             del worker.holds[task]
             worker.bytes_held -= task.size
 
@@ -161,10 +179,9 @@ class TaskBook:
         task.state = READY
         if task.trouble is not None and task.trouble.exposed >= ALONE_AFTER:
             self.alone[task] = None
-        elif task.options.workers or task.options.resources:
+        elif task.options.workers or task.options.resources or self._is_cut_off(task):
             self.restricted[task] = None
-            for worker in self.workers.values():
-                self._offer(task, worker)
+            self._offer_all(task)
         else:
             self.ready.push(task)
 
@@ -180,6 +197,24 @@ class TaskBook:
     def _release_worker(self, worker: Worker) -> None:
         worker.exclusive = None
         self.placement.update(worker)
+
+    def _is_cut_off(self, task: Task) -> bool:
+        """Whether some workers can't fetch the inputs, though their holders are there."""
+        return bool(self.links and task.trouble is not None and task.trouble.lost_inputs)
+
+    def _reaches(self, worker: Worker, task: Task) -> bool:
+        """Whether, as far as is known, ``worker`` can fetch each of the task's inputs from somebody."""
+        return all(one.holders is None or worker in one.holders
+                   or any((worker.number, holder.number) not in self.links for holder in one.holders)
+                   for one in task.inputs)  # fmt: skip
+
+    def _offer_all(self, task: Task) -> None:
+        """To all workers that may run it; those that can't fetch its inputs are left out if there are others."""
+        near = [one for one in self.workers.values() if self._reaches(one, task)] if self.links else []
+        if not any(one.well and placement.allowed(task, one) for one in near):
+            near = list(self.workers.values())
+        for worker in near:
+            self._offer(task, worker)
 
     def _offer(self, task: Task, worker: Worker) -> None:
         if placement.allowed(task, worker):
@@ -221,11 +256,11 @@ class TaskBook:
         """Tasks that must run alone: each reserves a worker, and starts when that has nothing else to run."""
         for task in list(self.alone):
             reserved = next((one for one in self.workers.values() if one.exclusive is task), None)
-            if reserved is None or not reserved.connected or not reserved.most:
+            if reserved is None or not reserved.well or reserved.resting or not reserved.most:
                 if reserved is not None:
                     self._release_worker(reserved)
                 free = [one for one in self.workers.values()
-                        if one.connected and one.most and one.exclusive is None and placement.allowed(task, one)]  # fmt: skip
+                        if one.well and not one.resting and one.most and one.exclusive is None and placement.allowed(task, one)]  # fmt: skip
                 if not free:
                     continue
                 reserved = min(free, key=lambda one: (one.given, one.number))
@@ -280,6 +315,8 @@ class TaskBook:
             return
         task.worker = None
         worker.assigned.pop(task, None)
+        if worker.audit is not None:
+            worker.audit.left.add(task.attempt)
         if worker.parked:
             worker.parked.pop(task, None)
         if worker.exclusive is task:
@@ -304,9 +341,13 @@ class TaskBook:
 
     def _let_go(self, task: Task) -> None:
         """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
+        came_otherwise = task.state is AWAITED
         task.state = IDLE
+        self.unfinished -= 1
         if task.trouble is not None:
             task.trouble.paused = False
+        if came_otherwise:
+            return
         self._not_ready(task)
         for one in task.inputs:
             one.pending -= 1
@@ -373,6 +414,8 @@ class TaskBook:
                 self._let_go(one)
             one.state, one.error = FAILED, error
             self.statistics.failed += 1
+            if self.ledger is not None:
+                self.ledger.ended(one)
             self._cut_lineage(one)
             self._tell(one, one.watchers)
             failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
@@ -415,6 +458,8 @@ class TaskBook:
             self._forget(task)
 
     def _forget(self, task: Task) -> None:
+        if self.ledger is not None:
+            self.ledger.forget(task)
         del self.tasks[task.number]
         if task.chosen is not None and self.keys.get(task.chosen) is task:
             del self.keys[task.chosen]
@@ -423,6 +468,9 @@ class TaskBook:
 
     def _incident(self, incident: Incident) -> None:
         self.statistics.incidents.append(incident)
+        self.news.append(incident)
+        if len(self.news) > MOST_NEWS:
+            del self.news[0]
 
 
 def _has_or_gets_value(task: Task) -> bool:

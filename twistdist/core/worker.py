@@ -13,10 +13,15 @@ from typing import Any
 import attrs
 
 from twistdist.core import effects, memory
+from twistdist.core.lease import Lease
+from twistdist.core.liveness import digest_of
 from twistdist.core.pool import MOST_PARKED, Job, Pool
 from twistdist.core.session import Dialer, Session
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
+
+#: Beats between two that tell the digest of all files.
+FILES_EVERY = 16
 
 
 @attrs.define(eq=False)
@@ -47,6 +52,8 @@ class Worker(Pool):
         self._finished: list[m.Done | m.Failed | m.Crashed] = []
         self._told_at = 0
         self._early: list[m.WorkerLog] = []
+        self.lease = Lease()
+        self.suspects: set[int] = set()
         self._handlers: dict[type, Callable[[float, Any], None]] = {
             m.Compute: self._compute,
             m.WorkerFunction: self._function,
@@ -60,12 +67,16 @@ class Worker(Pool):
             m.Copy: self._copy,
             m.Rescue: lambda now, message: self.effects.append(effects.RescueStore(message.worker, message.store)),
             m.Located: self._located,
+            m.PeerState: self._peer_state,
+            m.Audit: self._audit,
+            m.Beat: lambda now, message: None,  # it has a meaning only outside the numbers
         }
 
     # ---- the scheduler ----------------------------------------------------------------------
 
-    def hello(self) -> m.HelloWorker:
-        """The registration with the whole inventory, for a new session."""
+    def hello(self, now: float) -> m.HelloWorker:
+        """The registration with the whole inventory, for a new session, which is a lease from this moment on."""
+        self.lease.begin(now)
         if self._told_at != self.dialer.fresh:
             self._told_at, self._finished = self.dialer.fresh, []  # the Hello before this one was accepted
             self._early.clear()
@@ -88,6 +99,55 @@ class Worker(Pool):
         for executor in self.parked.values():
             if executor.parked is not None:
                 self._post(m.Parked(executor.parked.attempt, True))
+
+    def welcomed(self, now: float) -> None:
+        """The scheduler has answered Hello: what it knows of this worker is right again."""
+        if self.fenced:
+            self.fenced = False
+            self.effects.append(effects.Fence(False))
+            self._adjust_intake()
+            self._feed(now)
+
+    def heard_beat(self, now: float, beat: m.Beat) -> None:
+        """A heartbeat of the scheduler."""
+        self.lease.echoed(beat)
+
+    def pulse(self, now: float) -> m.Beat:
+        """Called every ``dialer.beat_every`` seconds while the session is connected or was: the beat to send."""
+        beat = self.lease.next_beat(now, self.dialer)
+        jobs = [job for job in self.jobs.values() if not job.doomed]
+        beat.running = sum(1 for one in self.executors.values() if one.given)
+        beat.fetching = sum(1 for job in jobs if job.fetching)
+        beat.queued = len(self.queue)
+        beat.jobs = digest_of([job.attempt for job in jobs])
+        if beat.number % FILES_EVERY == 0:
+            beat.stored = digest_of(self.stored)
+        return beat
+
+    def look_at_lease(self, now: float) -> None:
+        """Fence this worker before the scheduler gives it up: nothing new is started, nothing served, and Hello will be said."""
+        if self.fenced or not self.dialer.epoch or not self.lease.over(now, self.dialer.dead_after - self.dialer.beat_every):
+            return
+        self.fenced = True
+        self.dialer.epoch = 0
+        self._adjust_intake()
+        self.effects.append(effects.Fence(True))
+
+    def _audit(self, now: float, message: m.Audit) -> None:
+        """The answer is exact: it stands behind all that was told before."""
+        jobs = [job.attempt for job in self.jobs.values() if not job.doomed]
+        self._post(m.Inventory(message.number, jobs, list(self.stored.values()) if message.stored else None))
+
+    def _peer_state(self, now: float, message: m.PeerState) -> None:
+        peer = self.peers.get(message.worker)
+        if message.state and peer is not None:
+            self.suspects.add(message.worker)
+            self.effects.append(effects.PeerTrouble(peer.address, message.state == "gone"))
+        else:
+            self.suspects.discard(message.worker)
+        if message.state == "gone":
+            self.peers.pop(message.worker, None)
+            self.suspects.discard(message.worker)
 
     def receive(self, now: float, messages: Iterable[Any]) -> None:
         """Messages from the scheduler that the session accepted, in order."""
@@ -174,7 +234,7 @@ class Worker(Pool):
         """Where the holders can be reached, each worker beginning with another one of them."""
         peers = [self.peers[number] for number in holders if number in self.peers]
         first = self.identity.incarnation % len(peers) if peers else 0
-        return peers[first:] + peers[:first]
+        return sorted(peers[first:] + peers[:first], key=lambda one: one.worker in self.suspects)
 
     def _copy(self, now: float, message: m.Copy) -> None:
         """A copy is to be kept here."""

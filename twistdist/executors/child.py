@@ -55,7 +55,7 @@ class _Absent(Exception):
 class Place:
     """Where an executor finds itself: its ``number`` and ``page``, the ``tasks`` socket, the descriptor of the ``outcomes``
     pipe, the ``store`` folder, the ``spill`` folder for what has no room there or is larger than ``most`` bytes (0: no bound),
-    the ``worker``'s name, and the scheduler's ``address`` and ``secret``."""
+    the ``worker``'s name, and the scheduler's ``address`` and ``secret`` with certificates' folder, ``tls`` ("": none)."""
 
     number: int
     page: Page
@@ -67,6 +67,7 @@ class Place:
     worker: str
     address: str
     secret: bytes
+    tls: str
 
 
 class Executor:
@@ -146,7 +147,7 @@ class Executor:
         began = _now()
         self._page.set(self._number, compute.attempt, began)
         place = self._place
-        task = context.Context(compute.key, compute.task, compute.attempt, place.worker, place.address, place.secret,
+        task = context.Context(compute.key, compute.task, compute.attempt, place.worker, place.address, place.secret, place.tls,
                                self._park, self._resume, self._uses_client)  # fmt: skip
         context.enter(task)
         try:

@@ -31,7 +31,7 @@ class Attempt:
 class Context:
     """The attempt that runs in this process, and how it gives up its slot while it waits (``park`` until ``resume``).
 
-    ``address`` and ``secret`` are for a client of its own, which ``client`` holds once it is made.
+    ``address``, ``secret`` and ``tls`` (a folder, or "") are for a client of its own, which ``client`` holds once it is made.
     """
 
     key: str
@@ -40,6 +40,7 @@ class Context:
     worker: str
     address: str
     secret: bytes
+    tls: str
     park: Callable[[], bool]
     resume: Callable[[], None]
     uses_client: Callable[[], None]

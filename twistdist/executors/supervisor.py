@@ -137,7 +137,7 @@ class _Executor:
 class Service:
     """What executors are told of their worker: its name, the scheduler's ``address`` and the ``secret`` (for a client of a
     task's own), the ``spill`` folder for results that have no room in the store or more than ``most`` bytes, and how many
-    bytes an executor may keep between two tasks (``most_left``, 0: no bound)."""
+    bytes an executor may keep between two tasks (``most_left``, 0: no bound).  ``tls`` is the folder of certificates, or ""."""
 
     worker: str
     address: str
@@ -145,6 +145,7 @@ class Service:
     spill: str = ""
     most: int = 0
     most_left: int = 0
+    tls: str = ""
 
 
 #: Where the output of tasks goes; a namespace of its own, so that it can be shown where the rest is not.

@@ -52,7 +52,7 @@ class Template:
 
     def __init__(self, control: socket.socket, store: str, page: packets.Page) -> None:
         self._control, self._store, self._page = control, store, page
-        self._service: tuple[str, str, bytes, str, int, int] = ("", "", b"", "", 0, 0)
+        self._service: tuple[str, str, bytes, str, int, int, str] = ("", "", b"", "", 0, 0, "")
         self._children: dict[int, int] = {}  # pid to executor number
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._pid = os.getpid()
@@ -208,9 +208,9 @@ class Template:
             self._stack = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
         faulthandler.enable(self._stack, all_threads=False)
         signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
-        worker, address, secret, spill, most_bytes, most_left = self._service
+        worker, address, secret, spill, most_bytes, most_left, tls = self._service
         place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
-                      _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret)  # fmt: skip
+                      _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret, tls)  # fmt: skip
         executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left))
         return executor
 

@@ -12,24 +12,28 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import xxhash
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.threads import deferToThreadPool
-from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
 
 from twistdist.errors import DataLost, ProtocolError, StoreError
 from twistdist.net import rawio
 from twistdist.net.connection import BULK_BYTES, ClientFactory, Connection
 from twistdist.net.timers import Alarm
+from twistdist.net.tls import dial
 from twistdist.storage.store import HEADER_BYTES, IncomingFile, Store, file_path
 from twistdist.wire import messages as m
 from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame, encode_frame
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
 #: A connection that brings nothing for this many seconds while it should is given up.
 STALL_S = 10.0
@@ -39,6 +43,9 @@ MOST_WAITING = 100
 
 #: An unused connection to a holder is closed after this many seconds.
 IDLE_S = 30.0
+
+#: Seconds that one attempt to connect to a holder may take.
+CONNECT_S = 3.0
 
 #: Files above this size are moved by threads.
 LARGE_BYTES = 256 << 10
@@ -85,7 +92,7 @@ class Threads:
 
 def _has_socket(connection: Connection) -> bool:
     """Whether a thread may write to the connection: not where the bytes on it are encrypted."""
-    return isinstance(getattr(connection.transport, "socket", None), socket.socket)
+    return not connection.encrypted and isinstance(getattr(connection.transport, "socket", None), socket.socket)
 
 
 def _own_socket(connection: Connection) -> socket.socket:
@@ -99,13 +106,68 @@ def _cut(connection: Connection) -> None:
     if _has_socket(connection):
         with contextlib.suppress(OSError):
             connection.transport.socket.shutdown(socket.SHUT_RDWR)
-    connection.close()
+        connection.close()
+    else:
+        connection.transport.abortConnection()  # TLS would wait for the other side's goodbye
 
 
-class _Sender(FileSender):
-    """Twisted's producer with chunks that suit files."""
+@implementer(IPushProducer)
+class _Sender:
+    """Writes a file to a transport, as fast as it takes it.
 
-    CHUNK_SIZE = BULK_BYTES
+    Not Twisted's ``FileSender``: that one wants to be asked for each chunk, and TLS does so by the global reactor; ours may be
+    another.
+    """
+
+    def __init__(self, stream: Any, transport: Any) -> None:
+        self._stream, self._transport = stream, transport
+        self._paused = self._writing = False
+        self._done: Deferred[None] | None = Deferred()
+
+    def start(self) -> Deferred[None]:
+        """The Deferred fires when the transport has taken everything, or fails when the connection is gone."""
+        done = self._done
+        assert done is not None  # started once
+        self._transport.registerProducer(self, True)
+        self.resumeProducing()
+        return done
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while not self._paused and self._done is not None:
+                self._write_more()
+        finally:
+            self._writing = False
+
+    def _write_more(self) -> None:
+        try:
+            chunk = self._stream.read(BULK_BYTES)
+        except OSError as error:
+            self._end(error)
+            return
+        if chunk:
+            self._transport.write(chunk)
+        else:
+            self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            self._transport.unregisterProducer()
+            if error is None:
+                done.callback(None)
+            else:
+                done.errback(error)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def stopProducing(self) -> None:
+        self._end(ConnectionError("the connection was closed while a file was sent"))
 
 
 class Sink(Protocol):
@@ -220,6 +282,7 @@ class BulkServer:
         self._connections: set[Connection] = set()
         self._threads = Threads(reactor)
         self._sending = 0
+        self.fenced = False
 
     def opened(self, connection: Connection) -> None:
         connection.make_bulk()
@@ -244,6 +307,9 @@ class BulkServer:
     # ---- fetch ------------------------------------------------------------------------------
 
     def _send(self, connection: Connection, fetch: m.Fetch) -> None:
+        if self.fenced:
+            connection.send([(0, 0, [m.Busy(fetch.attempt)])])
+            return
         try:
             stream = open(file_path(self._store.path, fetch.attempt), "rb", buffering=0)  # noqa: SIM115  closed when sent
         except OSError:
@@ -267,7 +333,7 @@ class BulkServer:
         else:
             stream.seek(offset)
             connection.send([frame])
-            sending = _Sender().beginFileTransfer(stream, connection.transport)  # type: ignore[no-untyped-call]
+            sending = _Sender(stream, connection.transport).start()
         sending.addBoth(self._sent, connection, stream, large)
 
     def _sent(self, result: Any, connection: Connection, stream: Any, large: bool) -> None:
@@ -344,8 +410,8 @@ class _Request:
 class _Source:
     """One connection to one worker and the requests that wait for it, one at a time."""
 
-    def __init__(self, reactor: Any, threads: Threads, address: str, secret: bytes) -> None:
-        self._reactor, self._threads, self._address, self._secret = reactor, threads, address, secret
+    def __init__(self, reactor: Any, threads: Threads, address: str, secret: bytes, tls: Tls | None) -> None:
+        self._reactor, self._threads, self._address, self._secret, self._tls = reactor, threads, address, secret, tls
         self._waiting: deque[_Request] = deque()
         self._current: _Request | None = None
         self._connection: Connection | None = None
@@ -354,6 +420,7 @@ class _Source:
         self._deadline = 0.0
         self._closed = self._sending = False
         self._incoming: Incoming | None = None
+        self._limit: Any = None
 
     @property
     def load(self) -> int:
@@ -370,13 +437,32 @@ class _Source:
         if self._connection is not None:
             self._next()
         elif self._connecting is None:
-            endpoint = clientFromString(self._reactor, self._address)
-            self._connecting = endpoint.connect(ClientFactory(self._reactor, self, self._secret))
-            self._connecting.addErrback(self._not_connected)
+            factory = ClientFactory(self._reactor, self, self._secret)
+            self._connecting = dial(self._reactor, self._address, self._tls, factory)
+            self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
+            self._connecting.addBoth(self._no_limit).addErrback(self._not_connected)
+
+    def _no_limit(self, result: Any) -> Any:
+        if self._limit.active():
+            self._limit.cancel()
+        return result
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
+        if failure.check(CancelledError):
+            failure = Failure(TimeoutError(f"{self._address} does not answer within {CONNECT_S:g} s"))
         self._fail_all(failure)
+
+    def give_up(self) -> None:
+        """Whatever is wanted from here is to be had elsewhere."""
+        trouble = ConnectionError(f"{self._address} is silent")
+        threaded = self._incoming is not None and self._incoming.threaded
+        if self._connection is not None and (threaded or self._sending):
+            _cut(self._connection)  # the thread ends first, since it writes to the sink
+        elif self._connection is not None:
+            self._connection.fail(trouble)
+        elif self._connecting is not None:
+            self._connecting.cancel()
 
     def _fail_all(self, failure: Failure) -> None:
         requests = [*([self._current] if self._current else []), *self._waiting]
@@ -481,7 +567,7 @@ class _Source:
             sending = self._threads.run(rawio.send_file, used, b"", request.stream, HEADER_BYTES, size, STALL_S)
         else:
             request.stream.seek(HEADER_BYTES)
-            sending = _Sender().beginFileTransfer(request.stream, connection.transport)  # type: ignore[no-untyped-call]
+            sending = _Sender(request.stream, connection.transport).start()
         sending.addBoth(self._bytes_left, connection)
 
     def _bytes_left(self, result: Any, connection: Connection) -> None:
@@ -513,6 +599,8 @@ class _Fetch:
     result: Deferred[Sink]
     all_busy: Callable[[], None]
     busy: list[str] = attrs.field(factory=list)
+    current: str = ""
+    gone: set[str] = attrs.field(factory=set)
     resumes: int = 0
     pauses: int = 0
 
@@ -520,8 +608,8 @@ class _Fetch:
 class BulkFetcher:
     """The needing side: connections to holders, kept while they are used."""
 
-    def __init__(self, reactor: Any, secret: bytes) -> None:
-        self._reactor, self._secret = reactor, secret
+    def __init__(self, reactor: Any, secret: bytes, tls: Tls | None = None) -> None:
+        self._reactor, self._secret, self._tls = reactor, secret, tls
         self._threads = Threads(reactor)
         self._sources: dict[str, list[_Source]] = {}
         self._fetches: dict[int, _Fetch] = {}
@@ -552,6 +640,16 @@ class BulkFetcher:
             known = {*fetch.addresses, *fetch.busy}
             fetch.addresses.extend(address for address in addresses if address not in known)
 
+    def avoid(self, address: str, gone: bool) -> None:
+        """The worker at ``address`` is silent: files that others have too come from them; none from there if it is ``gone``."""
+        if gone:
+            for fetch in self._fetches.values():
+                fetch.gone.add(address)
+        wanted = [fetch for fetch in self._fetches.values() if fetch.current == address]
+        if wanted and (gone or any({*fetch.addresses, *fetch.busy} - {address} for fetch in wanted)):
+            for source in self._sources.get(address, ()):
+                source.give_up()
+
     def put(self, address: str, put: m.Put, stream: Any) -> Deferred[None]:
         """Bring a file to a worker's store; the Deferred fires when it is there."""
         request = _Request(put.stored.attempt, Deferred(), put=put, stream=stream)
@@ -566,7 +664,7 @@ class BulkFetcher:
         free = min(sources, key=lambda one: one.load, default=None)
         if free is not None and (not free.load or len(sources) >= MOST_CONNECTIONS):
             return free
-        sources.append(_Source(self._reactor, self._threads, address, self._secret))
+        sources.append(_Source(self._reactor, self._threads, address, self._secret, self._tls))
         return sources[-1]
 
     def _try(self, fetch: _Fetch, last: Failure) -> None:
@@ -574,7 +672,7 @@ class BulkFetcher:
         if self._closed:
             self._end(fetch, last)
         elif fetch.addresses:
-            address = fetch.addresses.popleft()
+            address = fetch.current = fetch.addresses.popleft()
             request = _Request(fetch.attempt, Deferred(), sink=fetch.sink)
             request.result.addCallbacks(lambda _: self._end(fetch, None), lambda failure: self._failed(fetch, address, failure))
             self._source(address).request(request)
@@ -588,7 +686,9 @@ class BulkFetcher:
             self._end(fetch, last)
 
     def _failed(self, fetch: _Fetch, address: str, failure: Failure) -> None:
-        if failure.check(_Busy):
+        if address in fetch.gone:
+            pass
+        elif failure.check(_Busy):
             fetch.busy.append(address)
         elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MOST_RESUMES:
             fetch.resumes += 1  # it broke in the middle: on from there, here or at another one

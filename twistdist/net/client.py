@@ -17,6 +17,7 @@ from twistdist.net.futures import BaseFuture, Future, Raw, as_failure
 from twistdist.net.options import check_number, check_replicas
 from twistdist.net.session import ClientSession
 from twistdist.net.shapes import flatten, rebuild
+from twistdist.net.tls import dialing_side
 
 
 class Client(ClientSession):
@@ -187,21 +188,25 @@ class Client(ClientSession):
         """Stop the whole cluster: workers, scheduler, and this client."""
         return self._query("shutdown").addCallback(lambda _: self.close())
 
-def connect(reactor: Any, address: str | None = None, *, secret: str | bytes | None = None, timeout: float = 30.0,
-            **local: Any) -> Deferred[Client]:  # fmt: skip
+def connect(reactor: Any, address: str | None = None, *, secret: str | bytes | None = None,
+            tls: str | os.PathLike[str] | None = None, timeout: float = 30.0, **local: Any) -> Deferred[Client]:  # fmt: skip
     """A Deferred of a :class:`Client` of the scheduler at ``address``.
 
     ``address=None`` uses the environment variable ``TWISTDIST_SCHEDULER``, else starts a ``LocalCluster`` configured by
     ``**local`` that ends with the client.  ``secret`` is the shared secret itself; without it the secret file is read.
+    ``tls`` is a folder of certificates as ``twistdist certs`` makes it (default: ``TWISTDIST_TLS``), for ``tls:host:port``.
     Cancelling the Deferred stops the attempt.  Errbacks: ``SchedulerUnreachable`` after ``timeout`` seconds,
     ``AuthenticationError``, ``VersionMismatch``, ``ConfigError``.
     """
     address = address or os.environ.get("TWISTDIST_SCHEDULER")
     if address is None:
+        if tls is not None:
+            raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
         return _connect_local(reactor, secret, timeout, local)
     if local:
         raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
-    return Client(reactor, address, as_secret(secret)).open(timeout)
+    full, certificates = dialing_side(address, tls)
+    return Client(reactor, full, as_secret(secret), tls=certificates).open(timeout)
 
 
 def _connect_local(reactor: Any, secret: str | bytes | None, timeout: float, local: dict[str, Any]) -> Deferred[Client]:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twistdist.config import parse_address
-from twistdist.core.session import Dialer, Fatal, Gap
+from twistdist.core.session import Dialer, Fatal, Gap, Hearing
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
 from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
+from twistdist.net.tls import dial
+from twistdist.wire import messages as m
 from twistdist.wire.framing import GREETING_FROM_SCHEDULER, decode_frame
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
 #: Pauses between attempts to connect, in seconds: at most 0.1 while a worker's grace lasts, and an absent scheduler is not
 #: hammered.
 PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.1, 0.1, 0.1, 0.2, 0.4, 0.8, 1.5)
+
+#: Seconds that one attempt to connect may take: a lost packet or two, no more.
+CONNECT_S = 3.0
+
+#: A connection is given up, and another one tried, when nothing was heard for this share of ``dead_after``.
+PATIENCE = 1 / 3
 
 #: Seconds after which an acknowledgement is sent although nothing else is.
 ACK_S = 0.05
@@ -31,7 +41,7 @@ class Core(Protocol):
 
     dialer: Dialer
 
-    def hello(self) -> Any: ...
+    def hello(self, now: float) -> Any: ...
 
 
 class Dialing:
@@ -39,7 +49,8 @@ class Dialing:
 
     ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one),
     ``on_lost()`` when a connection broke and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version,
-    replaced.
+    replaced.  ``on_pulse()`` is called at the pace of the heartbeats and may give one to be sent; ``on_beat(beat)`` for those
+    of the scheduler.
     """
 
     _log = Logger()
@@ -55,15 +66,23 @@ class Dialing:
         on_ready: Callable[[bool], None],
         on_fatal: Callable[[Exception], None],
         on_lost: Callable[[], None] = lambda: None,
+        on_pulse: Callable[[], m.Beat | None] = lambda: None,
+        on_beat: Callable[[m.Beat], None] = lambda beat: None,
+        tls: Tls | None = None,
     ) -> None:
         self._reactor, self._core, self._decoder = reactor, core, decoder
         self.address = parse_address(address)
-        self._endpoint = clientFromString(reactor, self.address)
+        self._tls = tls
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None
         self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
+        self._on_pulse, self._on_beat = on_pulse, on_beat
+        self._hearing = Hearing()
+        self._pulse = Alarm(reactor, self._beat)
+        self._pulse_due = 0.0
         self._connection: Connection | None = None
         self._connecting: Deferred[Any] | None = None
+        self._limit: Any = None
         self._retry: Any = None
         self._failures = 0
         self._stopped = False
@@ -76,8 +95,16 @@ class Dialing:
     def start(self) -> None:
         """Begin to connect."""
         self._retry = None
-        self._connecting = self._endpoint.connect(self._factory)
-        self._connecting.addCallbacks(self._connected, self._not_connected)
+        self._connecting = dial(self._reactor, self.address, self._tls, self._factory)
+        self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
+        self._connecting.addBoth(self._no_limit).addCallbacks(self._connected, self._not_connected)
+        if not self._pulse_due:
+            self._set_pulse()
+
+    def _no_limit(self, result: Any) -> Any:
+        if self._limit.active():
+            self._limit.cancel()
+        return result
 
     def _connected(self, connection: Connection) -> None:
         self._proving = connection
@@ -88,6 +115,7 @@ class Dialing:
         """Close after what was written has left; nothing is called any more."""
         self._stopped = True
         self._ack.cancel()
+        self._pulse.cancel()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -98,10 +126,17 @@ class Dialing:
         elif self._proving is not None and self._proving.transport is not None:
             self._proving.transport.abortConnection()
 
+    def reconnect(self) -> None:
+        """Give up the connection that is there; another one is made at once."""
+        if self._connection is not None:
+            self._connection.transport.abortConnection()
+
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         if not failure.check(CancelledError):
             self.last_error = failure.value  # type: ignore[assignment]
+        elif self.last_error is None:
+            self.last_error = TimeoutError(f"nothing answers within {CONNECT_S:g} s")
         self._again()
 
     def _again(self) -> None:
@@ -119,16 +154,23 @@ class Dialing:
             connection.close()
             return
         self._connection = connection
-        connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello()])])
+        self._hearing.heard(self._reactor.seconds())
+        connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello(self._reactor.seconds())])])
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         dialer = self._core.dialer
+        self._hearing.heard(self._reactor.seconds())
         for body in bodies:
             if not dialer.connected:
                 self._greeted(connection, body)
                 continue
+            frame = decode_frame(self._decoder, body)
+            if not frame[0]:
+                for beat in frame[2]:
+                    if isinstance(beat, m.Beat):
+                        self._on_beat(beat)
             try:
-                messages = dialer.session.accept(decode_frame(self._decoder, body))
+                messages = dialer.session.accept(frame)
             except Gap as gap:
                 raise ProtocolError(str(gap)) from None
             if messages:
@@ -145,7 +187,7 @@ class Dialing:
                 self._give_up(ProtocolError(str(fatal)))
                 return
             if again is None:
-                connection.send([(0, 0, [self._core.hello()])])
+                connection.send([(0, 0, [self._core.hello(self._reactor.seconds())])])
                 return
             connection.send(again)
             self._failures = 0
@@ -171,6 +213,28 @@ class Dialing:
     def _give_up(self, error: Exception) -> None:
         self.stop()
         self._on_fatal(error)
+
+    # ---- heartbeats -------------------------------------------------------------------------
+
+    def _set_pulse(self) -> None:
+        self._pulse_due = self._reactor.seconds() + self._core.dialer.beat_every
+        self._pulse.set(self._pulse_due)
+
+    def _beat(self) -> None:
+        """The pace of the heartbeats: send one, and see whether the other side is still to be heard."""
+        now, dialer = self._reactor.seconds(), self._core.dialer
+        lag = int(1e6 * (now - self._pulse_due))
+        self._set_pulse()
+        silence = self._hearing.look(now, dialer.beat_every)
+        if self._connection is not None and silence > dialer.dead_after * PATIENCE:
+            self._log.warn("nothing was heard from {address} for {silence:.1f} s; another connection is tried",
+                           address=self.address, silence=silence)  # fmt: skip
+            self.last_error = TimeoutError(f"nothing was heard for {silence:.1f} s")
+            self._connection.transport.abortConnection()
+        beat = self._on_pulse()
+        if beat is not None and self._connection is not None and dialer.connected:
+            beat.lag = max(0, lag)
+            self._connection.send([(*dialer.session.bare_ack()[:2], [beat])])
 
     # ---- sending ----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import socket
 import tempfile
@@ -50,25 +51,45 @@ def _own_folder(root: str, option: str) -> str:
     return root
 
 
-def refuse_open_listening(endpoints: list[str], plaintext: bool) -> None:
-    """``ConfigError`` for an endpoint that others than this machine can reach, unless plain text was asked for in words."""
+def refuse_open_listening(endpoints: list[str], plaintext: bool, tls: bool = False) -> None:
+    """``ConfigError`` for an endpoint that others than this machine can reach, unless it is encrypted or plain text was asked
+    for in words."""
+    if plaintext and tls:
+        raise ConfigError("--tls and --plaintext exclude one another")
     for endpoint in endpoints:
         kind, _, rest = endpoint.partition(":")
-        interface = next((part[10:] for part in rest.split(":") if part.startswith("interface=")), "")
-        local = kind == "unix" or interface in ("localhost", r"\:\:1", "::1") or interface.startswith("127.")
-        if kind not in ("tcp", "unix"):
+        interface = next((part[10:] for part in _split(rest) if part.startswith("interface=")), "")
+        local = kind == "unix" or interface in ("localhost", "::1") or interface.startswith("127.")
+        if kind not in ("tcp", "tls", "unix"):
             raise ConfigError(f"{endpoint!r} is no place to listen at; write tcp:PORT:interface=ADDRESS or unix:PATH")
-        if not local and not plaintext:
+        if kind == "tls" and not tls:
+            raise ConfigError(f"{endpoint!r} needs certificates: name their folder with --tls (twistdist certs makes one)")
+        if not local and not plaintext and not tls:
             raise ConfigError(
-                f"{endpoint!r} can be reached from other machines and nothing would be encrypted; "
-                "add interface=127.0.0.1, or say --plaintext if the network is yours alone"
+                f"{endpoint!r} can be reached from other machines and nothing would be encrypted; add interface=127.0.0.1, "
+                "name certificates with --tls DIR (twistdist certs DIR makes them), "
+                "or say --plaintext if the network is yours alone"
             )
 
 
-def address_of(port: Any) -> str:
-    """The address at which a client on this machine reaches a port."""
+def is_local(address: str) -> bool:
+    """Whether an address means another process on each machine."""
+    kind, _, rest = address.partition(":")
+    return kind == "unix" or rest.startswith(("127.", "localhost:", r"\:\:1"))
+
+
+def _split(text: str) -> list[str]:
+    """The parts of an endpoint description between colons that are not escaped."""
+    return [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text)]
+
+
+def address_of(port: Any, encrypted: bool = False, contact: str = "", anywhere: str = "") -> str:
+    """The address at which others reach a port: at the host ``contact``, or where it listens, or at ``anywhere`` (this machine)
+    where that is on all interfaces."""
     host = port.getHost()
     if hasattr(host, "port"):
-        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host, host.host)
-        return f"tcp:{name}:{host.port}".replace(":::1", r":\:\:1")
+        wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host)
+        name = contact or (host.host if wildcard is None else anywhere or wildcard)
+        escaped = name.replace(":", r"\:")
+        return f"{'tls' if encrypted else 'tcp'}:{escaped}:{host.port}"
     return f"unix:{host.name.decode() if isinstance(host.name, bytes) else host.name}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from twistdist.core.records import Client, Worker
@@ -19,10 +21,57 @@ from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
 from twistdist.net.dialing import ACK_S
-from twistdist.net.hosts import address_of
+from twistdist.net.hosts import address_of, host_identity, is_local
 from twistdist.net.timers import Alarm
+from twistdist.net.tls import listen, server_factory
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FROM_CLIENT, FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
+
+#: Seconds that a look whether a process listens may take.
+PROBE_S = 2.0
+
+#: Unfinished tasks above which no more submits are read, and below which they are again.
+MOST_UNFINISHED, RESUME_UNFINISHED = 1_000_000, 900_000
+
+
+class _Valve:
+    """Back-pressure for one peer, as its transport's producer: what it does not read stays in its session, which holds
+    references and no bytes, and a client that does not read is not read from either."""
+
+    def __init__(self, service: SchedulerService, connection: Connection) -> None:
+        self._service, self._connection = service, connection
+        self.closed = False
+        self._flooding = False
+        self._reading = True
+        connection.transport.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:
+        self.closed = True
+        self._adjust()
+
+    def resumeProducing(self) -> None:
+        self.closed = False
+        self._adjust()
+        self._service.unblocked(self._connection.peer)
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
+
+    def flooding(self, flooding: bool) -> None:
+        """Whether there is so much to do that no more is to be read."""
+        self._flooding = flooding
+        self._adjust()
+
+    def _adjust(self) -> None:
+        peer = self._connection.peer
+        reading = not isinstance(peer, Client) or not (self.closed or (self._flooding and not peer.parent))
+        if reading is not self._reading:
+            self._reading = reading
+            transport = self._connection.transport
+            (transport.resumeProducing if reading else transport.pauseProducing)()
 
 
 class SchedulerService(Service):
@@ -45,8 +94,10 @@ class SchedulerService(Service):
         epoch: int | None = None,
         on_stop: Callable[[str, bool], None] | None = None,
         adopt: Sequence[int] = (),
+        tls: Tls | None = None,
     ) -> None:
         self._reactor, self._endpoints, self._adopt = reactor, endpoints, adopt
+        self._tls = tls
         # Without a journal nobody knows the epochs before: a random one is none of them, but for one chance in 10**8.
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
@@ -57,19 +108,27 @@ class SchedulerService(Service):
         self._alarm = Alarm(reactor, self._tick)
         self._ack = Alarm(reactor, self._send_acks)
         self._owing: dict[Client | Worker, None] = {}
+        self._valves: dict[Connection, _Valve] = {}
+        self._flooded = False
+        self._pulse = Alarm(reactor, self._beat)
+        self._pulse_due = 0.0
+        self._beats = 0
+        self._host = host_identity()
         self.addresses: list[str] = []
 
     # ---- life -------------------------------------------------------------------------------
 
     def listen(self) -> Deferred[list[str]]:
         """Listen everywhere; the Deferred gives the addresses, or the first failure."""
-        listening = [serverFromString(self._reactor, one).listen(self._factory) for one in self._endpoints]
+        listening = [listen(self._reactor, one, self._tls, self._factory) for one in self._endpoints]
         return gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._not_listening)
 
     def _listening(self, ports: list[Any]) -> list[str]:
-        adopted = [self._reactor.adoptStreamPort(fd, socket.AF_INET, self._factory) for fd in self._adopt]
+        factory = server_factory(self._reactor, self._tls, self._factory)
+        adopted = [self._reactor.adoptStreamPort(fd, socket.AF_INET, factory) for fd in self._adopt]
         self._ports = [*ports, *adopted]
-        self.addresses = [address_of(port) for port in self._ports]
+        self.addresses = [address_of(port, self._tls is not None) for port in self._ports]
+        self._set_pulse()
         return self.addresses
 
     @staticmethod
@@ -81,6 +140,7 @@ class SchedulerService(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._alarm.cancel()
         self._ack.cancel()
+        self._pulse.cancel()
         for connection in [*self._connections.values(), *self._strangers]:
             connection.close()
         return DeferredList([d for port in self._ports if (d := port.stopListening()) is not None])
@@ -100,6 +160,7 @@ class SchedulerService(Service):
 
     def opened(self, connection: Connection) -> None:
         self._strangers.add(connection)
+        connection.expect_greeting()
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         for body in bodies:
@@ -110,12 +171,17 @@ class SchedulerService(Service):
             if self._connections.get(peer) is not connection:
                 return  # a newer connection of this session has taken over
             decoder = FROM_CLIENT if isinstance(peer, Client) else FROM_WORKER
+            frame = decode_frame(decoder, body)
             try:
-                messages = peer.session.accept(decode_frame(decoder, body))
+                messages = peer.session.accept(frame)
             except Gap as gap:
                 raise ProtocolError(str(gap)) from None
             if messages:
                 self._guard(self.core.receive, peer, messages)
+            elif not frame[0] and isinstance(peer, Worker):
+                for beat in frame[2]:
+                    if isinstance(beat, m.Beat):
+                        self._guard(self.core.beat, peer, beat, frame[1])
             if peer.session.owes_ack:
                 self._owing[peer] = None
         self._flush()
@@ -130,7 +196,9 @@ class SchedulerService(Service):
             else:
                 peer = self._guard(self.core.greet, greeting)
                 self._bind(connection, peer)
-                connection.send([(0, 0, [m.Ready(self.core.epoch, greeting.name)])])
+                settings = self.core.settings
+                ready = m.Ready(self.core.epoch, greeting.name, settings.suspect_after, settings.dead_after)
+                connection.send([(0, 0, [ready])])
                 self._close_replaced()
                 kind = "worker" if isinstance(peer, Worker) else "client"
                 self._log.info("{kind} {name} is here", kind=kind, name=peer.name or f"{peer.number:x}")
@@ -151,7 +219,9 @@ class SchedulerService(Service):
     def _bind(self, connection: Connection, peer: Client | Worker) -> None:
         self._strangers.discard(connection)
         connection.peer = peer
+        connection.greeted()
         self._connections[peer] = connection
+        self._valves[connection] = _Valve(self, connection)
 
     def _close_replaced(self) -> None:
         """Older incarnations of a worker's name are told to give up, or they would come back in turn for ever."""
@@ -164,18 +234,71 @@ class SchedulerService(Service):
 
     def closed(self, connection: Connection, error: Exception) -> None:
         self._strangers.discard(connection)
+        self._valves.pop(connection, None)
         peer = connection.peer
-        if peer is None:
-            if connection.error is not None:
-                where = getattr(connection.transport.getPeer(), "host", "a local socket")
-                self._log.warn("a connection from {host} was refused: {error}", host=where, error=error)
-        elif self._connections.get(peer) is connection:
+        if self._connections.get(peer) is connection:
             del self._connections[peer]
             if connection.error is not None:
                 self._log.warn("the connection of {name} was closed: {error}", name=peer.name, error=error)
             if self.running:
                 self._guard(self.core.connection_lost, peer)
                 self._flush()
+
+    # ---- heartbeats and back-pressure -----------------------------------------------------------
+
+    def _set_pulse(self) -> None:
+        self._pulse_due = self._reactor.seconds() + self.core.settings.beat_every
+        self._pulse.set(self._pulse_due)
+
+    def _beat(self) -> None:
+        """Tell everybody that we are here, and look who else is."""
+        lag = max(0, int(1e6 * (self._reactor.seconds() - self._pulse_due)))
+        self._set_pulse()
+        self._guard(self.core.pulse)
+        self._beats += 1
+        for peer, connection in self._connections.items():
+            if self._valves[connection].closed:
+                continue  # it does not read: one more byte would help nobody
+            heard = peer.beat.number if isinstance(peer, Worker) and peer.beat is not None else 0
+            connection.send([(*peer.session.bare_ack()[:2], [m.Beat(self._beats, heard, peer.session.sent, lag)])])
+        self._flush()
+
+    def _probe(self, worker: Worker) -> None:
+        """Look whether a process listens at the worker's address; a refusal says that there is none."""
+        address = worker.hello.address
+        if is_local(address) and worker.hello.host != self._host:
+            return  # it would be our own port of that number
+        endpoint = clientFromString(self._reactor, address.replace("tls:", "tcp:", 1))
+        probing = endpoint.connect(Factory.forProtocol(Protocol))
+        limit = self._reactor.callLater(PROBE_S, probing.cancel)
+
+        def answered(result: Any) -> None:
+            if limit.active():
+                limit.cancel()
+            if isinstance(result, Protocol):
+                result.transport.abortConnection()  # type: ignore[union-attr]
+            elif self.running:
+                self._guard(self.core.probed, worker, bool(result.check(ConnectionRefusedError, FileNotFoundError)))
+                self._flush()
+
+        probing.addBoth(answered)
+
+    def unblocked(self, peer: Client | Worker | None) -> None:
+        """The peer reads again: what waited for it leaves."""
+        if peer is not None:
+            self.core.dirty[peer] = None
+            self._reactor.callLater(0, self._flush)
+
+    def _look_at_flood(self) -> None:
+        unfinished = self.core.unfinished
+        if unfinished > MOST_UNFINISHED or (self._flooded and unfinished < RESUME_UNFINISHED):
+            flooded = unfinished > MOST_UNFINISHED
+            if flooded is not self._flooded:
+                self._flooded = flooded
+                self._log.info("{n} tasks are unfinished: {what}", n=unfinished,
+                               what="no more submits are read" if flooded else "submits are read again")  # fmt: skip
+                for valve in list(self._valves.values()):
+                    valve.flooding(flooded)
 
     # ---- out --------------------------------------------------------------------------------
 
@@ -190,11 +313,12 @@ class SchedulerService(Service):
             dirty, core.dirty = core.dirty, {}
             for peer in dirty:
                 connection = self._connections.get(peer)
-                if connection is not None:
+                if connection is not None and not self._valves[connection].closed:
                     frames = peer.session.take()
                     if frames:
                         self._send(connection, frames)
         self._alarm.set(core.wake)
+        self._tell_edge()
         if self._owing:
             self._ack.set(self._reactor.seconds() + ACK_S)
         if core.stopping:
@@ -208,6 +332,25 @@ class SchedulerService(Service):
             connection.send(frames)
         except (ProtocolError, UnicodeError, OverflowError) as error:
             connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
+
+    def _tell_edge(self) -> None:
+        """What the core wants of us beside messages."""
+        core = self.core
+        if core.probes:
+            probes, core.probes = core.probes, []
+            for worker in dict.fromkeys(probes):
+                self._probe(worker)
+        if core.given_up:
+            given_up, core.given_up = core.given_up, []
+            for worker in given_up:
+                connection = self._connections.pop(worker, None)
+                if connection is not None:
+                    connection.transport.abortConnection()
+        if core.news:
+            news, core.news = core.news, []
+            for one in news:
+                self._log.warn("{kind}: {what}: {cause}", kind=one.kind, what=one.what, cause=one.cause)
+        self._look_at_flood()
 
     def _send_acks(self) -> None:
         owing, self._owing = self._owing, {}

@@ -8,7 +8,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -30,6 +30,9 @@ from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT
 from twistdist.wire.payload import canonical_digest, dump_call, dump_value
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
@@ -63,7 +66,8 @@ class ClientSession:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None) -> None:
+    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
+                 tls: Tls | None = None) -> None:  # fmt: skip
         self.reactor = reactor
         self._core = core.Client(secrets.randbits(62), parent=parent.task if parent is not None else 0)
         self._parent = parent
@@ -74,9 +78,10 @@ class ClientSession:
         self._cids = itertools.count(1)
         self._functions = Functions()
         self._host = host_identity()
-        self._fetcher = BulkFetcher(reactor, secret)
+        self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supplier = Supplier(self._fetcher, self._host, self._not_supplied)
-        self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal)
+        self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal,
+                                tls=tls)  # fmt: skip
         self._queries: dict[int, Deferred[Any]] = {}
         self._opening: Deferred[Any] | None = None
         self._deadline: Any = None
@@ -321,6 +326,9 @@ class ClientSession:
         supplies, self._core.supplies = self._core.supplies, []
         for supply in supplies:
             self._supplier.supply(supply, self._core.peers[supply.workers[0]])
+        troubles, self._core.troubles = self._core.troubles, []
+        for address, gone in troubles:
+            self._fetcher.avoid(address, gone)
         answers, self._core.answers = self._core.answers, []
         for answer in answers:
             query = self._queries.pop(answer.query, None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import secrets
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,9 +29,13 @@ from twistdist.net.connection import ServerFactory
 from twistdist.net.dialing import Dialing
 from twistdist.net.hosts import address_of, host_identity
 from twistdist.net.timers import Alarm
+from twistdist.net.tls import listen
 from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_WORKER
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
 #: Descriptors of the control process for each executor.
 DESCRIPTORS = 5
@@ -45,7 +49,8 @@ IDLE_LOOK_S = 1.0
 
 class WorkerService(Service):
     """A worker named ``name`` with ``slots`` executors, ``resources`` (millionths) and its results in the folder ``store``,
-    which go to the folder ``spill`` when memory is short; ``limits`` say when that is.
+    which go to the folder ``spill`` when memory is short; ``limits`` say when that is.  ``contact`` is the host name or address
+    that peers use (default: that of ``listen``, and this machine's name where that is any).
 
     ``on_ready(text)`` is called when the scheduler has taken it in, ``on_stop(text, failed)`` when it ends by itself.
     """
@@ -66,9 +71,12 @@ class WorkerService(Service):
         on_stop: Callable[[str, bool], None] | None = None,
         limits: Limits | None = None,
         spill: str = "",
+        tls: Tls | None = None,
+        contact: str = "",
     ) -> None:
         self.setName(f"twistdist worker {name}")  # type: ignore[no-untyped-call]
         self._reactor, self._scheduler, self._secret, self._listen = reactor, scheduler, secret, listen
+        self._tls, self._contact = tls, contact
         self._worker_name, self._slots, self._resources = name, slots, resources or {}
         self._on_ready, self._on_stop = on_ready or (lambda text: None), on_stop or (lambda text, failed: None)
         self._store = Store(store, spill)
@@ -77,7 +85,7 @@ class WorkerService(Service):
         self._memory_alarm = Alarm(reactor, self._look_at_memory)
         self._memory_pause = LOOK_S
         self._bulk_server = BulkServer(reactor, self._store, host_identity(), self._taken)
-        self._fetcher = BulkFetcher(reactor, secret)
+        self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supervisor: Supervisor | None = None
         self._core: core.Worker | None = None
         self._dialing: Dialing | None = None
@@ -99,26 +107,26 @@ class WorkerService(Service):
     def start(self) -> Deferred[None]:
         """Listen for peers, start the executors and dial the scheduler; the Deferred tells when listening."""
         factory = ServerFactory(self._reactor, self._bulk_server, self._secret)
-        listening: Deferred[Any] = serverFromString(self._reactor, self._listen).listen(factory)
-        return listening.addCallback(self._start)
+        return listen(self._reactor, self._listen, self._tls, factory).addCallback(self._start)
 
     def _start(self, port: Any) -> None:
         self._port = port
         identity = m.HelloWorker(
             session=secrets.randbits(62), name=self._worker_name, incarnation=secrets.randbits(62), pid=os.getpid(),
-            slots=self._slots, address=address_of(port), host=host_identity(), store=self._store.path,
+            slots=self._slots, host=host_identity(), store=self._store.path,
+            address=address_of(port, self._tls is not None, self._contact, socket.gethostname()),
             resources=self._resources, stored=[], running=[], finished=[],
         )  # fmt: skip
         found, wrong = self._store.take_inventory()
         most_parked = max(0, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // DESCRIPTORS - self._slots)
         self._core = core.Worker(identity, found, self._store.spilled(), self._limits, most_parked)
         service = TaskService(self._worker_name, self._scheduler, self._secret, self._store.spill_path, self._limits.worker,
-                              self._limits.executor // 4)  # fmt: skip
+                              self._limits.executor // 4, self._tls.directory if self._tls else "")  # fmt: skip
         self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
-                                self._messages, self._ready, self._fatal,
-                                lambda: self._leaves("the scheduler is gone"))  # fmt: skip
+                                self._messages, self._ready, self._fatal, lambda: self._leaves("the scheduler is gone"),
+                                self._pulse, lambda beat: self._event(self._the_core.heard_beat, beat), self._tls)  # fmt: skip
         self._dialing.start()
         self._event(self._core.start)
         if wrong:
@@ -160,8 +168,15 @@ class WorkerService(Service):
         closing: Deferred[Any] = maybeDeferred(self._port.stopListening) if self._port is not None else succeed(None)
         return closing.addCallback(lambda _: self._store.close() if self._broken else self._store.destroy())
 
+    def _pulse(self) -> m.Beat | None:
+        if not self.running:
+            return None
+        self._event(self._the_core.look_at_lease)
+        return self._the_core.pulse(self._reactor.seconds())
+
     def _ready(self, fresh: bool) -> None:
         if fresh:
+            self._event(self._the_core.welcomed)
             self._on_ready(f"twistdist worker {self._worker_name} ready at {self._the_core.identity.address}, "
                            f"scheduler {self._scheduler}")  # fmt: skip
 
@@ -297,6 +312,17 @@ class WorkerService(Service):
     def _more_holders(self, effect: effects.MoreHolders) -> None:
         self._fetcher.more_holders(effect.attempt, [peer.address for peer in effect.holders])
 
+    def _peer_trouble(self, effect: effects.PeerTrouble) -> None:
+        self._fetcher.avoid(effect.address, effect.gone)
+
+    def _fence(self, effect: effects.Fence) -> None:
+        self._bulk_server.fenced = effect.on
+        if effect.on:
+            self._log.warn("worker {name} was not heard by the scheduler for too long and may have been given up; "
+                           "it starts nothing new until it is taken in again", name=self._worker_name)  # fmt: skip
+            assert self._dialing is not None
+            self._dialing.reconnect()
+
     def _rescue_store(self, effect: effects.RescueStore) -> None:
         """Digests are checked in a thread."""
         saving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.rescue, effect.store)
@@ -341,6 +367,8 @@ _EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
     effects.DeleteFiles: WorkerService._delete_files,
     effects.Spill: WorkerService._spill,
     effects.LookForFiles: WorkerService._look_for_files,
+    effects.PeerTrouble: WorkerService._peer_trouble,
+    effects.Fence: WorkerService._fence,
     effects.StopWorker: WorkerService._stop_worker,
 }
 

@@ -26,7 +26,8 @@ class RoleOptions(usage.Options):
     """Options that scheduler and worker share."""
 
     optParameters: ClassVar[list[Any]] = [
-        ["secret-file", None, None, "File with the shared secret [default: made in the user's configuration]"]
+        ["secret-file", None, None, "File with the shared secret [default: made in the user's configuration]"],
+        ["tls", None, None, "Folder of certificates, as twistdist certs makes it: every TCP connection is encrypted"],
     ]
     optFlags: ClassVar[list[Any]] = [["plaintext", None, "Allow listening beyond this machine without encryption"]]
 

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
-from twistdist.config import DEFAULT_PORT, as_secret
+from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_secret
 from twistdist.core.resilience import Settings
+from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
 from twistdist.net.scheduler import SchedulerService
+from twistdist.net.tls import load
 from twistdist.tap.roles import Role, RoleOptions
 
 
@@ -23,6 +25,8 @@ class Options(RoleOptions):
 
     optParameters: ClassVar[list[Any]] = [
         *RoleOptions.optParameters,
+        ["suspect-after", None, None, f"Seconds of silence until a worker gets no new work [default: {SUSPECT_AFTER_S:g}]"],
+        ["dead-after", None, None, f"Seconds of silence until a worker is given up [default: {DEAD_AFTER_S:g}]"],
         ["checkpoint-store", None, None, "Where results with checkpoint=True are kept: a folder, or a URL that fsspec knows"],
     ]
 
@@ -36,18 +40,41 @@ class Options(RoleOptions):
         self["listen"].append(endpoint)
 
 
+def _silence(suspect: str | None, dead: str | None) -> tuple[float, float]:
+    """The two limits, in seconds; the first is at most half of the second where only one is given."""
+    given = []
+    for name, text in (("--suspect-after", suspect), ("--dead-after", dead)):
+        try:
+            seconds = None if text is None else float(text)
+        except ValueError:
+            seconds = -1.0
+        if seconds is not None and not 0.1 <= seconds <= 86_400:
+            raise ConfigError(f"{name} is a number of seconds from 0.1 to 86400, not {text!r}")
+        given.append(seconds)
+    first, last = given
+    if last is None:
+        last = DEAD_AFTER_S if first is None else max(DEAD_AFTER_S, 2 * first)
+    if first is None:
+        first = min(SUSPECT_AFTER_S, last / 2)
+    if first >= last:
+        raise ConfigError(f"--suspect-after {first:g} must be less than --dead-after {last:g}")
+    return first, last
+
+
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
     """The service, and a Deferred of its being ready.  ``ConfigError`` for impossible options."""
     endpoints = options["listen"]
     if not endpoints and not options["listen-fd"]:
         endpoints = [f"tcp:{DEFAULT_PORT}:interface=127.0.0.1"]
-    refuse_open_listening(endpoints, bool(options["plaintext"]))
+    refuse_open_listening(endpoints, bool(options["plaintext"]), options["tls"] is not None)
     store = options["checkpoint-store"] or ""
     if store and "://" not in store:
         store = os.path.abspath(store)
-    settings = Settings(checkpoints=store.rstrip("/"))
+    suspect, dead = _silence(options["suspect-after"], options["dead-after"])
+    settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
+    tls = None if options["tls"] is None else load(options["tls"])
     service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,
-                               adopt=options["listen-fd"])  # fmt: skip
+                               adopt=options["listen-fd"], tls=tls)  # fmt: skip
     service.startService()  # type: ignore[no-untyped-call]
 
     def ready(addresses: list[str]) -> None:

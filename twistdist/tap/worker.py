@@ -18,6 +18,7 @@ from twistdist.core.memory import Limits
 from twistdist.errors import ConfigError
 from twistdist.executors.processes import machine_memory
 from twistdist.net.hosts import default_spill_root, default_store_root, refuse_open_listening
+from twistdist.net.tls import dialing_side
 from twistdist.net.worker import WorkerService, default_slots, default_worker_name
 from twistdist.storage.store import remove_leftovers
 from twistdist.tap.roles import Role, RoleOptions
@@ -31,6 +32,7 @@ class Options(RoleOptions):
     optParameters: ClassVar[list[Any]] = [
         ["scheduler", None, None, "The scheduler's address, instead of as an argument"],
         ["listen", None, "tcp:0:interface=127.0.0.1", "Where peers fetch results, as a Twisted endpoint"],
+        ["contact", None, None, "Host name or address that peers use [default: that of --listen, or this machine's name]"],
         ["slots", None, None, "How many tasks run at a time [default: processors]"],
         ["name", None, None, "The worker's name [default: host and process number]"],
         ["store", None, None, "Folder for results [default: in shared memory where that is large enough]"],
@@ -86,8 +88,15 @@ def _limits(options: Options) -> Limits:
 
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
     """The service, and a Deferred of its having started.  ``ConfigError`` for impossible options."""
-    parse_address(options["scheduler"])
-    refuse_open_listening([options["listen"]], bool(options["plaintext"]))
+    refuse_open_listening([options["listen"]], bool(options["plaintext"]), options["tls"] is not None)
+    scheduler, tls = parse_address(options["scheduler"]), None
+    if options["tls"] is not None:
+        scheduler, tls = dialing_side(options["scheduler"], options["tls"])
+    elif scheduler.startswith("tls:"):
+        raise ConfigError(f"{scheduler!r} needs certificates: name their folder with --tls DIR")
+    contact = options["contact"] or ""
+    if not re.fullmatch(r"[A-Za-z0-9_.:%-]*", contact):
+        raise ConfigError(f"--contact is a host name or an address, not {contact!r}")
     name = options["name"] or default_worker_name()
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise ConfigError(f"--name is made of letters, digits, '_', '-' and '.', not {name!r}")
@@ -96,10 +105,10 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     if not options["store"]:
         remove_leftovers(default_store_root(), default_spill_root())
     spill = options["spill"] or os.path.join(default_spill_root(), own)
-    service = WorkerService(reactor, options["scheduler"], as_secret(None, options["secret-file"]), name,
+    service = WorkerService(reactor, scheduler, as_secret(None, options["secret-file"]), name,
                             _slots(options["slots"]), os.path.abspath(store), options["listen"],
                             _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop,
-                            limits=_limits(options), spill=os.path.abspath(spill))  # fmt: skip
+                            limits=_limits(options), spill=os.path.abspath(spill), tls=tls, contact=contact)  # fmt: skip
     _raise_descriptor_limit()
     service.startService()  # type: ignore[no-untyped-call]
     return service, service.start()

@@ -96,7 +96,7 @@ def corpus(seed: int, frames: int = 300) -> dict[str, list[bytes]]:
         messages = [nonsense.message(KINDS[(number + at) % len(KINDS)]) for at in range(1 + number % 3)]
         bodies.append(msgspec.msgpack.encode((number, number // 2, messages)))
     server, client = ServerHandshake(_SECRET, _SERVER), ClientHandshake(_SECRET, _CLIENT)
-    proof, _ = client.feed(server.start())
+    proof = client.start() + client.feed(server.start())[0]
     answer, _ = server.feed(proof)
     found = dict.fromkeys(readers(), bodies)
     found["outcome"] = [msgspec.msgpack.encode(nonsense.message(kind)) for kind in KINDS]

@@ -15,7 +15,7 @@ from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
 from twistdist.core.memory import Limits
 from twistdist.core.pool import Death
-from twistdist.core.session import Gap
+from twistdist.core.session import Gap, Hearing
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
@@ -58,15 +58,20 @@ class Link:
         self.open = True
         self.peer: records.Client | records.Worker | None = None
         self._last = [0.0, 0.0]
+        self._silent_until = 0.0
 
-    def send(self, to_scheduler: bool, frame: m.Frame) -> None:
+    def silent(self, seconds: float) -> None:
+        """Nothing gets through for a while, and nobody is told; then all of it does, late, as TCP would have it."""
+        self._silent_until = self.world.now + seconds
+
+    def send(self, to_scheduler: bool, frame: m.Frame, background: bool = False) -> None:
         """Deliver a frame later, through encoder and decoder, unless a fault hits it."""
         world, side = self.world, int(to_scheduler)
         data = framing.encode_frame(frame)[4:]
         if frame[2] and not frame[0] and world.greeting_fault():
             self.cut()
             return
-        at = max(self._last[side], world.now + world.rng.uniform(0.0001, world.latency))
+        at = max(self._last[side], self._silent_until, world.now + world.rng.uniform(0.0001, world.latency))
         fault = world.frame_fault() if frame[0] else ""  # a connection that loses a greeting is cut
         if fault == "lose":
             world.after(world.rng.uniform(0.0, 0.3), lambda: self.cut())
@@ -75,7 +80,7 @@ class Link:
             at += world.latency * 2
         else:
             self._last[side] = at
-        world.at(at, lambda: self._deliver(to_scheduler, data))
+        world.at(at, lambda: self._deliver(to_scheduler, data), background)
         if fault == "repeat":
             world.at(at, lambda: self._deliver(to_scheduler, data))
 
@@ -111,31 +116,69 @@ class Party:
         self.alive = True
         self.link: Link | None = None
         self._ack_due = False
+        self._hearing = Hearing()
+
+    def pulse(self) -> None:
+        """The pace of the heartbeats: a silent scheduler is dialed anew."""
+        if not self.alive:
+            return
+        world = self.world
+        world.at(world.now + world.every, self.pulse, background=True)
+        silence = self._hearing.look(world.now, world.every)
+        if self.link is not None and silence > self.core.dialer.dead_after / 3:
+            world.faults["redialed"] += 1
+            self._hearing.heard(world.now)
+            self.link.cut()
+        beat = self.beat()
+        if beat is not None and self.link is not None and self.core.dialer.connected:
+            self.link.send(True, (*self.core.dialer.session.bare_ack()[:2], [beat]), background=True)
+
+    def beat(self) -> m.Beat | None:
+        """What a worker tells."""
+        return None
+
+    def heard_beat(self, beat: m.Beat) -> None:
+        """A beat of the scheduler."""
+
+    def reconnect(self) -> None:
+        """A new connection in the place of the one that is there."""
+        if self.link is not None:
+            self.link.cut()
 
     def dial(self) -> None:
         if not self.alive or self.link is not None:
             return
         self.link = Link(self.world, self)
-        greeting = self.core.dialer.greeting() or self.core.hello()
+        greeting = self.core.dialer.greeting() or self.core.hello(self.world.now)
         self.link.send(True, (0, 0, [greeting]))
 
     def receives(self, link: Link, data: bytes) -> None:
         if link is not self.link:
             return
         dialer = self.core.dialer
+        self._hearing.heard(self.world.now)
         if not dialer.connected:
             for answer in framing.decode_frame(framing.GREETING_FROM_SCHEDULER, data)[2]:
+                before = dialer.fresh
                 again = dialer.greeted(answer)
+                if dialer.fresh != before:
+                    self.welcomed()
                 if again is None:
-                    link.send(True, (0, 0, [self.core.hello()]))
+                    link.send(True, (0, 0, [self.core.hello(self.world.now)]))
                 for frame in again or ():
                     link.send(True, frame)
         else:
             frame = framing.decode_frame(self.decoder, data)
+            if not frame[0]:
+                for beat in frame[2]:
+                    self.heard_beat(beat)
             self.messages(dialer.session.accept(frame))
         self.flush()
 
     decoder: Any
+
+    def welcomed(self) -> None:
+        """Hello was accepted."""
 
     def messages(self, messages: list[Any]) -> None:
         raise TypeError("clients and workers say what they do with messages")
@@ -177,6 +220,7 @@ class SimClient(Party):
         self.cancelled: set[int] = set()
         self.data: dict[int, bytes] = {}
         self._cid = 0
+        self.pulse()
         self.function = FunctionRef("f", b"f" * 16, b"f")
 
     def submit(self, node: int, key: str | None) -> None:
@@ -270,6 +314,17 @@ class SimWorker(Party):
         self._wake: float | None = None
         self.core.start(world.now)
         self.carry_out()
+        self.pulse()
+
+    def beat(self) -> m.Beat | None:
+        self.event(self.core.look_at_lease)
+        return self.core.pulse(self.world.now)
+
+    def heard_beat(self, beat: m.Beat) -> None:
+        self.core.heard_beat(self.world.now, beat)
+
+    def welcomed(self) -> None:
+        self.event(self.core.welcomed)
 
     def messages(self, messages: list[Any]) -> None:
         self.core.receive(self.world.now, messages)
@@ -388,6 +443,14 @@ class SimWorker(Party):
 
     def do_MoreHolders(self, effect: effects.MoreHolders) -> None:
         """A fetch here never finds a holder busy."""
+
+    def do_PeerTrouble(self, effect: effects.PeerTrouble) -> None:
+        """A fetch here ends soon by itself."""
+
+    def do_Fence(self, effect: effects.Fence) -> None:
+        if effect.on:
+            self.world.faults["fenced"] += 1
+            self.reconnect()
 
     def do_RescueStore(self, effect: effects.RescueStore) -> None:
         self.world.after(self.world.rng.choice((0.001, 0.2)), lambda: self._rescue(effect))

@@ -25,6 +25,7 @@ from typing import Any
 from twistdist.core import records
 from twistdist.core.client import Record, State
 from twistdist.core.invariants import check_scheduler
+from twistdist.core.resilience import Settings
 from twistdist.core.scheduler import Scheduler
 from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
@@ -33,6 +34,12 @@ from twistdist.wire import messages as m
 #: Simulated seconds in which faults happen, and events after which a run counts as stuck.
 FAULT_S = 4.0
 MOST_EVENTS = 60_000
+
+#: Seconds without anything but heartbeats after which the cluster is at rest; silence is noticed, and books are compared, in it.
+REST_S = 5.0
+
+#: Limits of silence here: shorter than by default, so that they are met often.
+SUSPECT_S, DEAD_S = 0.6, 2.4
 
 
 class World:
@@ -48,9 +55,11 @@ class World:
         self.frame_faults = self.faulty and self.rng.random() < 0.6
         self.faults: Counter[str] = Counter()
         self.executions: Counter[int] = Counter()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-        self.core = Scheduler(1)
+        self._events: list[tuple[float, int, Callable[[], None], bool]] = []
+        self._count = self._foreground = 0
+        self.core = Scheduler(1, Settings(SUSPECT_S, DEAD_S))
+        self.every = self.core.settings.beat_every
+        self.stopped_until = 0.0
         self.links: dict[Any, Link] = {}
         self.workers: dict[str, SimWorker] = {}
         self._incarnations = 0
@@ -87,12 +96,32 @@ class World:
 
     # time
 
-    def at(self, when: float, what: Callable[[], None]) -> None:
+    def at(self, when: float, what: Callable[[], None], background: bool = False) -> None:
+        """``background``: it happens for ever, and does not show that the cluster is busy."""
         self._count += 1
-        heapq.heappush(self._events, (max(when, self.now), self._count, what))
+        self._foreground += not background
+        heapq.heappush(self._events, (max(when, self.now), self._count, what, background))
 
     def after(self, delay: float, what: Callable[[], None]) -> None:
         self.at(self.now + delay, what)
+
+    def pulse(self) -> None:
+        """The scheduler's heartbeat."""
+        self.at(self.now + self.every, self.pulse, background=True)
+        self.core.pulse(self.now)
+        for peer, link in list(self.links.items()):
+            if link.open:
+                heard = peer.beat.number if isinstance(peer, records.Worker) and peer.beat is not None else 0
+                link.send(False, (*peer.session.bare_ack()[:2], [m.Beat(1, heard, peer.session.sent)]), background=True)
+        self.flush()
+
+    def _probe(self, worker: records.Worker) -> None:
+        """The scheduler looks whether a process listens at the worker's address."""
+        there = self.workers.get(worker.name)
+        refused = there is None or not there.alive
+        if not refused or self.rng.random() < 0.9:
+            self.core.probed(self.now, worker, refused)
+            self.flush()
 
     # the scheduler's edge
 
@@ -102,7 +131,11 @@ class World:
                 self._greet(link, greeting)
         elif self.links.get(link.peer) is link:
             decoder = framing.FROM_CLIENT if isinstance(link.peer, records.Client) else framing.FROM_WORKER
-            self.core.receive(self.now, link.peer, link.peer.session.accept(framing.decode_frame(decoder, data)))
+            frame = framing.decode_frame(decoder, data)
+            if not frame[0] and isinstance(link.peer, records.Worker):
+                for beat in frame[2]:
+                    self.core.beat(self.now, link.peer, beat, frame[1])
+            self.core.receive(self.now, link.peer, link.peer.session.accept(frame))
         self.flush()
 
     def _greet(self, link: Link, greeting: Any) -> None:
@@ -119,7 +152,7 @@ class World:
         else:
             peer = self.core.greet(self.now, greeting)
             self._bind(link, peer)
-            link.send(False, (0, 0, [m.Ready(1, "")]))
+            link.send(False, (0, 0, [m.Ready(1, "", SUSPECT_S, DEAD_S)]))
 
     def _bind(self, link: Link, peer: Any) -> None:
         old = self.links.pop(peer, None)
@@ -138,6 +171,19 @@ class World:
 
     def flush(self) -> None:
         self.touched = True
+        probes, self.core.probes = self.core.probes, []
+        for worker in probes:
+            self.after(self.rng.uniform(0.001, 0.05), lambda one=worker: self._probe(one))  # type: ignore[misc]
+        given_up, self.core.given_up = self.core.given_up, []
+        for worker in given_up:
+            self.faults["given up"] += 1
+            there = self.workers[worker.name]
+            if there.alive and there.core.identity.incarnation == worker.hello.incarnation and there.core.dialer.epoch:
+                raise SimulationFailed(f"{worker.name} was given up while it held its lease")
+            link = self.links.pop(worker, None)
+            if link is not None:
+                link.open = False
+                self.after(0.001, lambda one=link: one.party.lost(one))  # type: ignore[misc]
         dirty, self.core.dirty = self.core.dirty, {}
         for peer in dirty:
             link = self.links.get(peer)
@@ -150,7 +196,7 @@ class World:
         wake = self.core.wake
         if wake is not None and wake != self._wake:
             self._wake = wake
-            self.at(wake, lambda: self._tick(wake))
+            self.at(wake, lambda: self._tick(wake), background=wake - self.now > REST_S)
 
     def _acknowledge(self) -> None:
         self._ack_due = False
@@ -210,7 +256,8 @@ class World:
         self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, worker.store))
 
     def _fault(self) -> None:
-        kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory"))
+        kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory",
+                                "silence", "silence", "drift"))  # fmt: skip
         self.faults[kind] += 1
         worker = self.workers[self.rng.choice(sorted(self.workers))]
         if kind == "cut" and worker.link is not None:
@@ -224,12 +271,30 @@ class World:
         elif kind == "memory" and worker.alive:
             worker.use_memory(self.rng.choice((700, 900, 990, 1100)))
             self.after(self.rng.choice((0.1, 1.0)), lambda: worker.use_memory(0))
+        elif kind == "silence" and worker.link is not None:
+            worker.link.silent(self.rng.choice((0.5, 1.0, 2.0, 4.0)))
+        elif kind == "drift":
+            self._drift(worker)
         elif kind == "lose file" and worker.store:
             del worker.store[self.rng.choice(sorted(worker.store))]
         elif kind == "cut client":
             link = self.rng.choice(self.clients).link
             if link is not None:
                 link.cut()
+
+    def _drift(self, worker: SimWorker) -> None:
+        """The books of one side go wrong, as a bug would have it."""
+        if not worker.alive:
+            return
+        jobs = [job for job in worker.core.queue if not job.fetching]
+        if jobs:
+            job = self.rng.choice(jobs)
+            worker.core.queue.remove(job)
+            del worker.core.jobs[job.attempt]
+        elif worker.core.stored:
+            attempt = self.rng.choice(sorted(worker.core.stored))
+            del worker.core.stored[attempt]
+            worker.store.pop(attempt, None)
 
     def open_path(self, path: str) -> bytes | None:
         """What an executor finds under a path: any store of a worker on the same host, alive or not."""
@@ -243,6 +308,7 @@ class World:
     def prepare(self) -> None:
         """Everything random that will happen from outside."""
         rng = self.rng
+        self.pulse()
         for number in range(rng.choice((1, 2, 2, 3))):
             self.after(rng.uniform(0, 0.5), lambda name=f"w{number}": self.start_worker(name))  # type: ignore[misc]
         for client in self.clients:
@@ -271,6 +337,7 @@ class World:
         self._check_files()
         self._check_replicas()
         self._check_results()
+        self._check_books()
         for client in self.clients:
             for node in list(client.futures):
                 client.drop(node)
@@ -278,10 +345,14 @@ class World:
         self._check_clean()
 
     def _drain(self, what: str) -> None:
+        busy_at = self.now
         for _ in range(MOST_EVENTS):
-            if not self._events:
+            if self._foreground:
+                busy_at = self.now
+            elif self.now - busy_at > REST_S:
                 return
-            self.now, _, event = heapq.heappop(self._events)
+            self.now, _, event, background = heapq.heappop(self._events)
+            self._foreground -= not background
             event()
             if self.touched:
                 self.touched = False
@@ -296,12 +367,22 @@ class World:
 
     def _check_files(self) -> None:
         """At rest every holder has what it is said to hold (but for what a fault took away)."""
-        if self.faults["lose file"]:
+        if self.faults["lose file"] or self.faults["drift"]:
             return
         for task in self.core.tasks.values():
             for holder in task.holders or ():
                 if task.value_attempt not in self.workers[holder.name].store:
                     raise SimulationFailed(f"{holder.name} does not hold {task.key}, attempt {task.value_attempt}")
+
+    def _check_books(self) -> None:
+        """Books are found to differ only where a fault has made them differ, and never at rest."""
+        drifts = [one for one in self.core.statistics.incidents if one.kind in ("drift", "worker stuck", "no progress")]
+        if drifts and not (self.faults["drift"] or self.faults["lose file"]):
+            raise SimulationFailed(f"books differ without a cause: {drifts[0]}")
+        for worker in self.core.workers.values():
+            there = self.workers[worker.name]
+            if there.alive and {task.value_attempt for task in worker.holds} != set(there.core.stored):
+                raise SimulationFailed(f"the books about the files of {worker.name} differ at rest")
 
     def _check_replicas(self) -> None:
         """At rest every value has as many copies as it should, or as there are workers, and they are all the same."""
@@ -309,7 +390,7 @@ class World:
             if task.holders is None:
                 continue
             values = {self.workers[one.name].store.get(task.value_attempt, (b"", 0))[0] for one in task.holders}
-            if len(values) > 1 and not self.faults["lose file"]:
+            if len(values) > 1 and not (self.faults["lose file"] or self.faults["drift"]):
                 raise SimulationFailed(f"the copies of {task.key} differ")
             if task.care is None:
                 continue

@@ -3,7 +3,8 @@
 ::
 
     server -> client   MAGIC, version (2 bytes), server nonce (32)
-    client -> server   MAGIC, version (2 bytes), client nonce (32), HMAC-SHA256("client", …)
+    client -> server   MAGIC, version (2 bytes), client nonce (32)      at once, so that a side that speaks TLS finds out
+    client -> server   HMAC-SHA256("client", …)
     server -> client   b"+", HMAC-SHA256("server", …)      or one byte b"-" / b"v" and the connection closes
 
 Both HMACs are over the side's label, both versions and both nonces, so that neither can be played back to
@@ -25,6 +26,9 @@ _BANNER = len(MAGIC) + 2 + NONCE_BYTES
 _PROOF = _BANNER + _MAC_BYTES
 ACCEPT, WRONG_SECRET, WRONG_VERSION = b"+", b"-", b"v"
 
+#: The first byte of a TLS connection: an alert or a handshake.
+TLS_RECORDS = (b"\x15", b"\x16")
+
 
 def _mac(secret: bytes, side: bytes, server_banner: bytes, client_banner: bytes) -> bytes:
     return hmac.new(secret, side + server_banner + client_banner, hashlib.sha256).digest()
@@ -39,6 +43,11 @@ def _version_of(banner: bytes) -> int:
 
 
 def _check_magic(got: bytes) -> None:
+    if got[:1] in TLS_RECORDS:
+        raise AuthenticationError(
+            "the other side speaks TLS and this one does not: name the folder of certificates (--tls DIR, tls=DIR or "
+            "TWISTDIST_TLS) and write tls:host:port"
+        )
     if not MAGIC.startswith(got[: len(MAGIC)]):
         raise ProtocolError("the other side does not speak the protocol of twistdist")
 
@@ -61,17 +70,18 @@ class ServerHandshake:
 
         Raises ``ProtocolError``, ``VersionMismatch`` or ``AuthenticationError``; ``refusal`` tells what to send then.
         """
-        self._got += data
-        _check_magic(self._got)
-        if len(self._got) < _PROOF:
+        got, self._got = self._got + data, b""
+        _check_magic(got)
+        if len(got) < _PROOF:
+            self._got = got
             return b"", b""
-        banner, mac = self._got[:_BANNER], self._got[_BANNER:_PROOF]
+        banner, mac = got[:_BANNER], got[_BANNER:_PROOF]
         if _version_of(banner) != self._version:
             raise VersionMismatch(f"the client speaks version {_version_of(banner)}, this side {self._version}")
         if not hmac.compare_digest(mac, _mac(self._secret, b"client", self._banner, banner)):
             raise AuthenticationError("the client does not know the secret")
         self.done = True
-        return ACCEPT + _mac(self._secret, b"server", self._banner, banner), self._got[_PROOF:]
+        return ACCEPT + _mac(self._secret, b"server", self._banner, banner), got[_PROOF:]
 
     @staticmethod
     def refusal(error: Exception) -> bytes:
@@ -80,7 +90,7 @@ class ServerHandshake:
 
 
 class ClientHandshake:
-    """The dialing side; sends nothing of its own before the server's banner has come."""
+    """The dialing side."""
 
     def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
         self._secret, self._version = secret, version
@@ -90,8 +100,8 @@ class ClientHandshake:
         self.done = False
 
     def start(self) -> bytes:
-        """The client waits for the server's banner."""
-        return b""
+        """What the client says first."""
+        return self._banner
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """(bytes to send, bytes left over).  Raises as :meth:`ServerHandshake.feed`."""
@@ -109,7 +119,7 @@ class ClientHandshake:
                 f"the scheduler speaks version {_version_of(self._server)} of the protocol, this side {self._version}; "
                 "install the same twistdist on both"
             )
-        return self._banner + _mac(self._secret, b"client", self._server, self._banner)
+        return _mac(self._secret, b"client", self._server, self._banner)
 
     def _read_verdict(self) -> bytes:
         verdict = self._got[:1]
@@ -121,7 +131,7 @@ class ClientHandshake:
             raise ProtocolError("the other side does not speak the protocol of twistdist")
         if len(self._got) < 1 + _MAC_BYTES:
             return b""
-        mac, left = self._got[1 : 1 + _MAC_BYTES], self._got[1 + _MAC_BYTES :]
+        mac, left, self._got = self._got[1 : 1 + _MAC_BYTES], self._got[1 + _MAC_BYTES :], b""
         if not hmac.compare_digest(mac, _mac(self._secret, b"server", self._server, self._banner)):
             raise AuthenticationError("the other side does not know our secret, so it is not our cluster")
         self.done = True

@@ -101,8 +101,8 @@ class Stored(Struct, array_like=True, gc=False):
 
 
 class HelloClient(Message, tag=1):
-    """A client opens a session.  ``parent`` is the task in which it was made, 0 for one of a user's own: such a session is kept
-    while that task is unfinished, and ends with it."""
+    """A client opens a session; ``name`` is the durable session that it is part of, "" for none.  ``parent`` is the task in
+    which it was made, 0 for one of a user's own: such a session is kept while that task is unfinished, and ends with it."""
 
     session: int
     name: str = ""
@@ -135,16 +135,24 @@ class Resume(Message, tag=3):
 
 
 class Ready(Message, tag=4):
-    """A Hello is accepted; numbers start at 1."""
+    """A Hello is accepted; numbers start at 1.  Who is silent for ``suspect_after`` seconds is suspected, for ``dead_after``
+    given up; beats come four times as often."""
 
     epoch: int
     name: str = ""
+    suspect_after: float = 1.0
+    dead_after: float = 10.0
 
 
 class Resumed(Message, tag=5):
-    """A Resume is accepted; ``received`` is the last frame number the scheduler got."""
+    """A Resume is accepted; ``received`` is the last frame number the scheduler got.
+
+    ``epoch`` (0: as before) is that of a scheduler that was started again since and knows the session from its journal: its own
+    frames are numbered from 1 again, it tells anew how all futures are, and questions that it has not answered are asked again.
+    """
 
     received: int
+    epoch: int = 0
 
 
 class Refused(Message, tag=6):
@@ -152,6 +160,26 @@ class Refused(Message, tag=6):
 
     code: str
     text: str
+
+
+class Beat(Message, tag=7):
+    """A heartbeat, outside the session's numbers: nothing is repeated when it is lost.
+
+    ``number`` counts the sender's beats, ``echo`` is the last one that it got from the other side, ``sent`` its last frame, ``lag``
+    by how many microseconds its event loop was late at this beat.  A worker tells its load too: tasks ``running`` in
+    executors, ``queued`` for one, and ``fetching`` inputs.  ``jobs`` and ``stored`` are the digests of the attempts that it
+    works on and of the files that it holds (``core.liveness.digest_of``); ``stored`` is left out (-1) of most beats.
+    """
+
+    number: int
+    echo: int
+    sent: int
+    lag: int = 0
+    running: int = 0
+    queued: int = 0
+    fetching: int = 0
+    jobs: int = 0
+    stored: int = -1
 
 
 # ---- client and scheduler -------------------------------------------------------------------
@@ -183,9 +211,10 @@ class Submit(Message, tag=11):
 
 
 class Release(Message, tag=12):
-    """The session does not want these any more."""
+    """The session does not want these any more; with ``durable`` the durable session that it is part of does not either."""
 
     cids: list[int]
+    durable: bool = False
 
 
 class Cancel(Message, tag=13):
@@ -294,6 +323,13 @@ class DropData(Message, tag=25):
     """Nobody needs the data of these futures any more: they will not be asked for again."""
 
     cids: list[int]
+
+
+class PeerState(Message, tag=26):
+    """How a worker that was introduced is doing: "" well, "suspect" not heard of just now, "gone" given up."""
+
+    worker: int
+    state: str
 
 
 # ---- scheduler and worker -------------------------------------------------------------------
@@ -436,6 +472,14 @@ class Leaving(Message, tag=47):
     seconds: float
 
 
+class Inventory(Message, tag=48):
+    """The answer to Audit: the attempts that the worker works on, and those whose files it holds (None: not asked for)."""
+
+    number: int
+    jobs: list[int]
+    stored: list[Stored] | None
+
+
 class Recall(Message, tag=50):
     """Give these back unless they have been started."""
 
@@ -491,6 +535,13 @@ class Located(Message, tag=58):
 
     attempt: int
     holders: list[int]
+
+
+class Audit(Message, tag=59):
+    """Say what you work on, and with ``stored`` what you hold: the digests have differed for a while."""
+
+    number: int
+    stored: bool
 
 
 # ---- bulk -----------------------------------------------------------------------------------
@@ -576,12 +627,15 @@ class GoOn(Message, tag=75):
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied
-ToClient = Finished | Erred | Reply | Peer | Supply | DropData
+ToClient = Finished | Erred | Reply | Peer | Supply | DropData | PeerState | Beat
 FromWorker = (
     Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
-    | CopyFailed | Rescued | Locate | Leaving
+    | CopyFailed | Rescued | Locate | Leaving | Inventory | Beat
 )  # fmt: skip
-ToWorker = WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer | Copy | Rescue | Located
+ToWorker = (
+    WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer | Copy | Rescue | Located
+    | PeerState | Audit | Beat
+)  # fmt: skip
 Bulk = Fetch | Data | Absent | Busy | Put | Send | Kept
 
 #: One frame of a session: its number (0: outside the numbers), the last number received, messages.

@@ -1,0 +1,367 @@
+"""What the scheduler writes down: which rows of the journal (``wire.journal``) its state needs, and which have changed.
+
+The core tells of every change that must survive it; ``take`` gives the rows to be written, composed from the state at that moment, so
+that what has come and gone between two writes is never written.  A row goes when nothing in it is of use any more; one of
+which little is left is written anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from twistdist.core.records import Client, Dataset, Function, Task, Worker
+from twistdist.wire import journal as j
+from twistdist.wire.messages import Options
+
+#: A row of at least this many entries is written anew when fewer than a quarter of them are of use.
+SPARSE_ENTRIES = 64
+
+
+@attrs.define(eq=False)
+class Batch:
+    """The row of one submit: tasks by number, and which of them are of no use any more."""
+
+    session: int
+    origin: str
+    function: int
+    options: Options
+    rank: int
+    tasks: list[Task]
+    numbers: list[int]
+    left: int
+    gone: bytearray
+    released: bytearray
+
+    def encode(self) -> j.Batch:
+        tasks = self.tasks
+        inputs = [[one.number for one in task.positions or task.inputs] for task in tasks]
+        return j.Batch(
+            self.session, self.origin, self.function, self.options, self.rank, self.numbers, [task.cid for task in tasks],
+            [task.args for task in tasks], inputs if any(inputs) else None,
+            [task.chosen for task in tasks] if any(task.chosen for task in tasks) else None,
+            [task.recipe for task in tasks] if any(task.recipe for task in tasks) else None,
+        )  # fmt: skip
+
+
+@attrs.define(eq=False)
+class Segment:
+    """A row of entries that were written together: how many there were, and how many are of use."""
+
+    number: int
+    entries: list[Any]
+    left: int
+
+
+def _bit(bits: bytearray, at: int) -> None:
+    bits[at >> 3] |= 1 << (at & 7)
+
+
+def has_bit(bits: bytes | bytearray, at: int) -> bool:
+    """Whether the bit is set."""
+    return at >> 3 < len(bits) and bool(bits[at >> 3] >> (at & 7) & 1)
+
+
+class Ledger:
+    """The rows that are on disk, or to be, and those that have changed since ``take`` was last called."""
+
+    def __init__(self) -> None:
+        self._changes: dict[j.Key, Callable[[], Any] | None] = {}
+        self._written: set[j.Key] = set()
+        self._firsts: list[int] = []
+        self._batches: dict[int, Batch] = {}
+        self._ended: dict[Task, None] = {}
+        self._outcomes: dict[int, Segment] = {}
+        self._watched: dict[tuple[int, int], tuple[Segment, int]] = {}
+        self._new_watches: dict[tuple[int, int], int] = {}
+        self._count = 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something is to be written."""
+        return bool(self._changes or self._ended or self._new_watches)
+
+    def take(self) -> dict[j.Key, bytes | None]:
+        """The rows that have changed, encoded; None: to be deleted."""
+        self._compose_outcomes()
+        self._compose_watches()
+        changes, self._changes = self._changes, {}
+        rows: dict[j.Key, bytes | None] = {}
+        for key, compose in changes.items():
+            if compose is None:
+                self._written.discard(key)
+                rows[key] = None
+            else:
+                self._written.add(key)
+                rows[key] = j.encode(compose())
+        return rows
+
+    def _put(self, key: j.Key, compose: Callable[[], Any]) -> None:
+        self._changes[key] = compose
+
+    def _drop(self, key: j.Key) -> None:
+        self._changes.pop(key, None)
+        if key in self._written:
+            self._changes[key] = None
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    # ---- sessions, functions, workers, names ----------------------------------------------------
+
+    def session(self, client: Client) -> None:
+        """A session has begun to matter, has received frames, or has other functions."""
+        client.recorded = True
+        self._put((j.SESSION, client.number), lambda: _session(client))
+
+    def session_gone(self, client: Client) -> None:
+        self._drop((j.SESSION, client.number))
+
+    def function(self, function: Function) -> None:
+        self._put((j.FUNCTION, function.number), lambda: j.Function(function.name, function.digest, function.blob))
+
+    def function_gone(self, function: Function) -> None:
+        self._drop((j.FUNCTION, function.number))
+
+    def worker(self, worker: Worker) -> None:
+        hello = worker.hello
+        row = j.Worker(hello.name, hello.incarnation, hello.host, hello.address, hello.store)
+        self._put((j.WORKER, worker.number), lambda: row)
+
+    def worker_gone(self, number: int) -> None:
+        self._drop((j.WORKER, number))
+
+    def dataset(self, dataset: Dataset) -> None:
+        self._put((j.NAME, dataset.number), lambda: j.Name(dataset.name, dataset.shape, [one.number for one in dataset.tasks]))
+
+    def dataset_gone(self, dataset: Dataset) -> None:
+        self._drop((j.NAME, dataset.number))
+
+    # ---- tasks ------------------------------------------------------------------------------
+
+    def batch(self, client: Client, tasks: Sequence[Task]) -> None:
+        """New tasks of one submit; each has the future that asked for it."""
+        if not tasks:
+            return
+        first, bits = tasks[0], (len(tasks) + 7) >> 3
+        batch = Batch(client.number, first.origin, first.function.number, first.options, client.batch, list(tasks),
+                      [task.number for task in tasks], len(tasks), bytearray(bits), bytearray(bits))  # fmt: skip
+        self._add_batch(batch)
+        self._put((j.BATCH, batch.numbers[0]), batch.encode)
+
+    def _add_batch(self, batch: Batch) -> None:
+        self._firsts.append(batch.numbers[0])  # numbers only grow
+        self._batches[batch.numbers[0]] = batch
+
+    def _find(self, task: Task) -> tuple[Batch, int] | None:
+        at = bisect_right(self._firsts, task.number) - 1
+        batch = self._batches[self._firsts[at]] if at >= 0 else None
+        if batch is None:
+            return None
+        place = bisect_left(batch.numbers, task.number)
+        return (batch, place) if place < len(batch.numbers) and batch.tasks[place] is task else None
+
+    def data(self, task: Task) -> None:
+        """Scattered data are there, or can be brought by others than before."""
+        self._put((j.DATA, task.number), lambda: _data(task))
+
+    def target(self, task: Task, copies: int) -> None:
+        self._put((j.TARGET, task.number), lambda: j.Target(copies))
+
+    def ended(self, task: Task) -> None:
+        """A task has an outcome, another one than before, or a checkpoint."""
+        self._ended[task] = None
+
+    def forget(self, task: Task) -> None:
+        """A task's record goes."""
+        self._ended.pop(task, None)
+        self._outcome_gone(task)
+        if task.function.number == 0:
+            self._drop((j.DATA, task.number))
+        if task.care is not None:
+            self._drop((j.TARGET, task.number))
+        found = self._find(task)
+        if found is None:
+            return
+        batch, place = found
+        batch.left -= 1
+        first = batch.numbers[0]
+        if not batch.left:
+            del self._batches[first]
+            del self._firsts[bisect_left(self._firsts, first)]
+            self._drop((j.BATCH, first))
+            self._drop((j.MARKS, first))
+            return
+        _bit(batch.gone, place)
+        if len(batch.tasks) >= SPARSE_ENTRIES and 4 * batch.left < len(batch.tasks):
+            self._thin(batch)
+        else:
+            self._mark(batch)
+
+    def _mark(self, batch: Batch) -> None:
+        self._put((j.MARKS, batch.numbers[0]), lambda: j.Marks(bytes(batch.gone), bytes(batch.released)))
+
+    def _thin(self, batch: Batch) -> None:
+        """Few of its tasks are of use: the row is written anew with these."""
+        first = batch.numbers[0]
+        keep = [at for at in range(len(batch.tasks)) if not has_bit(batch.gone, at)]
+        released = bytearray((len(keep) + 7) >> 3)
+        for to, at in enumerate(keep):
+            if has_bit(batch.released, at):
+                _bit(released, to)
+        batch.tasks = [batch.tasks[at] for at in keep]
+        batch.numbers = [task.number for task in batch.tasks]
+        batch.gone, batch.released = bytearray(len(released)), released
+        del self._batches[first]
+        self._drop((j.BATCH, first))
+        self._drop((j.MARKS, first))
+        at = bisect_left(self._firsts, first)
+        self._firsts[at] = batch.numbers[0]
+        self._batches[batch.numbers[0]] = batch
+        self._put((j.BATCH, batch.numbers[0]), batch.encode)
+        if any(released):
+            self._mark(batch)
+
+    # ---- who wants what -----------------------------------------------------------------------
+
+    def _is_origin(self, task: Task, client: Client, cid: int) -> tuple[Batch, int] | None:
+        """Where the row of ``task`` says that this future asked for it first."""
+        found = self._find(task) if task.cid == cid else None
+        return found if found is not None and found[0].session == client.number else None
+
+    def watch(self, task: Task | None, client: Client, cid: int) -> None:
+        """A future for a task that was there already; None: for one that was cancelled."""
+        self._new_watches[(client.number, cid)] = task.number if task is not None else 0
+
+    def unwatch(self, task: Task | None, client: Client, cid: int) -> None:
+        """The future is not wanted any more."""
+        key = (client.number, cid)
+        if self._new_watches.pop(key, None) is not None:
+            return
+        known = self._watched.pop(key, None)
+        if known is not None:
+            segment, _ = known
+            segment.left -= 1
+            if not segment.left:
+                self._drop((j.WATCHES, segment.number))
+            elif len(segment.entries) >= SPARSE_ENTRIES and 4 * segment.left < len(segment.entries):
+                self._drop((j.WATCHES, segment.number))
+                for one in segment.entries:
+                    entry = self._watched.get(one)
+                    if entry is not None and entry[0] is segment:
+                        del self._watched[one]
+                        self._new_watches[one] = entry[1]
+            return
+        found = self._is_origin(task, client, cid) if task is not None else None
+        if found is not None:
+            batch, place = found
+            _bit(batch.released, place)
+            self._mark(batch)
+
+    def _compose_watches(self) -> None:
+        """New futures of each session, in a row."""
+        new, self._new_watches = self._new_watches, {}
+        rows: dict[int, list[tuple[int, int]]] = {}
+        for key in new:
+            rows.setdefault(key[0], []).append(key)
+        for session, keys in rows.items():
+            segment = Segment(self._next(), keys, len(keys))
+            row = j.Watches(session, [cid for _, cid in keys], [new[key] for key in keys])
+            for key in keys:
+                self._watched[key] = (segment, new[key])
+            self._put((j.WATCHES, segment.number), lambda row=row: row)  # type: ignore[misc]
+
+    # ---- outcomes ---------------------------------------------------------------------------
+
+    def _outcome_gone(self, task: Task) -> None:
+        """What was written of the task's outcome is of no use any more."""
+        segment = self._outcomes.get(task.row)
+        task.row = 0
+        if segment is None:
+            return
+        segment.left -= 1
+        if not segment.left:
+            self._drop_outcomes(segment)
+        elif len(segment.entries) >= SPARSE_ENTRIES and 4 * segment.left < len(segment.entries):
+            self._drop_outcomes(segment)
+            for one in segment.entries:
+                if one.row == segment.number:
+                    one.row = 0
+                    self._ended[one] = None
+
+    def _drop_outcomes(self, segment: Segment) -> None:
+        del self._outcomes[segment.number]
+        self._drop((j.OUTCOMES, segment.number))
+
+    def _compose_outcomes(self) -> None:
+        while self._ended:
+            ended, self._ended = self._ended, {}
+            for task in ended:
+                self._outcome_gone(task)
+            tasks = [task for task in ended if task.error is not None or task.value_attempt]
+            if not tasks:
+                continue
+            segment = Segment(self._next(), tasks, len(tasks))
+            self._outcomes[segment.number] = segment
+            for task in tasks:
+                task.row = segment.number
+            row = j.Outcomes([_outcome(task) for task in tasks])
+            self._put((j.OUTCOMES, segment.number), lambda row=row: row)  # type: ignore[misc]
+
+    # ---- after a restart ----------------------------------------------------------------------
+
+    def restored(self, key: j.Key) -> None:
+        """A row that is on disk."""
+        self._written.add(key)
+        if key[0] in (j.OUTCOMES, j.WATCHES):
+            self._count = max(self._count, key[1])
+
+    def restored_batch(self, batch: Batch) -> None:
+        self._add_batch(batch)
+
+    def restored_outcomes(self, number: int, tasks: list[Task]) -> None:
+        """The tasks of a row of outcomes for which it is the valid one."""
+        if not tasks:
+            self._drop((j.OUTCOMES, number))
+            return
+        self._outcomes[number] = Segment(number, tasks, len(tasks))
+        for task in tasks:
+            task.row = number
+
+    def restored_watches(self, number: int, watches: dict[tuple[int, int], int]) -> None:
+        """The futures of a row that are still wanted."""
+        if not watches:
+            self._drop((j.WATCHES, number))
+            return
+        segment = Segment(number, list(watches), len(watches))
+        for key, task in watches.items():
+            self._watched[key] = (segment, task)
+
+    def drop(self, key: j.Key) -> None:
+        """A row that turned out to be of no use."""
+        self._drop(key)
+
+
+def _session(client: Client) -> j.Session:
+    functions = [(fn, function.number) for fn, function in client.functions.items()]
+    return j.Session(client.name, client.parent, client.session.received, functions, client.held, client.next_cid)
+
+
+def _outcome(task: Task) -> j.Outcome:
+    checkpointed = task.care is not None and task.care.checkpointed
+    return j.Outcome(task.number, task.value_attempt, task.value, task.size, task.digest, task.error, checkpointed)
+
+
+def _data(task: Task) -> j.Data:
+    care = task.care
+    source = care.source if care is not None else None
+    sources = [] if source is None else [*([(source.client.number, source.cid)] if source.client is not None else []),
+                                         *[(client.number, cid) for client, cid in source.others]]  # fmt: skip
+    return j.Data(task.origin, task.cid, task.chosen, task.size, task.recipe, task.value, task.value_attempt,
+                  care.copies if care is not None else 0, list(source.workers) if source is not None else [],
+                  source.resupply if source is not None else False, care.announced if care is not None else True,
+                  sources)  # fmt: skip

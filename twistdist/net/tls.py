@@ -1,0 +1,102 @@
+"""Encrypted connections: who dials or listens how, and what an error of TLS means.
+
+Both sides show a certificate of one private CA (:mod:`.certs` makes them) and check the other's.  Host names are not compared:
+workers come and go under any address, and whoever has a certificate of this CA is one of us.  The secret is proved inside.
+OpenSSL is imported by :mod:`.encryption` alone, which is loaded when a folder of certificates is named.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import clientFromString, serverFromString
+
+from twistdist.config import parse_address
+from twistdist.errors import AuthenticationError, ConfigError, ProtocolError
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
+
+#: What OpenSSL says -> what it means.
+_MEANINGS = {
+    "certificate verify failed": "the other side's certificate is not of our CA, or not valid now",
+    "peer did not return a certificate": "the other side showed no certificate",
+    "tlsv13 alert certificate required": "the other side wants a certificate, and we showed none",
+    "tlsv1 alert unknown ca": "the other side refuses our certificate: it is of another CA",
+    "sslv3 alert bad certificate": "the other side refuses our certificate",
+    "sslv3 alert certificate expired": "the other side refuses our certificate: it has expired",
+    "sslv3 alert certificate unknown": "the other side refuses our certificate",
+    "wrong version number": "the other side does not speak TLS",
+    "packet length too long": "the other side does not speak TLS",
+    "record layer failure": "the other side does not speak TLS",
+}
+
+
+def load(directory: str | os.PathLike[str]) -> Tls:
+    """The certificates in ``directory``.  ``ConfigError`` when they, or the packages that TLS needs, are not there."""
+    try:
+        from twistdist.net.encryption import Tls
+    except ImportError as error:
+        raise ConfigError(f"TLS needs packages that are not installed ({error}); run: pip install 'twistdist[tls]'") from None
+    return Tls(directory)
+
+
+def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, Tls | None]:
+    """(the full form of a scheduler's ``address``, the certificates to use) for somebody who may name a ``directory`` of them.
+
+    Without one ``TWISTDIST_TLS`` in the environment counts, for addresses that are not said to be ``tcp:`` or ``unix:``.  With
+    certificates ``host:port`` means ``tls:host:port``.  ``ConfigError`` for an address and a directory that don't go together.
+    """
+    full = parse_address(address)
+    named = directory or (None if address.startswith(("tcp:", "unix:")) else os.environ.get("TWISTDIST_TLS") or None)
+    if named is None:
+        if full.startswith("tls:"):
+            raise ConfigError(f"{address!r} needs certificates: name their folder with tls=DIR, --tls DIR or TWISTDIST_TLS")
+        return full, None
+    if full.startswith("tcp:"):
+        if address.startswith("tcp:"):
+            raise ConfigError(f"{address!r} would not be encrypted although certificates are named; write tls:{address[4:]}")
+        full = f"tls:{full[4:]}"
+    return full, load(named)
+
+
+def dial(reactor: Any, address: str, tls: Tls | None, factory: Any) -> Deferred[Any]:
+    """Connect to ``address``, an endpoint description, with TLS where it begins with ``tls:``; a Deferred of the protocol."""
+    kind, _, rest = address.partition(":")
+    if kind != "tls":
+        plain: Deferred[Any] = clientFromString(reactor, address).connect(factory)
+        return plain
+    if tls is None:
+        return fail(ConfigError(f"{address!r} can only be reached with certificates, and none are named here"))
+    connecting: Deferred[Any] = clientFromString(reactor, f"tcp:{rest}").connect(tls.client_factory(reactor, factory))
+    return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)
+
+
+def listen(reactor: Any, endpoint: str, tls: Tls | None, factory: Any) -> Deferred[Any]:
+    """Listen at ``endpoint``, with TLS on every TCP port when there are certificates; a Deferred of the port."""
+    kind, _, rest = endpoint.partition(":")
+    if kind == "unix":
+        tls = None
+    elif kind == "tls":
+        endpoint = f"tcp:{rest}"
+    listening: Deferred[Any] = serverFromString(reactor, endpoint).listen(server_factory(reactor, tls, factory))
+    return listening
+
+
+def server_factory(reactor: Any, tls: Tls | None, factory: Any) -> Any:
+    """``factory``, behind TLS when there are certificates: for sockets that listen already."""
+    return factory if tls is None else tls.server_factory(reactor, factory)
+
+
+def explain(error: Any, proved: bool) -> Any:
+    """``error``, or one of ours in its place when it is OpenSSL's.  Before the other side is ``proved`` what has to do with
+    certificates is an ``AuthenticationError``: trying again makes no sense."""
+    if type(error).__module__.partition(".")[0] != "OpenSSL":
+        return error
+    reasons = [str(entry[-1]) for entry in (error.args[0] if error.args and isinstance(error.args[0], list) else [])]
+    known = [meaning for reason in reasons if (meaning := _MEANINGS.get(reason.replace("ssl/tls ", "sslv3 "))) is not None]
+    if known and not proved:
+        return AuthenticationError(f"TLS failed: {known[0]} ({', '.join(reasons)})")
+    return ProtocolError(f"TLS failed: {', '.join(reasons) or error}")

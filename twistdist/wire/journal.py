@@ -1,0 +1,191 @@
+"""The rows of the journal, format 1: what the scheduler writes down, and reads when it is started again.  docs/journal.rst.
+
+A journal is a table of rows, each with a kind, a number and a body; the body is msgpack of one of the classes below, fields in
+the order written here.  A new field is added at the end with a default; anything else is a new ``FORMAT``.
+
+=========  ==========================  ========================================================
+kind       number                      body
+=========  ==========================  ========================================================
+META       0                           :class:`Meta`
+SESSION    the session                 :class:`Session`
+FUNCTION   the function                :class:`Function`
+BATCH      the first task              :class:`Batch`
+MARKS      the first task              :class:`Marks`
+OUTCOMES   counted                     :class:`Outcomes`
+WATCHES    counted                     :class:`Watches`
+DATA       the task                    :class:`Data`
+TARGET     the task                    :class:`Target`
+NAME       counted                     :class:`Name`
+WORKER     the worker                  :class:`Worker`
+=========  ==========================  ========================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from twistdist.errors import JournalError
+from twistdist.wire.messages import ErrorInfo, Options
+
+FORMAT = 1
+
+META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER = range(1, 12)
+
+#: A row's kind and number.
+Key = tuple[int, int]
+
+
+class Meta(Struct, array_like=True, gc=False):
+    """The cluster: ``epoch`` of the scheduler's last life, ``lives`` that there were before it."""
+
+    format: int
+    epoch: int
+    lives: int
+
+
+class Session(Struct, array_like=True, gc=False):
+    """A client session: the last frame received, and its functions by the numbers that it gave them.
+
+    ``held``: it is no process's own but the durable one of that ``name`` ("" holds what was published).  ``next_cid`` numbers
+    what a held one keeps.
+    """
+
+    name: str
+    parent: int
+    received: int
+    functions: list[tuple[int, int]]
+    held: bool = False
+    next_cid: int = 0
+
+
+class Function(Struct, array_like=True, gc=False):
+    """A function that tasks call."""
+
+    name: str
+    digest: bytes
+    blob: bytes
+
+
+class Batch(Struct, array_like=True, gc=False):
+    """Tasks of one submit: numbers, the futures of ``session`` that asked for them first, and how they are made.
+
+    ``inputs`` are task numbers in the order of the arguments; ``rank`` is the batch's place in the order of submission.
+    """
+
+    session: int
+    origin: str
+    function: int
+    options: Options
+    rank: int
+    numbers: list[int]
+    cids: list[int]
+    args: list[bytes]
+    inputs: list[list[int]] | None
+    keys: list[str | None] | None
+    recipes: list[bytes] | None
+
+
+class Marks(Struct, array_like=True, gc=False):
+    """What has changed about a batch: bits, in the order of its tasks, of those that are forgotten, and of those whose first
+    future was released."""
+
+    gone: bytes
+    released: bytes
+
+
+class Outcome(Struct, array_like=True, gc=False):
+    """How a task ended: the accepted attempt with its value (None: in stores), or an error."""
+
+    task: int
+    attempt: int
+    value: bytes | None
+    size: int
+    digest: bytes
+    error: ErrorInfo | None = None
+    checkpointed: bool = False
+
+
+class Outcomes(Struct, array_like=True, gc=False):
+    """Outcomes that were accepted together."""
+
+    outcomes: list[Outcome]
+
+
+class Watches(Struct, array_like=True, gc=False):
+    """Futures of ``session`` beside those that asked for a task first: cids and task numbers (0: cancelled)."""
+
+    session: int
+    cids: list[int]
+    tasks: list[int]
+
+
+class Data(Struct, array_like=True, gc=False):
+    """Scattered data: ``value`` where they are small; else the attempt that names their files, and how many copies where.
+
+    ``sources`` are the (session, cid) that can bring them again, the first of them first.
+    """
+
+    origin: str
+    cid: int
+    key: str | None
+    size: int
+    digest: bytes
+    value: bytes | None
+    attempt: int
+    copies: int
+    workers: list[str]
+    resupply: bool
+    announced: bool
+    sources: list[tuple[int, int]]
+
+
+class Target(Struct, array_like=True, gc=False):
+    """A standing number of copies that somebody asked for."""
+
+    copies: int
+
+
+class Name(Struct, array_like=True, gc=False):
+    """A published name: the shape of what was published, pickled, with the futures' tasks in order."""
+
+    name: str
+    shape: bytes
+    tasks: list[int]
+
+
+class Worker(Struct, array_like=True, gc=False):
+    """A worker that was part of the cluster."""
+
+    name: str
+    incarnation: int
+    host: str
+    address: str
+    store: str
+
+
+_KINDS: dict[int, Any] = {
+    META: Meta, SESSION: Session, FUNCTION: Function, BATCH: Batch, MARKS: Marks, OUTCOMES: Outcomes, WATCHES: Watches,
+    DATA: Data, TARGET: Target, NAME: Name, WORKER: Worker,
+}  # fmt: skip
+_DECODERS = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in _KINDS.items()}
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def decode(kind: int, body: bytes) -> Any:
+    """The record in a row.  ``JournalError`` when there is none."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise JournalError(f"the journal has a row of the unknown kind {kind}; was it written by a later twistdist?")
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise JournalError(f"a {_KINDS[kind].__name__} row of the journal can't be read: {error}") from None
+
+
+def name_of(kind: int) -> str:
+    """The kind, for people."""
+    return _KINDS[kind].__name__.lower() if kind in _KINDS else f"kind {kind}"
