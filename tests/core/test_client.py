@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from twistdist.core import client as core
 from twistdist.core.client import Client, FunctionRef, Record, State
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 F = FunctionRef("f", b"f", b"blob")
@@ -72,3 +75,14 @@ def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
     client.hello(0.0)  # the first Hello did not arrive
     client.dialer.greeted(m.Ready(2))
     assert new.state is State.PENDING and [type(one) for one in said(client)] == [m.Function, m.Submit]
+
+
+def test_workers_that_were_never_introduced_are_refused():
+    client = ready()
+    client.submit(Record(1), F, b"a")
+    for wrong in (m.Finished(1, 5, None, 10, b"d", [7]), m.Supply(1, 1, 1, [7]), m.Supply(1, 1, 1, [])):
+        with pytest.raises(ProtocolError):
+            client.receive([wrong])
+    assert client.records[1].state is State.PENDING and not client.supplies
+    client.receive([m.Peer(7, "w", "h", "/s", "a"), m.Finished(1, 5, None, 10, b"d", [7])])
+    assert client.records[1].place.holders == [7]

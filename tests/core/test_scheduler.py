@@ -487,3 +487,110 @@ def test_ten_thousand_futures_of_one_task_are_released_in_linear_time(story):
     story.core.receive(0.0, story.client, [m.Submit(i + 1, 1, [b"x"], None, ["k"]) for i in range(count)])
     story.core.receive(0.0, story.client, [m.Release(list(range(count, 0, -1)))])
     assert not story.core.tasks
+
+
+# What a peer that knows the secret must not do to the others, found by tests/fuzz.
+
+
+def test_nothing_that_comes_behind_bye_counts(story):
+    story.tell(story.client, m.Bye(), m.Submit(1, 1, [b"late"]), m.Function(2, "g", b"g", b"blob"), m.DropFunctions([1]))
+    assert not story.core.tasks and not story.core.functions
+    with pytest.raises(ProtocolError, match="has ended"):
+        story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
+    assert not story.core.functions
+
+
+def test_a_worker_whose_hello_came_again_speaks_over_its_new_connection_alone(story):
+    old = story.worker()
+    cid = story.submit()
+    (compute,) = story.given(old)
+    story.core.greet(story.now, old.hello)
+    with pytest.raises(ProtocolError, match="replaced"):
+        story.tell(old, m.Done(compute.task, compute.attempt, None, 1, b"d", 1), m.Intake(1, ""))
+    check_scheduler(story.core)
+    assert story.outcome(cid) is None
+
+
+def test_a_worker_can_not_take_up_a_task_that_it_could_not_have_been_given(story):
+    first = story.worker("a", resources={"GPU": 1_000_000})
+    story.submit(resources={"GPU": 1_000_000})
+    (compute,) = story.given(first)
+    story.core._worker_gone(story.now, first, "lost")
+    second = story.worker("b", running=[(compute.task, compute.attempt)])
+    assert story.said(second, m.Abort)[0].attempts == [compute.attempt]
+    assert story.core.tasks[compute.task].worker is None
+
+
+def test_attempt_0_is_none(story):
+    cid = story.submit()
+    number = story.client.futures[cid].number
+    worker = story.worker(running=[(number, 0)], stored=[m.Stored(number, 0, 1, b"")])
+    (compute,) = story.given(worker)
+    story.tell(worker, m.Have([m.Stored(number, 0, 1, b"")]))
+    assert story.core.tasks[number].attempt == compute.attempt
+
+
+def test_a_worker_with_less_than_nothing_is_refused(story):
+    for fields in ({"slots": -1}, {"resources": {"GPU": -1}}):
+        with pytest.raises(ProtocolError, match="less than nothing"):
+            story.worker(**fields)
+    assert not story.core.workers
+
+
+def test_a_session_is_not_kept_by_a_task_of_its_own(story):
+    child = story.core.greet(story.now, m.HelloClient(2, parent=1))
+    story.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"own"]))
+    story.core.connection_lost(story.now, child)
+    story.later(3600)
+    assert 2 not in story.core.clients and not story.core.tasks
+
+
+def test_an_attempt_recalled_twice_goes_back_once(story):
+    a, b = story.worker("a"), story.worker("b")
+    first = story.submit(replay="never", replicas=1)
+    (compute,) = story.given(a)
+    story.tell(a, m.Done(compute.task, compute.attempt, None, 10, b"d", 1))
+    (copy,) = story.said(b, m.Copy)
+    story.tell(b, m.Have([m.Stored(compute.task, compute.attempt, 10, b"d")]))
+    second = story.submit(first)
+    given = {a: story.given(a), b: story.given(b)}
+    runner = a if given[a] else b
+    for worker in (a, b):
+        story.tell(worker, m.Missing([copy.source.attempt]))
+    attempt = given[runner][0].attempt
+    story.tell(runner, m.Recalled([attempt, attempt]))
+    assert story.outcome(second).error.kind == "DataLost"
+
+
+def test_odd_questions_are_answered_and_change_nothing(story):
+    cid = story.submit(key="k")
+    story.submit(key="l")
+    odd = [("replicate", [float("inf"), cid]), ("watch", [[float("inf"), "k"]]), ("watch", [[cid, "l"]]),
+           ("watch", [[(1 << 64) - 1, "k"]]), ("watch", [[9, "k"], [9, "l"]]), ("retire", [float("nan"), "w"]),
+           ("retire", [float("inf"), "w"])]  # fmt: skip
+    worker = story.worker("w")
+    for what, args in odd:
+        story.tell(story.client, m.Query(7, what, args))
+        assert story.said(story.client, m.Reply)[-1].error, what
+    assert worker.retiring is None and story.client.futures[cid].chosen == "k"
+    assert sum(len(task.watchers) for task in story.core.tasks.values()) == len(story.client.futures)
+
+
+def test_a_submit_that_can_not_be_is_refused_as_a_whole(story):
+    first = story.submit()
+    limits = [m.Options(time_limit=limit) for limit in (float("nan"), float("inf"), -1.0)]
+    odd = [m.Submit(first - 1, 1, [b"a", b"b"]), m.Submit((1 << 64) - 1, 1, [b"a", b"b"]), m.Submit(-1, 1, [b"a"]),
+           *(m.Submit(9, 1, [b"a"], options=options) for options in limits)]  # fmt: skip
+    for submit in odd:
+        with pytest.raises(ProtocolError):
+            story.tell(story.client, submit)
+    assert len(story.core.tasks) == 1 and story.core.statistics.submitted == 1
+
+
+def test_data_are_not_scattered_under_a_number_whose_file_is_still_wanted(story):
+    story.tell(story.client, m.Scatter(1, "k", 10, b"d", None, 1, [], True))
+    other = story.core.greet(story.now, m.HelloClient(2))
+    story.tell(other, m.Query(1, "watch", [[1, "k"]]))
+    story.tell(story.client, m.Release([1]))
+    with pytest.raises(ProtocolError, match="twice"):
+        story.tell(story.client, m.Scatter(1, "l", 10, b"e", None, 1, [], True))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from twistdist.core import effects as fx
 from twistdist.core import pool
 from twistdist.core import worker as core
 from twistdist.core.memory import Limits
 from twistdist.core.pool import Death
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 
@@ -385,3 +388,17 @@ def test_a_task_that_met_two_template_deaths_runs_alone_before_it_is_charged():
             worker.executor_started(0.0, number)
     busy = [one for one in worker.active.values() if one.given]
     assert len(busy) == 1 and len(busy[0].given) == 1 and len(worker.queue) == 1
+
+
+def test_what_a_scheduler_must_not_say_is_refused_and_changes_nothing():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    for wrong in (compute(1), compute(0), m.Compute(2, 2, 9, b""), compute(3, limit=float("nan")), m.ForgetFunctions([1])):
+        with pytest.raises(ProtocolError):
+            worker.receive(0.0, [wrong])
+    assert list(worker.jobs) == given(worker) == [1]
+    with pytest.raises(ProtocolError):
+        worker.receive(0.0, [compute(4), compute(1)])
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
+    worker.receive(0.0, [m.Abort([4], True), m.ForgetFunctions([1])])
+    assert not worker.functions

@@ -279,3 +279,26 @@ def test_a_scheduler_of_another_version_is_told_apart():
         with pytest.raises(errors.VersionMismatch, match="speaks version 99"):
             Client(f"127.0.0.1:{listener.getsockname()[1]}", timeout=20)
         thread.join(20)
+
+
+def test_what_one_peer_can_not_be_told_does_not_keep_the_others_from_hearing():
+    service = SchedulerService(Clock(), [], b"secret")
+    sent, failed = [], []
+
+    class Valve:
+        closed = False
+
+    class Fake:
+        def send(self, frames):
+            sent.extend(encode_frame(frame) for frame in frames)
+
+        def fail(self, error):
+            failed.append(str(error))
+
+    for number in (1, 2):
+        peer = service.core.greet(0.0, m.HelloClient(number))
+        service._connections[peer] = fake = Fake()
+        service._valves[fake] = Valve()
+        service.core.post(peer, m.Reply(1, "", 1 << 64 if number == 1 else "fine"))
+    service._flush()
+    assert len(sent) == 1 and "encoded" in failed[0]

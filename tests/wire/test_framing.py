@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twistdist.errors import ProtocolError
+from twistdist.executors import packets
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
@@ -65,3 +66,25 @@ def test_message_tags_are_unique():
     kinds = [one for one in vars(m).values() if isinstance(one, type) and issubclass(one, m.Message)]
     tags = [one.__struct_config__.tag for one in kinds if one.__struct_config__.tag is not None]
     assert len(tags) == len(set(tags)) > 30
+
+
+def test_text_that_is_not_utf_8_is_a_protocol_error():
+    frame = framing.encode_frame((1, 0, [m.Query(1, "what", [])]))[4:].replace(b"what", b"wh\xff\xfe")
+    with pytest.raises(ProtocolError, match="utf-8"):
+        framing.decode_frame(framing.FROM_CLIENT, frame)
+
+
+def test_an_outcome_with_text_that_is_not_utf_8_is_a_protocol_error():
+    data = packets.encode_outcome(m.Failed(1, 2, m.ErrorInfo("", "E", "text"), 1))[4:].replace(b"text", b"te\xff\xfe")
+    with pytest.raises(ProtocolError, match="utf-8"):
+        packets.decode_outcome(data)
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 60])
+def test_impossible_sizes_are_refused(size):
+    for decoder, message in ((framing.FROM_WORKER, m.Done(1, 1, None, size, b"d", 1)),
+                             (framing.FROM_WORKER, m.Have([m.Stored(1, 1, size, b"d")])),
+                             (framing.FROM_CLIENT, m.Scatter(1, "", size, b"d", None, 1, [], True)),
+                             (framing.BULK_REQUEST, m.Fetch(1, size))):  # fmt: skip
+        with pytest.raises(ProtocolError):
+            framing.decode_frame(decoder, framing.encode_frame((1, 0, [message]))[4:])

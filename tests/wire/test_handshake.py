@@ -84,3 +84,9 @@ def test_garbage_ends_in_a_protocol_error_or_waits(data):
         with contextlib.suppress(ProtocolError, AuthenticationError, VersionMismatch):
             side.feed(data)
         assert not side.done
+
+
+@pytest.mark.parametrize(("verdict", "error"), [(b"-", AuthenticationError), (b"v", VersionMismatch), (b"?", ProtocolError)])
+def test_a_verdict_that_comes_with_the_banner_is_heard(verdict, error):
+    with pytest.raises(error):
+        ClientHandshake(SECRET, b"c" * 32).feed(ServerHandshake(SECRET, b"s" * 32).start() + verdict)

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from twistdist.core.session import Dialer, Session
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: Bytes of arguments after which a batch of submits is closed and the next begun.
@@ -96,7 +97,7 @@ class Client:
             m.PeerState: self._peer_state,
             m.Beat: lambda message: None,  # it has a meaning only outside the numbers
             m.Reply: self._reply,
-            m.Supply: lambda message: self.supplies.append(message),
+            m.Supply: self._supply,
             m.DropData: self._drop_data,
         }
 
@@ -261,6 +262,8 @@ class Client:
         return changed
 
     def _finished(self, message: m.Finished) -> None:
+        if message.holders:
+            self._check_peers(message.holders)
         record = self.records.get(message.cid)
         if record is None:
             return
@@ -278,6 +281,16 @@ class Client:
         record.error, record.place = message.error, None
         record.state = State.CANCELLED if message.error.kind == "TaskCancelled" else State.ERROR
         self._changed.append(record)
+
+    def _check_peers(self, numbers: Iterable[int]) -> None:
+        if not self.peers.keys() >= set(numbers):
+            raise ProtocolError(f"workers {list(numbers)} were named before it was told where they are")
+
+    def _supply(self, message: m.Supply) -> None:
+        self._check_peers(message.workers)
+        if not message.workers:
+            raise ProtocolError("data are to be brought to nobody")
+        self.supplies.append(message)
 
     def _peer(self, message: m.Peer) -> None:
         self.peers[message.worker] = message

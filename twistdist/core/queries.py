@@ -92,11 +92,15 @@ def _has_what(scheduler: Scheduler, now: float, client: Client, args: list[Any])
 def _watch(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[int]:
     """Take up tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
     known = []
+    if any(type(cid) is not int or not 0 <= cid < 1 << 63 or cid in client.futures for cid, _ in args):
+        raise ValueError("futures have numbers of their own")
     for cid, key in args:
         task = _find(scheduler, client, str(key))
         if task is not None:
-            scheduler.watch(task, client, int(cid))
-            known.append(int(cid))
+            if cid in client.futures:
+                raise ValueError(f"the future {cid} comes twice")
+            scheduler.watch(task, client, cid)
+            known.append(cid)
     return known
 
 
@@ -178,6 +182,8 @@ def _rebalance(scheduler: Scheduler, now: float, client: Client, args: list[Any]
 def _retire(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[str]:
     """``args``: seconds, then names of workers that are to leave; those of them that are part of the cluster."""
     seconds, *names = args
+    if not 0 <= float(seconds) < float("inf"):
+        raise ValueError(f"{seconds} is no number of seconds")
     chosen = [worker for worker in scheduler.workers.values() if worker.name in names]
     for worker in chosen:
         scheduler.retire(now, worker, float(seconds), f"retired by client {client.name or format(client.number, 'x')[:8]}")

@@ -16,7 +16,8 @@ from twistdist import config
 from twistdist.core import placement
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Client, Incident, Task, Worker
-from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING
+from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING, has_resources
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
@@ -153,7 +154,7 @@ class Resilience(Outcomes):
         unknown = []
         for stored in message.stored:
             task = self.tasks.get(stored.task)
-            if task is not None and task.value_attempt == stored.attempt and self._keep(task):
+            if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._keep(task):
                 self._take_in(task, worker)
             else:
                 unknown.append(stored.attempt)
@@ -203,6 +204,8 @@ class Resilience(Outcomes):
 
     def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
         """Values first, so that what an earlier incarnation held and this one brings is never taken for lost."""
+        if hello.slots < 0 or min(hello.resources.values(), default=0) < 0:
+            raise ProtocolError(f"worker {hello.name} has less than nothing: {hello.slots} slots, resources {hello.resources}")
         worker = Worker(self._next("worker"), hello, self._new_session(), resources=dict(hello.resources), progress_at=now,
                         heard_at=now, quiet_at=now)  # fmt: skip
         earlier = [w for w in self.workers.values() if w.name == hello.name]
@@ -233,7 +236,7 @@ class Resilience(Outcomes):
         useless, adopted = [], 0
         for stored in values:
             task = self.tasks.get(stored.task)
-            if task is None or task.value_attempt != stored.attempt or not self._keep(task):
+            if task is None or not stored.attempt or task.value_attempt != stored.attempt or not self._keep(task):
                 if stored.attempt not in finished:
                     useless.append(stored.attempt)
                 continue
@@ -290,8 +293,8 @@ class Resilience(Outcomes):
         """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced,
         goes on."""
         task = self.tasks.get(number)
-        if task is None:
-            return False
+        if task is None or not attempt or not placement.allowed(task, worker) or not has_resources(worker, task):
+            return False  # it was never given that
         if self._is_of_earlier_life(task, attempt):
             if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one
                 self.post(task.worker, m.Abort([task.attempt], True))
@@ -377,8 +380,9 @@ class Resilience(Outcomes):
             worker.recall_after = now + 2 * placement.RECALL_STALL_S
         given = {task.attempt: task for task in worker.assigned}
         for attempt in message.attempts:
-            if attempt in given:
-                self._again(given[attempt])
+            task = given.pop(attempt, None)  # the same one twice would be let go of twice
+            if task is not None:
+                self._again(task)
 
     def _worker_log(self, now: float, worker: Worker, message: m.WorkerLog) -> None:
         worker.troubles.append(f"{message.kind}: {message.text}")

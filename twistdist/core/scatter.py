@@ -27,7 +27,7 @@ class Scattered(Replicas):
         self._data = Function(0, "data", b"", b"", users=1)
 
     def _scatter(self, now: float, client: Client, message: m.Scatter) -> None:
-        if message.cid in client.futures:
+        if message.cid in client.futures or message.cid in client.sources:
             raise ProtocolError(f"the future {message.cid} was submitted twice")
         known = self.keys.get(message.key) if message.key else None
         if known is not None and not known.watchers and not known.pending:

@@ -26,6 +26,9 @@ from twistdist.wire import messages as m
 #: Submits of one session within this many seconds form one batch of the priority order.
 BATCH_S = 0.1
 
+#: Numbers of futures are below: they can always be sent back.
+MOST_CIDS = 1 << 63
+
 
 class Scheduler(Restarting):
     """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
@@ -77,12 +80,19 @@ class Scheduler(Restarting):
         self._settle(now)
 
     def receive(self, now: float, peer: Peer, messages: Iterable[Any]) -> None:
-        """Messages that ``peer``'s session accepted, in order."""
+        """Messages that ``peer``'s session accepted, in order; those of who is no part of the cluster any more are refused."""
         handlers = self._handlers
+        known: Peer | None
+        known = self.clients.get(peer.number) if isinstance(peer, Client) else self.workers.get(peer.number)
+        if known is not peer:
+            raise ProtocolError(f"the session of {peer.name or 'a client'} has ended, or was replaced, and goes on speaking")
         if isinstance(peer, Worker):
             self._heard(now, peer)
         for message in messages:
-            handlers[type(message)](now, peer, message)
+            kind = type(message)
+            handlers[kind](now, peer, message)
+            if kind is m.Bye:
+                break  # nothing comes behind it
         if self.ledger is not None and isinstance(peer, Client) and peer.recorded and peer.number in self.clients:
             self.ledger.session(peer)  # which frames were received
         self._settle(now)
@@ -166,7 +176,8 @@ class Scheduler(Restarting):
         self._fatherless[client] = None
 
     def _greet_client(self, hello: m.HelloClient) -> Client:
-        client = Client(hello.session, hello.name, self._new_session(), parent=hello.parent)
+        parent = hello.parent if hello.parent in self.tasks else 0  # one that came later would be a child of its own
+        client = Client(hello.session, hello.name, self._new_session(), parent=parent)
         if hello.session in self.clients:  # its Ready never arrived, and so it has asked for nothing yet
             self._end_client(self.clients[hello.session])
         self.clients[hello.session] = client
@@ -223,7 +234,12 @@ class Scheduler(Restarting):
         function, options = client.functions[message.fn], message.options or _DEFAULTS
         if options.resources and min(options.resources.values()) <= 0:
             raise ProtocolError("a task asks for nothing, or less, of a resource")
+        if not 0 <= options.time_limit < float("inf"):  # NaN too
+            raise ProtocolError("a task with an impossible time limit")
         check_replicas(options.replay, options.replicas)
+        cids = range(message.first, message.first + count)
+        if cids.start < 0 or cids.stop > MOST_CIDS or not client.futures.keys().isdisjoint(cids):
+            raise ProtocolError(f"futures from {message.first} on were submitted twice, or have impossible numbers")
         if now >= client.batch_until:
             client.batch, client.batch_until = self._next("batch"), now + BATCH_S
         self.statistics.submitted += len(message.args)
@@ -231,8 +247,6 @@ class Scheduler(Restarting):
         made: list[Task] = []
         for i, args in enumerate(message.args):
             cid = message.first + i
-            if cid in client.futures:
-                raise ProtocolError(f"the future {cid} was submitted twice")
             named = message.inputs[i] if message.inputs is not None else ()
             inputs = tuple([client.futures.get(one) for one in named])
             key = message.keys[i] if message.keys is not None else None
@@ -381,7 +395,7 @@ class Scheduler(Restarting):
     def _query(self, now: float, client: Client, message: m.Query) -> None:
         try:
             answer = queries.answer(self, now, client, message.what, message.args)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             self.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
         else:
             self.post(client, m.Reply(message.query, "", answer))

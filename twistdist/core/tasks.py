@@ -271,7 +271,7 @@ class TaskBook:
                 reserved = min(free, key=lambda one: (one.given, one.number))
                 reserved.exclusive = task
                 self.placement.update(reserved)
-            if not reserved.given and _has_resources(reserved, task):
+            if not reserved.given and has_resources(reserved, task):
                 del self.alone[task]
                 self._assign(now, task, reserved)
                 if task.worker is not reserved:  # it can't be run at all
@@ -482,7 +482,8 @@ def _has_or_gets_value(task: Task) -> bool:
     return task.state is not IDLE
 
 
-def _has_resources(worker: Worker, task: Task) -> bool:
+def has_resources(worker: Worker, task: Task) -> bool:
+    """Whether what the task asks for is free on ``worker`` now."""
     return all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
 
 

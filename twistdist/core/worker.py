@@ -17,6 +17,7 @@ from twistdist.core.lease import Lease
 from twistdist.core.liveness import digest_of
 from twistdist.core.pool import MOST_PARKED, Job, Pool
 from twistdist.core.session import Dialer, Session
+from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: Beats between two that tell the digest of all files.
@@ -155,9 +156,11 @@ class Worker(Pool):
     def receive(self, now: float, messages: Iterable[Any]) -> None:
         """Messages from the scheduler that the session accepted, in order."""
         handlers = self._handlers
-        for message in messages:
-            handlers[type(message)](now, message)
-        self._feed(now)
+        try:
+            for message in messages:
+                handlers[type(message)](now, message)
+        finally:  # what came before a message that breaks the protocol counts
+            self._feed(now)
 
     def _function(self, now: float, message: m.WorkerFunction) -> None:
         old = self.functions.get(message.fn)
@@ -167,6 +170,8 @@ class Worker(Pool):
         self.functions[message.fn] = message
 
     def _forget_functions(self, now: float, message: m.ForgetFunctions) -> None:
+        if not {job.compute.fn for job in self.jobs.values() if not job.doomed}.isdisjoint(message.fns):
+            raise ProtocolError(f"functions {message.fns} are to be forgotten, and tasks that are here use them")
         for fn in message.fns:
             self.functions.pop(fn, None)
         for executor in self.active.values():
@@ -180,6 +185,15 @@ class Worker(Pool):
         self.unmappable.discard(message.store)
 
     def _compute(self, now: float, message: m.Compute) -> None:
+        if message.attempt <= 0 or message.attempt in self.jobs:
+            raise ProtocolError(f"attempt {message.attempt:x} was given twice, or is none")
+        if message.fn not in self.functions:
+            raise ProtocolError(f"a task of the unknown function {message.fn} was given")
+        if not 0 <= message.limit < float("inf"):  # NaN too
+            raise ProtocolError("a task with an impossible time limit was given")
+        self._take_up(message)
+
+    def _take_up(self, message: m.Compute) -> None:
         job = Job(message)
         self.jobs[message.attempt] = job
         if message.inputs is not None:
@@ -328,7 +342,7 @@ class Worker(Pool):
             self._post(m.InputLost(compute.task, compute.attempt, []))
             return
         job.executor = None
-        self._compute(0.0, compute)
+        self._take_up(compute)
 
     # ---- data -------------------------------------------------------------------------------
 

@@ -155,8 +155,7 @@ class Executor:
         except BaseException as error:  # the interrupt came when the function had ended
             self._inside = False
             outcome = self._failed(compute, error, "TaskError", began)
-        if (len, isinstance, type, open, memoryview, sum, map, int, bytes, max, enumerate, list, dict) != _BUILTINS:
-            self._surroundings.restore(closely=True)
+        self._put_builtins_back()
         if _getpid() != self._pid:
             _exit(0)  # the task forked and both came back: the copy has no business here
         self._flush()
@@ -258,8 +257,13 @@ class Executor:
         except Exception as error:
             raise SerializationError(f"an input can't be unpickled on the worker: {_say(error)}") from error
 
+    def _put_builtins_back(self) -> None:
+        if (len, isinstance, type, open, memoryview, sum, map, int, bytes, max, enumerate, list, dict) != _BUILTINS:
+            self._surroundings.restore(closely=True)
+
     def _value(self, compute: m.Compute, began: int) -> m.Done:
         value = self._call(compute)
+        self._put_builtins_back()  # else what is told of the value may be wrong
         if _getpid() != self._pid:
             _exit(0)  # the task forked and both came back: the copy has no business here, least of all with the result's file
         return self._done(compute, value, began)

@@ -15,8 +15,9 @@ import struct
 
 import msgspec
 
-from twistdist.errors import TaskCancelled, TimeLimitExceeded
+from twistdist.errors import ProtocolError, TaskCancelled, TimeLimitExceeded
 from twistdist.wire import messages as m
+from twistdist.wire.framing import UNDECODABLE
 
 #: A packet is closed at this size; one message above it goes through a file.  Well below the smallest default
 #: socket buffer (212,992 bytes on Linux).
@@ -50,8 +51,17 @@ Outcome = m.Done | m.Failed | m.InputLost | m.Started | m.Waits | m.Resumes | m.
 
 encode_packet = msgspec.msgpack.Encoder().encode
 decode_packet = msgspec.msgpack.Decoder(list[_Task]).decode
-decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _encode_into = msgspec.msgpack.Encoder().encode_into
+
+
+def decode_outcome(data: bytes | memoryview) -> Outcome:
+    """One outcome without its length.  ``ProtocolError`` for anything that is none: a task may write into the pipe."""
+    try:
+        outcome: Outcome = _decode_outcome(data)
+        return outcome
+    except UNDECODABLE as error:
+        raise ProtocolError(f"an outcome of {len(data)} bytes can't be decoded: {error}") from None
 
 
 def encode_outcome(outcome: Outcome) -> bytes:

@@ -481,7 +481,7 @@ class Supervisor:
                 break
             try:
                 outcomes += [packets.decode_outcome(body) for body in executor.frames.feed(data)]
-            except (ProtocolError, msgspec.DecodeError):
+            except ProtocolError:
                 self._is_garbled(executor)
                 open_still = False
                 break

@@ -316,7 +316,7 @@ class SchedulerService(Service):
                 if connection is not None and not self._valves[connection].closed:
                     frames = peer.session.take()
                     if frames:
-                        connection.send(frames)
+                        self._send(connection, frames)
         self._alarm.set(core.wake)
         self._tell_edge()
         if self._owing:
@@ -324,6 +324,14 @@ class SchedulerService(Service):
         if core.stopping:
             text, core.stopping = core.stopping, ""
             self._reactor.callLater(0.1, self._on_stop, text, False)
+
+    @staticmethod
+    def _send(connection: Connection, frames: list[m.Frame]) -> None:
+        """What can't be encoded ends this one connection; the others are told what they are to be told."""
+        try:
+            connection.send(frames)
+        except (ProtocolError, UnicodeError, OverflowError) as error:
+            connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
 
     def _tell_edge(self) -> None:
         """What the core wants of us beside messages."""

@@ -21,7 +21,7 @@ from twistdist.core import effects
 from twistdist.core import worker as core
 from twistdist.core.memory import Limits
 from twistdist.core.pool import LOOK_S, Death, most_executors
-from twistdist.errors import TwistdistError
+from twistdist.errors import ProtocolError, TwistdistError
 from twistdist.executors.supervisor import Service as TaskService
 from twistdist.executors.supervisor import Supervisor
 from twistdist.net.bulk import BulkFetcher, BulkServer
@@ -186,7 +186,17 @@ class WorkerService(Service):
     # ---- events -----------------------------------------------------------------------------
 
     def _messages(self, messages: list[Any]) -> None:
-        self._event(self._the_core.receive, messages)
+        wrong: list[ProtocolError] = []
+
+        def receive(now: float) -> None:
+            try:
+                self._the_core.receive(now, messages)
+            except ProtocolError as error:
+                wrong.append(error)
+
+        self._event(receive)
+        if wrong:
+            raise wrong[0]  # the connection is closed, and another one is made
 
     def _event(self, what: Callable[..., None], *args: Any) -> None:
         """One event of the core, then its effects and messages.  Effects cause events that nest."""

@@ -19,6 +19,9 @@ from twistdist.wire import messages as m
 #: No frame is larger; a length above it closes the connection before a byte of it is kept.
 MAX_FRAME_BYTES = 256 << 20
 
+#: What decoders raise for bytes that are no message: text that is not UTF-8 has an error of its own.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _HEADER = 4
 _encode_into = msgspec.msgpack.Encoder().encode_into
 
@@ -53,7 +56,7 @@ def decode_frame(decoder: msgspec.msgpack.Decoder[m.Frame], data: bytes | memory
     """The frame in ``data`` (without its length).  ``ProtocolError`` for anything that is none."""
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProtocolError(f"a frame of {len(data)} bytes can't be decoded: {error}") from None
 
 

@@ -106,9 +106,8 @@ class ClientHandshake:
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """(bytes to send, bytes left over).  Raises as :meth:`ServerHandshake.feed`."""
         self._got += data
-        if not self._server:
-            return self._read_banner(), b""
-        return b"", self._read_verdict()
+        proof = b"" if self._server else self._read_banner()
+        return proof, self._read_verdict() if self._server else b""
 
     def _read_banner(self) -> bytes:
         _check_magic(self._got)

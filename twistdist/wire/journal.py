@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Struct
 
 from twistdist.errors import JournalError
+from twistdist.wire.framing import UNDECODABLE
 from twistdist.wire.messages import ErrorInfo, Options
 
 FORMAT = 1
@@ -192,7 +193,7 @@ def decode(kind: int, body: bytes) -> Any:
         raise JournalError(f"the journal has a row of the unknown kind {kind}; was it written by a later twistdist?")
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise JournalError(f"a {KINDS[kind].__name__} row of the journal can't be read: {error}") from None
 
 

@@ -23,11 +23,14 @@ microseconds, limits seconds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 PROTOCOL_VERSION = 1
+
+#: Bytes of one value: thousands of them add up to what can still be sent.
+Size = Annotated[int, Meta(ge=0, le=1 << 50)]
 
 
 class Message(Struct, array_like=True, gc=False):
@@ -79,7 +82,7 @@ class Input(Struct, array_like=True, gc=False):
     task: int
     attempt: int
     value: bytes | None
-    size: int = 0
+    size: Size = 0
     digest: bytes = b""
     holders: list[int] = []
     path: str = ""
@@ -90,7 +93,7 @@ class Stored(Struct, array_like=True, gc=False):
 
     task: int
     attempt: int
-    size: int
+    size: Size
     digest: bytes
 
 
@@ -262,7 +265,7 @@ class Scatter(Message, tag=18):
 
     cid: int
     key: str
-    size: int
+    size: Size
     digest: bytes
     value: bytes | None
     replicas: int
@@ -290,7 +293,7 @@ class Finished(Message, tag=20):
     cid: int
     attempt: int
     value: bytes | None
-    size: int = 0
+    size: Size = 0
     digest: bytes = b""
     holders: list[int] = []
 
@@ -376,7 +379,7 @@ class Done(Message, tag=34):
     task: int
     attempt: int
     value: bytes | None
-    size: int
+    size: Size
     digest: bytes
     us: int
     checkpointed: bool = False
@@ -561,14 +564,14 @@ class Fetch(Message, tag=60):
     """Send the file of ``attempt`` from ``offset`` on."""
 
     attempt: int
-    offset: int
+    offset: Size
 
 
 class Data(Message, tag=61):
     """The answer: this many raw bytes follow the frame."""
 
     attempt: int
-    length: int
+    length: Size
 
 
 class Busy(Message, tag=63):
