@@ -81,6 +81,7 @@ class ClientSession:
         self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supplier = Supplier(self._fetcher, self._host, self._not_supplied)
         self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal,
+                                on_notice=self._notice,
                                 tls=tls)  # fmt: skip
         self._queries: dict[int, Deferred[Any]] = {}
         self._opening: Deferred[Any] | None = None
@@ -120,6 +121,11 @@ class ClientSession:
             error = TwistdistError("the scheduler was started anew while it was asked; ask again")
             self._fail_queries(error, self._core.questions_before)
         self._update(self._core.changed)
+
+    def _notice(self, message: Any) -> None:
+        if isinstance(message, m.Trouble):
+            self._update(partial(self._core.notice, message))
+            self._dialing.flush()
 
     def _fail_queries(self, error: Exception, upto: int) -> None:
         """Questions up to this number will not be answered any more."""
@@ -201,6 +207,8 @@ class ClientSession:
             self._release(released)
         if self._error is None:
             self._core.close_batch()
+            if self._core.trouble:
+                self._update(self._core.fail_unsure)
             self._dialing.flush()
 
     def _release(self, cids: list[int]) -> None:
