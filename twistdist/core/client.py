@@ -194,11 +194,11 @@ class Client:
         self._post(question)
         return self._queries
 
-    def watch(self, records: Sequence[tuple[Record, str]]) -> int:
-        """Take up tasks by key; the Reply lists the cids whose key is known."""
+    def watch(self, records: Sequence[tuple[Record, str]], what: str = "watch") -> int:
+        """Take up tasks by key: any ("watch"), or the durable session's ("take_up"); the Reply lists the cids that were found."""
         for record, _ in records:
             self.records[record.cid] = record
-        return self.query("watch", [[record.cid, key] for record, key in records])
+        return self.query(what, [[record.cid, key] for record, key in records])
 
     def scatter(self, record: Record, key: str, size: int, digest: bytes, value: bytes | None, replicas: int,
                 workers: Sequence[str] = (), resupply: bool = True) -> None:  # fmt: skip

@@ -41,9 +41,9 @@ class LocalCluster(Service):
     worker process that dies is started again on the same store.  ``reactor`` is the one to run on.  ``secret`` is the shared
     secret (default: that of the secret file).  ``memory_limit`` is that of each worker, as ``"8GiB"`` or a number of bytes
     (default: an equal share of 80 % of the machine's memory; 0: none), ``executor_memory_limit`` that of one task's process.
-    ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the scheduler's
-    journal (default: one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is started again
-    where it was.  ``suspect_after`` and ``dead_after`` are the seconds of silence after which a worker gets no work, and is
+    ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the
+    scheduler's journal (default: one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is
+    started again where it was.  ``suspect_after`` and ``dead_after`` are the seconds of silence after which a worker gets no work, and is
     given up.
     """
 
@@ -81,7 +81,7 @@ class LocalCluster(Service):
         self._failures: dict[str, int] = {}
         self._restarts: dict[str, Any] = {}
         self._next = 0
-        self._scheduler_killed = False
+        self._scheduler_killed = self._start_again = False
         self._scheduler_at = 0.0
         self._starting: Deferred[LocalCluster] | None = None
         self._stopping = self._gone = False
@@ -117,12 +117,15 @@ class LocalCluster(Service):
             self._scheduler.signal(signal.SIGKILL)
 
     def start_scheduler(self) -> None:
-        """Start a scheduler that was killed again, on the same address and journal."""
-        if self._scheduler is not None and self._scheduler.process.poll() is None and not self._scheduler_killed:
-            raise TwistdistError("the scheduler of this cluster is running")
-        self._scheduler_killed = False
+        """Start a scheduler that was killed again, on the same address and journal; nothing happens when it is running."""
+        waiting = self._restarts.pop("", None)
+        if waiting is not None:
+            waiting.cancel()
         if self._scheduler is None:
             self._start_scheduler()
+        else:  # it runs, or its end has not been heard of yet
+            self._start_again = self._scheduler_killed
+        self._scheduler_killed = False
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
@@ -173,6 +176,7 @@ class LocalCluster(Service):
         assert self._listener is not None
         descriptor = self._listener.fileno()
         self._restarts.pop("", None)
+        self._start_again = False
         self._scheduler_at = self._reactor.seconds()
         journal = f"{self._folder}/journal.sqlite" if self._journal is None else self._journal
         arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal, *self._silence,
@@ -187,9 +191,9 @@ class LocalCluster(Service):
         self._look_gone()
         if self._starting is not None:
             self._fail_start(f"the scheduler ended while the cluster was starting: {exit_in_words(status)}")
-        elif not self._stopping and status < 0 and self._journal != "none":
-            if self._scheduler_killed:  # by us: it stays so until start_scheduler, which may have been called already
-                return
+        elif not self._stopping and self._start_again:
+            self._start_scheduler()
+        elif not self._stopping and status and self._journal != "none" and not self._scheduler_killed:
             if self._reactor.seconds() - self._scheduler_at > SETTLED_S:
                 self._failures[""] = 0
             failures = self._failures[""] = self._failures.get("", 0) + 1
