@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -135,7 +136,7 @@ class Dialing:
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
-        if not failure.check(CancelledError):
+        if not failure.check(CancelledError, ConnectingCancelledError):
             self.last_error = failure.value  # type: ignore[assignment]
         elif self.last_error is None:
             self.last_error = TimeoutError(f"nothing answers within {CONNECT_S:g} s")
