@@ -33,3 +33,9 @@ def first_stays(log):
     if first:
         time.sleep(60)
     return here
+
+
+def stay_until(began, path):
+    note(began, "here")
+    while not os.path.exists(path):
+        time.sleep(0.01)

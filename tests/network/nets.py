@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -19,6 +20,9 @@ from twistdist.blocking import Client
 
 PORT = 8786
 PYTHONPATH = os.pathsep.join(path for path in sys.path if path)
+
+#: What is started ends with the tests, also when these are killed.
+MORTAL = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 #: A worker that says it listens where a proxy does.
 BEHIND_PROXY = (
@@ -41,7 +45,7 @@ class Net:
         stack.callback(lambda: [os.environ.pop(n) if v is None else os.environ.update({n: v}) for n, v in before.items()])
 
     def shell(self, name, ready, *command):
-        shell = Shell(self.folder, *map(str, command))
+        shell = Shell(self.folder, *MORTAL, *map(str, command))
         self.stack.callback(shell.end, None)
         self.stack.callback(self._end, shell)
         self.shells[name] = shell

@@ -2,7 +2,7 @@
 
 Makes one network namespace a host with loopback and a TAP device in it, and carries frames between the devices.  All of it
 belongs to this process alone: the namespaces have no names, and go with it and what runs in them, also when it is killed.
-Loss, delay and cuts are made here, so that neither netem nor another part of ``tc`` or ``nft`` is needed: many kernels lack them.
+Loss, delay and cuts are made here, so that neither netem nor other parts of ``tc`` are needed: many kernels lack them.
 
 Orders come as lines of JSON on standard input, each is answered with one on standard output; the end of the input ends it.
 """
