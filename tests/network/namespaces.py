@@ -118,7 +118,7 @@ class Lan:
         self._order("clean")
 
     def count(self):
-        """Frames ``carried`` and ``dropped`` so far."""
+        """Frames ``carried`` and ``dropped`` so far, and those ``sent`` by each host."""
         return self._order("count")
 
     @contextlib.contextmanager

@@ -56,6 +56,7 @@ class Host:
         ):
             subprocess.run(["ip", *command.split()], check=True)
         self.sends, self.receives = dict(CLEAN), dict(CLEAN)
+        self.sent = 0
 
 
 class Switch:
@@ -87,11 +88,13 @@ class Switch:
             host.sends, host.receives = dict(CLEAN), dict(CLEAN)
 
     def count(self):
-        return {"carried": self.carried, "dropped": self.dropped}
+        sent = {name: host.sent for name, host in self.hosts.items()}
+        return {"carried": self.carried, "dropped": self.dropped, "sent": sent}
 
     # ---- frames -----------------------------------------------------------------------------
 
     def came(self, source, frame):
+        source.sent += 1
         if frame[0] & 1:  # to all
             targets = [host for host in self.hosts.values() if host is not source]
         else:
