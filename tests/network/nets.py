@@ -24,12 +24,6 @@ PYTHONPATH = os.pathsep.join(path for path in sys.path if path)
 #: What is started ends with the tests, also when these are killed.
 MORTAL = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
-#: A worker that says it listens where a proxy does.
-BEHIND_PROXY = (
-    "import sys; from twistdist.net import worker; from twisted.scripts.twistd import run;"
-    "worker.address_of = lambda port, address=sys.argv.pop(1): address; run()"
-)
-
 
 class Net:
     """What both kinds have in common: ``control`` is a client whose connection never fails."""
@@ -119,24 +113,21 @@ class ProxyNet(Net):
         super().__init__(folder, stack)
         shell = self.shell("scheduler", r"ready at tcp:127\.0\.0\.1:(\d+)", TWISTD, "-n", "twistdist-scheduler",
                            "--listen", "tcp:0:interface=127.0.0.1", "--listen", f"unix:{folder}/control", *options)  # fmt: skip
-        self._port = int(shell.ready[1])
-        self.links = {name: stack.enter_context(Proxy(("127.0.0.1", self._port))) for name in ("a", "b", "client")}
-        self.peers = {name: stack.enter_context(Proxy(None)) for name in "ab"}
+        target = ("127.0.0.1", int(shell.ready[1]))
+        self.links = {name: stack.enter_context(Proxy(target)) for name in ("a", "b", "client")}
+        self.peers = {}
         for name in "ab":
             self.worker(name)
         self.connect()
 
     def worker(self, name):
-        options = ("--listen", f"tcp:{self._free_port(name)}:interface=127.0.0.1", *self._options(name))
-        command = ("env", f"TWISTDIST_HOST=host-of-{name}", sys.executable, "-c", BEHIND_PROXY, self.peers[name].address,
-                   "-n", "twistdist-worker", self.links[name].address, *options)  # fmt: skip
+        """It listens at 127.0.0.2, and says that it does at 127.0.0.1, where a proxy has the same port."""
+        peers = self.peers[name] = self.stack.enter_context(Proxy(None))
+        peers.target = ("127.0.0.2", peers.port)
+        options = ("--listen", f"tcp:{peers.port}:interface=127.0.0.2", "--contact", "127.0.0.1", *self._options(name))
+        host, address = f"TWISTDIST_HOST=host-of-{name}", self.links[name].address
+        command = ("env", host, TWISTD, "-n", "twistdist-worker", address, *options)
         return self.shell(name, f"^twistdist worker {name} ready", *command)
-
-    def _free_port(self, name):
-        """A port that was free a moment ago, for the worker behind its proxy."""
-        with Proxy(None) as free:
-            self.peers[name].target = ("127.0.0.1", free.port)
-        return free.port
 
     @contextlib.contextmanager
     def client(self):

@@ -228,7 +228,7 @@ def test_a_client_s_link_fails_in_the_middle_of_work(patient, tmp_path):
         assert asked.result(30) == 144
         work.check(client)
         assert client.submit(abs, -1).result(30) == 1
-        assert patient.control.status()["sessions"] == {"connected": 2, "away": 0}
+        assert patient.control.status()["sessions"]["connected"] == 2
 
 
 def moving(net, frames=3_000):
@@ -285,16 +285,16 @@ def test_a_cut_while_a_client_fetches(patient, tmp_path):
 def test_bad_links_are_no_dead_workers(patient, host, faults, tmp_path):
     control, log = patient.control, str(tmp_path / "data")
     patient.lan.impair(host, **faults)
-    work = Work(control, tmp_path / "log", 40, 8)
-    data = [control.submit(large, log, i, 50_000, workers=["a"]) for i in range(6)]
+    work = Work(control, tmp_path / "log", 24, 4)
+    data = [control.submit(large, log, i, 50_000, workers=["a"]) for i in range(3)]
     digests = [control.submit(digest, one, workers=["b"]) for one in data]
-    assert control.gather(digests, timeout=60) == [digest(bytes([i]) * 50_000) for i in range(6)]
+    assert control.gather(digests, timeout=60) == [digest(bytes([i]) * 50_000) for i in range(3)]
     work.check(control)
-    assert len(lines(log)) == 6 and not patient.lost()
+    assert len(lines(log)) == 3 and not patient.lost()
 
 
 def test_a_flapping_link(patient, tmp_path):
-    work = Work(patient.control, tmp_path / "log", 600, 150)
+    work = Work(patient.control, tmp_path / "log", 500, 120)
     work.reached(30)
     end = time.monotonic() + 5
     while time.monotonic() < end:
@@ -321,7 +321,7 @@ def test_two_workers_that_can_t_reach_one_another(patient, third, tmp_path):
         patient.lan.part(holder, other)
         patient.lan.part(consumer, other)
     began = time.monotonic()
-    assert control.submit(digest, data, workers=[consumer]).result(60) == digest(bytes([3]) * 2_000_000)
+    assert control.submit(digest, data, workers=[consumer]).result(40) == digest(bytes([3]) * 2_000_000)
     assert time.monotonic() - began < 20
     assert len(lines(log)) == (1 if third else 2) and not patient.lost()
 

@@ -113,7 +113,7 @@ FAULTS = {
 
 
 @contextlib.contextmanager
-def working(net, link, log, count=400, pinned=80):
+def working(net, link, log, count=240, pinned=50):
     """A client and tasks that have begun: the client's link is proxied when it is the one that fails."""
     with net.client() if link == "client" else contextlib.nullcontext(net.control) as client:
         work = Work(client, log, count, pinned)
@@ -126,12 +126,12 @@ def working(net, link, log, count=400, pinned=80):
 @pytest.mark.parametrize("how", FAULTS)
 @pytest.mark.parametrize("link", ["a", "client"])
 def test_a_link_fails_in_the_middle_of_work(net, link, how, tmp_path):
-    seconds = 4 if how in ("frozen", "absent") else 2
+    seconds = 3 if how in ("frozen", "absent") else 1.5
     with working(net, link, tmp_path / "log"), FAULTS[how](net.links[link]):
         time.sleep(seconds)
 
 
-@pytest.mark.parametrize("how", ["frozen", "absent", "reset"])
+@pytest.mark.parametrize("how", ["frozen", "reset"])
 def test_a_flapping_link(net, how, tmp_path):
     with working(net, "a", tmp_path / "log"):
         end = time.monotonic() + 5
@@ -194,6 +194,6 @@ def test_a_holder_that_peers_can_t_reach(net, tmp_path):
     assert net.control.who_has([data])[data.key] == ["a"]
     with net.peers["a"].frozen():
         began = time.monotonic()
-        assert net.control.submit(digest, data, workers=["b"]).result(60) == digest(bytes([6]) * 1_000_000)
+        assert net.control.submit(digest, data, workers=["b"]).result(40) == digest(bytes([6]) * 1_000_000)
         assert time.monotonic() - began < 20
     assert len(lines(log)) <= 2 and not net.lost()
