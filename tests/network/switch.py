@@ -9,6 +9,7 @@ Orders come as lines of JSON on standard input, each is answered with one on sta
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import heapq
@@ -167,7 +168,8 @@ def main():
     except (OSError, subprocess.CalledProcessError) as error:
         say({"error": str(error)})
         return
-    os.nice(-10)
+    with contextlib.suppress(OSError):
+        os.nice(-10)  # what it carries is not to wait for busy tasks
     say({"pid": os.getpid(), "hosts": {name: (one.namespace, one.address) for name, one in switch.hosts.items()}})
     switch.run()
 
