@@ -273,8 +273,8 @@ def connect(reactor: Any, address: str | None = None, *, session: str | None = N
     return Client(reactor, full, as_secret(secret), tls=certificates, name=check_session(session)).open(timeout)
 
 
-def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float, local: dict[str, Any]) ->
-Deferred[Client]:
+def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float,
+                   local: dict[str, Any]) -> Deferred[Client]::  # fmt: skip
     from twistdist.net.cluster import LocalCluster
 
     cluster = LocalCluster(reactor, secret=secret, **local)
