@@ -274,7 +274,7 @@ def connect(reactor: Any, address: str | None = None, *, session: str | None = N
 
 
 def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float,
-                   local: dict[str, Any]) -> Deferred[Client]::  # fmt: skip
+                   local: dict[str, Any]) -> Deferred[Client]:  # fmt: skip
     from twistdist.net.cluster import LocalCluster
 
     cluster = LocalCluster(reactor, secret=secret, **local)
