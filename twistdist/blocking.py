@@ -27,8 +27,9 @@ from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
+from twistdist.net.options import check_session
 from twistdist.net.session import Parent
-from twistdist.net.shapes import flatten, rebuild
+from twistdist.net.shapes import flatten, rebuild, replace
 from twistdist.net.timers import use_monotonic_time
 from twistdist.net.tls import dialing_side
 from twistdist.wire import messages as m
@@ -164,8 +165,8 @@ class _Session(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
     def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
-                 tls: Any = None) -> None:  # fmt: skip
-        super().__init__(reactor, address, secret, parent, tls)
+                 tls: Any = None, name: str = "") -> None:  # fmt: skip
+        super().__init__(reactor, address, secret, parent, tls, name)
         self.loop = _get_loop()
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
         self.condition = threading.Condition()
@@ -271,7 +272,7 @@ class Client:
 
     _parent: Parent | None = None  # in a task's own client
 
-    def __init__(self, address: str | None = None, *, secret: str | bytes | None = None,
+    def __init__(self, address: str | None = None, *, session: str | None = None, secret: str | bytes | None = None,
                  tls: str | os.PathLike[str] | None = None, timeout: float = 30.0, **local: Any) -> None:  # fmt: skip
         self._cluster: LocalCluster | None = None
         address = address or os.environ.get("TWISTDIST_SCHEDULER")
@@ -286,9 +287,10 @@ class Client:
         parent = self._parent
 
         def opened() -> Any:
-            return _Session(self._loop.reactor, where, the_secret, parent, certificates).open(timeout)
+            return _Session(self._loop.reactor, where, the_secret, parent, certificates, name).open(timeout)
 
         try:
+            name = check_session(session)
             the_secret, (where, certificates) = as_secret(secret), dialing_side(address, tls)
             self._session: _Session = self._loop.call(opened)
         except BaseException:
@@ -403,6 +405,32 @@ class Client:
         future = Future(self._session, other._record, other._name)
         other._client = None
         return future
+
+    def futures(self, timeout: float | None = None) -> dict[str, Future]:
+        """Key -> Future: all that the durable session of this client has (``session=``), whichever process made it."""
+        found = self._call(self._session.futures, timeout)
+        return {key: self._adopt(one) for key, one in found.items()}
+
+    def end_session(self, timeout: float | None = None) -> None:
+        """Release all that the durable session has, for all its processes, and close this client."""
+        self._call(self._session.end_session, timeout)
+        self._end_cluster()
+
+    def publish_dataset(self, name: str, futures: Any, timeout: float | None = None) -> None:
+        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until unpublished."""
+        self._call(lambda: self._session.publish_dataset(name, futures), timeout)
+
+    def get_dataset(self, name: str, timeout: float | None = None) -> Any:
+        """What was published: futures of this client in the nesting that they had."""
+        return replace(self._call(lambda: self._session.get_dataset(name), timeout), BaseFuture, self._adopt)
+
+    def list_datasets(self, timeout: float | None = None) -> list[str]:
+        """The names that are published."""
+        return self._call(self._session.list_datasets, timeout)  # type: ignore[no-any-return]
+
+    def unpublish_dataset(self, name: str, timeout: float | None = None) -> None:
+        """The name goes, and what only it kept."""
+        self._call(lambda: self._session.unpublish_dataset(name), timeout)
 
     def executor(self) -> Executor:
         """A ``concurrent.futures.Executor`` on this client."""

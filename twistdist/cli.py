@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import twistdist
 from twistdist.errors import TwistdistError
@@ -28,7 +29,16 @@ def _status(options: argparse.Namespace) -> int:
     tasks = ", ".join(f"{count} {state}" for state, count in sorted(status["tasks"].items())) or "none"
     print(f"scheduler {options.address}, epoch {status['epoch']}")
     print(f"tasks     {tasks}; {status['done']} executed, {status['failed']} failed, {status['replays']} replayed")
+    print(f"journal   {_journal_line(status['journal'])}")
+    if status["recovering"] is not None:
+        print(f"recovering: waiting for {', '.join(status['recovering'])}")
     print(f"sessions  {status['sessions']['connected'] - 1} connected beside this one, {status['sessions']['away']} away")
+    for name, count in sorted(status["sessions"]["durable"].items()):
+        print(f"session   {name}: keeps {count} tasks")
+    if status["datasets"]:
+        print(f"published {', '.join(status['datasets'])}")
+    if status["suspects"]:
+        print(f"suspects  {', '.join(status['suspects'])}")
     for name, info in sorted(status["workers"].items()):
         print(f"worker    {name}: {info['state']}, {info['running']} of {info['slots']} slots busy, {info['queued']} queued, "
               f"{info['keys']} results of {info['memory']} bytes, pid {info['pid']} at {info['address']}")  # fmt: skip
@@ -37,6 +47,23 @@ def _status(options: argparse.Namespace) -> int:
     for one in incidents[-options.incidents :]:
         print(f"incident  {one.age:.0f} s ago: {one.kind}, {one.what}: {one.cause}; {one.requeued} requeued, {one.lost} lost, "
               f"{one.replayed} replayed, {one.adopted} adopted")  # fmt: skip
+    return 0
+
+
+def _journal_line(journal: dict[str, Any]) -> str:
+    if journal["state"] == "none":
+        return "none: what the scheduler knows ends with its process (--journal)"
+    if journal["state"] == "failing":
+        return f"FAILING, nothing is accepted: {journal['error']}"
+    return (f"ok, {journal['bytes']} bytes, last write {1e3 * journal['write']:.1f} ms, "
+            f"{journal['waiting']} messages wait {1e3 * journal['lag']:.1f} ms")  # fmt: skip
+
+
+def _journal(options: argparse.Namespace) -> int:
+    from twistdist.storage.reading import describe
+
+    for line in describe(options.path, options.full):
+        print(line)
     return 0
 
 
@@ -76,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     clear = commands.add_parser("clear", help="drop what no connected client wants")
     clear.set_defaults(run=_clear)
+    journal = commands.add_parser("journal", help="what is in a journal")
+    journal.add_argument("path", help="the file that --journal named; it may be in use")
+    journal.add_argument("--full", action="store_true", help="a line for each task")
+    journal.set_defaults(run=_journal)
     certs = commands.add_parser("certs", help="make certificates for encrypted connections")
     certs.add_argument("directory", help="where to; with a CA there already, only a new certificate is made")
     certs.add_argument("hosts", nargs="*", metavar="HOST", help="a host name or address that goes into the certificate")

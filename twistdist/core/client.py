@@ -85,6 +85,8 @@ class Client:
         self._open: dict[int, m.Query] = {}
         self._kept: set[int] = set()
         self._restarts = 0
+        #: Why the scheduler acknowledges nothing at the moment.
+        self.trouble = ""
         #: The last question that was put before the session began that is there now.
         self.questions_before = 0
         self._changed: list[Record] = []
@@ -95,7 +97,8 @@ class Client:
             m.Erred: self._erred,
             m.Peer: self._peer,
             m.PeerState: self._peer_state,
-            m.Beat: lambda message: None,  # it has a meaning only outside the numbers
+            m.Beat: lambda message: None,  # these two have a meaning only outside the numbers
+            m.Trouble: lambda message: None,
             m.Reply: self._reply,
             m.Supply: self._supply,
             m.DropData: self._drop_data,
@@ -191,11 +194,11 @@ class Client:
         self._post(question)
         return self._queries
 
-    def watch(self, records: Sequence[tuple[Record, str]]) -> int:
-        """Take up tasks by key; the Reply lists the cids whose key is known."""
+    def watch(self, records: Sequence[tuple[Record, str]], what: str = "watch") -> int:
+        """Take up tasks by key: any ("watch"), or the durable session's ("take_up"); the Reply lists the cids that were found."""
         for record, _ in records:
             self.records[record.cid] = record
-        return self.query("watch", [[record.cid, key] for record, key in records])
+        return self.query(what, [[record.cid, key] for record, key in records])
 
     def scatter(self, record: Record, key: str, size: int, digest: bytes, value: bytes | None, replicas: int,
                 workers: Sequence[str] = (), resupply: bool = True) -> None:  # fmt: skip
@@ -299,6 +302,31 @@ class Client:
         peer = self.peers.get(message.worker)
         if peer is not None and message.state:
             self.troubles.append((peer.address, message.state == "gone"))
+
+    def notice(self, message: Any) -> list[Record]:
+        """What came outside the numbers: the scheduler can't write its journal, or can again."""
+        if isinstance(message, m.Trouble):
+            self.trouble = message.text
+        return self.fail_unsure()
+
+    def fail_unsure(self) -> list[Record]:
+        """In trouble: what has been submitted and was never acknowledged fails, and is taken back; the records that changed."""
+        if not self.trouble:
+            return []
+        self.close_batch()
+        cids: list[int] = []
+        for message in self.dialer.session.undelivered():
+            if isinstance(message, m.Submit):
+                cids.extend(range(message.first, message.first + len(message.args)))
+            elif isinstance(message, m.Scatter):
+                cids.append(message.cid)
+        failed = [one for cid in cids if (one := self.records.get(cid)) is not None and one.state is State.PENDING]
+        text = f"it was not accepted, since the scheduler can't write its journal: {self.trouble}; submit it again later"
+        error = m.ErrorInfo("JournalError", "", text)
+        for record in failed:
+            record.state, record.error = State.ERROR, error
+        self.release([record.cid for record in failed])
+        return failed
 
     def _drop_data(self, message: m.DropData) -> None:
         gone = [cid for cid in message.cids if cid in self._kept]  # after a restart it may be said twice

@@ -1,6 +1,6 @@
 """Nothing leaves the scheduler before that on which it rests is in the journal.
 
-The rule is that of output commit in rollback recovery (Strom and Yemini, ACM TOCS 3(3), 1985): a message waits until everything that
+The rule is that of output commit in rollback recovery (Strom and Yemini, ACM TOCS 3(3), 1985): a message waits until all that
 the scheduler knew when it was made is durable.  Many turns share one write: while one is under way the next collects.  Frames
 received are acknowledged by the same rule, so the other side keeps them as long as they might be forgotten here.
 """
@@ -82,6 +82,15 @@ class Gate:
             self._snapshot |= {session: session.received for session in self._touched}
             self._touched.clear()
         return self._writing
+
+    @property
+    def writing(self) -> bool:
+        """Whether a write is under way."""
+        return self._writing is not None
+
+    def holds(self, wanted: Any) -> bool:
+        """Whether an item waits for which ``wanted(item)``."""
+        return any(wanted(item) for _, item in self._held)
 
     def take_if(self, wanted: Any) -> list[Any]:
         """Take out the held items for which ``wanted(item)``, in order."""

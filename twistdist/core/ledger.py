@@ -275,7 +275,7 @@ class Ledger:
         rows: dict[int, list[tuple[int, int]]] = {}
         for key in new:
             rows.setdefault(key[0], []).append(key)
-        for session, keys in rows.items():
+        for keys in rows.values():
             segment = Segment(self._next(), keys, len(keys))
             for key in keys:
                 self._watched[key] = (segment, new[key])

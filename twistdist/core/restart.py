@@ -111,8 +111,9 @@ class Restarting(Sessions):
 
     def _restore_sessions(self, now: float, found: list[tuple[int, Any]], functions: dict[int, Function]) -> None:
         for number, row in found:
-            client = Client(number, row.name, Session(received=row.received, safe=row.received), connected=False, away_since=now,
-                            parent=row.parent, held=row.held, next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
+            session = Session(received=row.received, safe=row.received)
+            client = Client(number, row.name, session, connected=False, away_since=now, parent=row.parent, held=row.held,
+                            next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
             self.clients[number] = client
             for fn, function in row.functions:
                 if function in functions:

@@ -31,8 +31,8 @@ class Gap(Exception):
 class Session:
     """One side of a session.  ``post`` messages, ``take`` frames to send, ``accept`` frames that came.
 
-    ``delivered`` is the last of our frames that the other side has acknowledged.  What came is acknowledged up to ``safe``, which
-    may lag behind ``received`` where that must be durable first; None: it need not be.
+    ``delivered`` is the last of our frames that the other side has acknowledged.  What came is acknowledged up to ``safe``,
+    which may lag behind ``received`` where that must be durable first; None: it need not be.
     """
 
     sent: int = 0

@@ -12,12 +12,14 @@ from twisted.python.failure import Failure
 
 from twistdist.config import as_secret
 from twistdist.core.client import Record
+from twistdist.errors import TwistdistError
 from twistdist.interfaces import Incident, WorkerInfo
-from twistdist.net.futures import BaseFuture, Future, Raw, as_failure
-from twistdist.net.options import check_number, check_replicas
+from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable
+from twistdist.net.options import check_name, check_number, check_replicas, check_session
 from twistdist.net.session import ClientSession
-from twistdist.net.shapes import flatten, rebuild
+from twistdist.net.shapes import Place, flatten, rebuild, replace
 from twistdist.net.tls import dialing_side
+from twistdist.wire.payload import dump_value, load_value
 
 
 class Client(ClientSession):
@@ -178,22 +180,83 @@ class Client(ClientSession):
 
     def take_up(self, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         """Futures of tasks by key, somebody else's too; None where no task has that key."""
+        return self._take_up("watch", keys)
+
+    def _take_up(self, what: str, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         records = [(Record(next(self._cids)), key) for key in keys]
         futures = [Future(self, record, key) for record, key in records]
         result: Deferred[Any] = Deferred()
-        self._order(self._watch, records, result)
+        self._order(self._watch, what, records, result)
         return result.addCallback(lambda known: [one if one._record.cid in known else None for one in futures])
+
+    # ---- what outlives this process -----------------------------------------------------------
+
+    def futures(self) -> Deferred[dict[str, Future]]:
+        """A Deferred of key -> Future: all that the durable session of this client has (``session=``), of whichever process."""
+
+        def known(keys: list[str]) -> Deferred[dict[str, Future]]:
+            taking = self._take_up("take_up", keys)
+            return taking.addCallback(lambda found: {one.key: one for one in found if one is not None})
+
+        return self._query("keys").addCallback(known)
+
+    def end_session(self) -> Deferred[None]:
+        """Release all that the durable session has, for all its processes, and close this client."""
+        if not self._core.name:
+            raise TwistdistError("this client has no durable session; connect with session=\"name\"")
+        return self._query("end_session").addCallback(lambda _: self.close())
+
+    def publish_dataset(self, name: str, futures: Any) -> Deferred[None]:
+        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until unpublished."""
+        check_name("name", name)
+        found = flatten(futures, "raise")
+        refuse_unusable(found)
+        places = {id(one): Place(number) for number, one in enumerate(found)}
+        shape = b"".join(dump_value(replace(futures, BaseFuture, lambda one: places[id(one)])))
+        return self._query("publish", name, shape, [one._record.cid for one in found])
+
+    def get_dataset(self, name: str) -> Deferred[Any]:
+        """A Deferred of what was published: futures of this client in the nesting that they had."""
+
+        def taken(answer: Any, futures: list[Future]) -> Any:
+            shape = load_value(answer[0])
+            return replace(shape, Place, lambda place: futures[place.number])
+
+        def known(answer: Any) -> Deferred[Any]:
+            records = [Record(next(self._cids)) for _ in answer[1]]
+            futures = [Future(self, record, key) for record, key in zip(records, answer[1], strict=True)]
+            result: Deferred[Any] = Deferred()
+            self._order(self._watch_dataset, name, records, result)
+            return result.addCallback(taken, futures)
+
+        return self._query("dataset", name).addCallback(known)
+
+    def _watch_dataset(self, name: str, records: list[Record], result: Deferred[Any]) -> None:
+        for record in records:
+            self._core.records[record.cid] = record
+        self._ask("dataset", (name, *[record.cid for record in records]), result)
+
+    def list_datasets(self) -> Deferred[list[str]]:
+        """A Deferred of the names that are published."""
+        return self._query("datasets")
+
+    def unpublish_dataset(self, name: str) -> Deferred[None]:
+        """The name goes, and what only it kept."""
+        return self._query("unpublish", name)
 
     def shutdown(self) -> Deferred[None]:
         """Stop the whole cluster: workers, scheduler, and this client."""
         return self._query("shutdown").addCallback(lambda _: self.close())
 
-def connect(reactor: Any, address: str | None = None, *, secret: str | bytes | None = None,
-            tls: str | os.PathLike[str] | None = None, timeout: float = 30.0, **local: Any) -> Deferred[Client]:  # fmt: skip
+
+def connect(reactor: Any, address: str | None = None, *, session: str | None = None,
+            secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float = 30.0,
+            **local: Any) -> Deferred[Client]:  # fmt: skip
     """A Deferred of a :class:`Client` of the scheduler at ``address``.
 
     ``address=None`` uses the environment variable ``TWISTDIST_SCHEDULER``, else starts a ``LocalCluster`` configured by
-    ``**local`` that ends with the client.  ``secret`` is the shared secret itself; without it the secret file is read.
+    ``**local`` that ends with the client.  ``session`` names a durable session: what it wants outlives this process, and
+    the next one of that name finds it.  ``secret`` is the shared secret itself; without it the secret file is read.
     ``tls`` is a folder of certificates as ``twistdist certs`` makes it (default: ``TWISTDIST_TLS``), for ``tls:host:port``.
     Cancelling the Deferred stops the attempt.  Errbacks: ``SchedulerUnreachable`` after ``timeout`` seconds,
     ``AuthenticationError``, ``VersionMismatch``, ``ConfigError``.
@@ -202,20 +265,20 @@ def connect(reactor: Any, address: str | None = None, *, secret: str | bytes | N
     if address is None:
         if tls is not None:
             raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
-        return _connect_local(reactor, secret, timeout, local)
+        return _connect_local(reactor, session, secret, timeout, local)
     if local:
         raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
     full, certificates = dialing_side(address, tls)
-    return Client(reactor, full, as_secret(secret), tls=certificates).open(timeout)
+    return Client(reactor, full, as_secret(secret), tls=certificates, name=check_session(session)).open(timeout)
 
 
-def _connect_local(reactor: Any, secret: str | bytes | None, timeout: float, local: dict[str, Any]) -> Deferred[Client]:
+def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float, local: dict[str, Any]) -> Deferred[Client]:
     from twistdist.net.cluster import LocalCluster
 
     cluster = LocalCluster(reactor, secret=secret, **local)
 
     def started(_: Any) -> Deferred[Client]:
-        return Client(reactor, cluster.address, as_secret(secret)).open(timeout)
+        return Client(reactor, cluster.address, as_secret(secret), name=check_session(session)).open(timeout)
 
     def connected(client: Client) -> Client:
         client._cluster = cluster

@@ -41,14 +41,19 @@ class LocalCluster(Service):
     worker process that dies is started again on the same store.  ``reactor`` is the one to run on.  ``secret`` is the shared
     secret (default: that of the secret file).  ``memory_limit`` is that of each worker, as ``"8GiB"`` or a number of bytes
     (default: an equal share of 80 % of the machine's memory; 0: none), ``executor_memory_limit`` that of one task's process.
-    ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.
+    ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the
+    scheduler's journal (default: one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is
+    started again where it was.  ``suspect_after`` and ``dead_after`` are the seconds of silence after which a worker gets no work, and is
+    given up.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any = None, n_workers: int | None = None, slots: int = 1,
                  secret: str | bytes | None = None, memory_limit: str | int | None = None,
-                 executor_memory_limit: str | int | None = None, checkpoint_store: str | None = None) -> None:  # fmt: skip
+                 executor_memory_limit: str | int | None = None, checkpoint_store: str | None = None,
+                 journal: str | None = None, suspect_after: float | None = None,
+                 dead_after: float | None = None) -> None:  # fmt: skip
         if reactor is None:
             from twisted.internet import reactor
         for name, value in (("n_workers", n_workers), ("slots", slots)):
@@ -63,6 +68,9 @@ class LocalCluster(Service):
             limits["executor-memory-limit"] = executor_memory_limit
         self._limits = [f"--{name}={parse_bytes(value, name.replace('-', '_'))}" for name, value in limits.items()]
         self._spill = ""
+        self._journal = journal
+        self._silence = [f"--{name}={value}" for name, value in (("suspect-after", suspect_after), ("dead-after", dead_after))
+                         if value is not None]  # fmt: skip
         self._checkpoints = ["--checkpoint-store", checkpoint_store] if checkpoint_store else []
         self._folder = ""
         self._listener: socket.socket | None = None
@@ -73,6 +81,8 @@ class LocalCluster(Service):
         self._failures: dict[str, int] = {}
         self._restarts: dict[str, Any] = {}
         self._next = 0
+        self._scheduler_killed = self._start_again = False
+        self._scheduler_at = 0.0
         self._starting: Deferred[LocalCluster] | None = None
         self._stopping = self._gone = False
         self._waiting_for_end: list[Deferred[None]] = []
@@ -101,22 +111,28 @@ class LocalCluster(Service):
                 shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
 
     def kill_scheduler(self) -> None:
-        """SIGKILL the scheduler, for tests and demonstrations."""
+        """SIGKILL the scheduler, for tests and demonstrations: it stays dead until ``start_scheduler``."""
         if self._scheduler is not None:
+            self._scheduler_killed = True
             self._scheduler.signal(signal.SIGKILL)
 
     def start_scheduler(self) -> None:
-        """Start a scheduler that was killed again, on the same address."""
-        if self._scheduler is not None and self._scheduler.process.poll() is None:
-            raise TwistdistError("the scheduler of this cluster is running")
-        self._start_scheduler()
+        """Start a scheduler that was killed again, on the same address and journal; nothing happens when it is running."""
+        waiting = self._restarts.pop("", None)
+        if waiting is not None:
+            waiting.cancel()
+        if self._scheduler is None:
+            self._start_scheduler()
+        else:  # it runs, or its end has not been heard of yet
+            self._start_again = self._scheduler_killed
+        self._scheduler_killed = False
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError(f"a cluster is scaled to a number of workers, not {n!r}")
         self._wanted = n
-        names = [*self._children, *self._restarts]
+        names = [*self._children, *(name for name in self._restarts if name)]
         for name in names[n:]:
             self._failures.pop(name, None)
             if name in self._restarts:
@@ -159,7 +175,12 @@ class LocalCluster(Service):
     def _start_scheduler(self) -> None:
         assert self._listener is not None
         descriptor = self._listener.fileno()
-        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", *self._checkpoints]
+        self._restarts.pop("", None)
+        self._start_again = False
+        self._scheduler_at = self._reactor.seconds()
+        journal = f"{self._folder}/journal.sqlite" if self._journal is None else self._journal
+        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal, *self._silence,
+                     *self._checkpoints]  # fmt: skip
         command = ["--listen-fd", str(descriptor), "--folder", self._folder, "--folder", self._spill, *arguments]
         self._scheduler = Child(self._reactor, command, self._environment(), lambda line: None, self._scheduler_ended,
                                 [descriptor])  # fmt: skip
@@ -170,6 +191,14 @@ class LocalCluster(Service):
         self._look_gone()
         if self._starting is not None:
             self._fail_start(f"the scheduler ended while the cluster was starting: {exit_in_words(status)}")
+        elif not self._stopping and self._start_again:
+            self._start_scheduler()
+        elif not self._stopping and status and self._journal != "none" and not self._scheduler_killed:
+            if self._reactor.seconds() - self._scheduler_at > SETTLED_S:
+                self._failures[""] = 0
+            failures = self._failures[""] = self._failures.get("", 0) + 1
+            pause = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (failures - 1))
+            self._restarts[""] = self._reactor.callLater(pause, self._start_scheduler)
 
     def _start_worker(self, name: str) -> None:
         self._restarts.pop(name, None)
@@ -193,7 +222,7 @@ class LocalCluster(Service):
         del self._children[name]
         was_ready = name in self._ready
         self._ready.discard(name)
-        if self._stopping or len(self._children) + len(self._restarts) >= self._wanted:
+        if self._stopping or len(self._children) + sum(map(bool, self._restarts)) >= self._wanted:
             self._look_gone()
             return
         if self._reactor.seconds() - self._started_at[name] > SETTLED_S:

@@ -79,6 +79,7 @@ class Connection(TwistedProtocol):
         self.accepted = False
         self.peer: Any = None
         self.error: Exception | None = None
+        self.told = False  # whether the owner has said anything
         self.transport: Any = None
 
     def connectionMade(self) -> None:

@@ -51,8 +51,8 @@ class Dialing:
 
     ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one),
     ``on_lost()`` when a connection broke and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version,
-    replaced.  ``on_pulse()`` is called at the pace of the heartbeats and may give one to be sent; ``on_beat(beat)`` for those
-    of the scheduler.
+    replaced.  ``on_pulse()`` is called at the pace of the heartbeats and may give one to be sent; ``on_notice(message)`` for
+    what comes outside the session's numbers: the scheduler's beats, and its troubles.
     """
 
     _log = Logger()
@@ -69,7 +69,7 @@ class Dialing:
         on_fatal: Callable[[Exception], None],
         on_lost: Callable[[], None] = lambda: None,
         on_pulse: Callable[[], m.Beat | None] = lambda: None,
-        on_beat: Callable[[m.Beat], None] = lambda beat: None,
+        on_notice: Callable[[Any], None] = lambda message: None,
         tls: Tls | None = None,
     ) -> None:
         self._reactor, self._core, self._decoder = reactor, core, decoder
@@ -78,7 +78,7 @@ class Dialing:
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None
         self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
-        self._on_pulse, self._on_beat = on_pulse, on_beat
+        self._on_pulse, self._on_notice = on_pulse, on_notice
         self._hearing = Hearing()
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
@@ -168,9 +168,8 @@ class Dialing:
                 continue
             frame = decode_frame(self._decoder, body)
             if not frame[0]:
-                for beat in frame[2]:
-                    if isinstance(beat, m.Beat):
-                        self._on_beat(beat)
+                for message in frame[2]:
+                    self._on_notice(message)
             try:
                 messages = dialer.session.accept(frame)
             except Gap as gap:

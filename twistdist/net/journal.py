@@ -31,7 +31,7 @@ def open_journal(where: str) -> Journal | None:
 
 
 class JournalThread:
-    """Runs the journal's blocking calls; Deferreds fire in the reactor's thread, with ``JournalError`` when something failed."""
+    """Runs the journal's blocking calls; Deferreds fire in the reactor's thread, with ``JournalError`` when one failed."""
 
     def __init__(self, reactor: Any, journal: Journal) -> None:
         self._reactor, self._journal = reactor, journal

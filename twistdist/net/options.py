@@ -41,6 +41,21 @@ def check_encodable(what: str, text: str) -> None:
         raise ValueError(f"{what} has characters that UTF-8 can't express: {text!r}") from None
 
 
+def check_name(what: str, name: Any) -> str:
+    """A name that people gave: ``TypeError`` or ``ValueError`` unless it is text of 1 to 200 characters."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is text, not {name!r}")
+    if not 1 <= len(name) <= 200:
+        raise ValueError(f"{what} is text of 1 to 200 characters, not {name!r}")
+    check_encodable(what, name)
+    return name
+
+
+def check_session(name: Any) -> str:
+    """The name of a durable session; "" for None."""
+    return "" if name is None else check_name("session", name)
+
+
 def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value."""
     if not kwargs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -14,6 +15,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from twistdist.core.ledger import Ledger
 from twistdist.core.records import Client, Worker
 from twistdist.core.resilience import Settings
 from twistdist.core.scheduler import Scheduler
@@ -22,8 +24,12 @@ from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
 from twistdist.net.dialing import ACK_S
 from twistdist.net.hosts import address_of, host_identity, is_local
+from twistdist.net.journal import JournalThread
+from twistdist.net.outbox import Outbox
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import listen, server_factory
+from twistdist.storage.journal import Journal
+from twistdist.wire import journal as j
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FROM_CLIENT, FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame
 
@@ -95,14 +101,17 @@ class SchedulerService(Service):
         on_stop: Callable[[str, bool], None] | None = None,
         adopt: Sequence[int] = (),
         tls: Tls | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._reactor, self._endpoints, self._adopt = reactor, endpoints, adopt
-        self._tls = tls
+        self._tls, self._settings = tls, settings
+        self._journal = JournalThread(reactor, journal) if journal is not None else None
         # Without a journal nobody knows the epochs before: a random one is none of them, but for one chance in 10**8.
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
         self._on_stop = on_stop or (lambda text, failed: None)
         self._connections: dict[Client | Worker, Connection] = {}
+        self._out = Outbox(reactor, self._connections, self._flush, self._trouble, lambda text: self._on_stop(text, True))
         self._strangers: set[Connection] = set()
         self._ports: list[Any] = []
         self._alarm = Alarm(reactor, self._tick)
@@ -119,7 +128,28 @@ class SchedulerService(Service):
     # ---- life -------------------------------------------------------------------------------
 
     def listen(self) -> Deferred[list[str]]:
-        """Listen everywhere; the Deferred gives the addresses, or the first failure."""
+        """Read the journal, if there is one, then listen everywhere; the Deferred gives the addresses, or the first failure."""
+        if self._journal is None:
+            return self._listen()
+        return self._journal.start().addCallback(self._restore).addCallback(lambda _: self._listen())
+
+    def _restore(self, found: tuple[j.Meta, list[tuple[j.Key, Any]]]) -> None:
+        """Go on where the scheduler before this one was."""
+        meta, rows = found
+        assert self._journal is not None
+        self.core = Scheduler(meta.epoch, self._settings)
+        self.core.ledger = Ledger()
+        self.core.restore(self._reactor.seconds(), meta.lives, rows)
+        self._out.use(self._journal, self.core.ledger)
+        for name, worker in self.core.expected.items():
+            self._probe(worker.address, worker.host, partial(self._not_there, name))
+        self._flush()
+
+    def _not_there(self, name: str, refused: bool) -> None:
+        if refused:
+            self._guard(self.core.not_there, name)
+
+    def _listen(self) -> Deferred[list[str]]:
         listening = [listen(self._reactor, one, self._tls, self._factory) for one in self._endpoints]
         return gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._not_listening)
 
@@ -143,6 +173,9 @@ class SchedulerService(Service):
         self._pulse.cancel()
         for connection in [*self._connections.values(), *self._strangers]:
             connection.close()
+        self._out.stop()
+        if self._journal is not None:
+            self._journal.stop()
         return DeferredList([d for port in self._ports if (d := port.stopListening()) is not None])
 
     def _guard(self, what: Callable[..., Any], *args: Any) -> Any:
@@ -178,11 +211,12 @@ class SchedulerService(Service):
                 raise ProtocolError(str(gap)) from None
             if messages:
                 self._guard(self.core.receive, peer, messages)
+                self._out.touch(peer.session)
             elif not frame[0] and isinstance(peer, Worker):
                 for beat in frame[2]:
                     if isinstance(beat, m.Beat):
                         self._guard(self.core.beat, peer, beat, frame[1])
-            if peer.session.owes_ack:
+            if peer.session.received > peer.session.acknowledged:
                 self._owing[peer] = None
         self._flush()
 
@@ -198,9 +232,13 @@ class SchedulerService(Service):
                 self._bind(connection, peer)
                 settings = self.core.settings
                 ready = m.Ready(self.core.epoch, greeting.name, settings.suspect_after, settings.dead_after)
-                connection.send([(0, 0, [ready])])
-                self._close_replaced()
                 kind = "worker" if isinstance(peer, Worker) else "client"
+                if kind == "worker":  # what it has told must not be forgotten: it will not be told again
+                    self._out.say(connection, peer, [(0, 0, [ready])])
+                else:
+                    self._out.send(connection, [(0, 0, [ready])])
+                    self._tell_trouble(connection)
+                self._close_replaced()
                 self._log.info("{kind} {name} is here", kind=kind, name=peer.name or f"{peer.number:x}")
 
     def _resume(self, connection: Connection, resume: m.Resume) -> None:
@@ -213,8 +251,24 @@ class SchedulerService(Service):
             self._guard(self.core.connection_lost, peer)
             old.close()
         self._bind(connection, peer)
-        connection.send([(0, 0, [m.Resumed(peer.session.sure, self.core.epoch)]), *peer.session.resume(resume.received)])
+        known = resume.received if resume.epoch == self.core.epoch else 0
+        self._out.send(connection, [(0, 0, [m.Resumed(peer.session.sure, self.core.epoch)])])
+        again = peer.session.resume(known)
+        if again:
+            self._out.say(connection, peer, again)
+        if isinstance(peer, Client):
+            self._tell_trouble(connection)
         self._guard(self.core.reconnected, peer)
+
+    def _trouble(self, text: str) -> None:
+        """The journal can't be written, or ("") can be again: clients hear of it."""
+        for peer, connection in list(self._connections.items()):
+            if isinstance(peer, Client) and connection.told:
+                self._out.send(connection, [(*peer.session.bare_ack()[:2], [m.Trouble(text)])])
+
+    def _tell_trouble(self, connection: Connection) -> None:
+        if self._out.trouble:
+            self._out.send(connection, [(0, 0, [m.Trouble(self._out.trouble)])])
 
     def _bind(self, connection: Connection, peer: Client | Worker) -> None:
         self._strangers.discard(connection)
@@ -254,19 +308,19 @@ class SchedulerService(Service):
         """Tell everybody that we are here, and look who else is."""
         lag = max(0, int(1e6 * (self._reactor.seconds() - self._pulse_due)))
         self._set_pulse()
+        self.core.journal = self._out.status()
         self._guard(self.core.pulse)
         self._beats += 1
         for peer, connection in self._connections.items():
-            if self._valves[connection].closed:
-                continue  # it does not read: one more byte would help nobody
+            if self._valves[connection].closed or not connection.told:
+                continue  # it does not read, where one more byte would help nobody, or was not greeted yet
             heard = peer.beat.number if isinstance(peer, Worker) and peer.beat is not None else 0
             connection.send([(*peer.session.bare_ack()[:2], [m.Beat(self._beats, heard, peer.session.sent, lag)])])
         self._flush()
 
-    def _probe(self, worker: Worker) -> None:
-        """Look whether a process listens at the worker's address; a refusal says that there is none."""
-        address = worker.hello.address
-        if is_local(address) and worker.hello.host != self._host:
+    def _probe(self, address: str, host: str, answer: Callable[[bool], None]) -> None:
+        """Look whether a process listens at a worker's address; a refusal says that there is none."""
+        if is_local(address) and host != self._host:
             return  # it would be our own port of that number
         endpoint = clientFromString(self._reactor, address.replace("tls:", "tcp:", 1))
         probing = endpoint.connect(Factory.forProtocol(Protocol))
@@ -278,7 +332,7 @@ class SchedulerService(Service):
             if isinstance(result, Protocol):
                 result.transport.abortConnection()  # type: ignore[union-attr]
             elif self.running:
-                self._guard(self.core.probed, worker, bool(result.check(ConnectionRefusedError, FileNotFoundError)))
+                answer(bool(result.check(ConnectionRefusedError, FileNotFoundError)))
                 self._flush()
 
         probing.addBoth(answered)
@@ -316,7 +370,8 @@ class SchedulerService(Service):
                 if connection is not None and not self._valves[connection].closed:
                     frames = peer.session.take()
                     if frames:
-                        self._send(connection, frames)
+                        self._out.say(connection, peer, frames)
+        self._out.write()
         self._alarm.set(core.wake)
         self._tell_edge()
         if self._owing:
@@ -325,21 +380,14 @@ class SchedulerService(Service):
             text, core.stopping = core.stopping, ""
             self._reactor.callLater(0.1, self._on_stop, text, False)
 
-    @staticmethod
-    def _send(connection: Connection, frames: list[m.Frame]) -> None:
-        """What can't be encoded ends this one connection; the others are told what they are to be told."""
-        try:
-            connection.send(frames)
-        except (ProtocolError, UnicodeError, OverflowError) as error:
-            connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
-
     def _tell_edge(self) -> None:
         """What the core wants of us beside messages."""
         core = self.core
         if core.probes:
             probes, core.probes = core.probes, []
             for worker in dict.fromkeys(probes):
-                self._probe(worker)
+                answer = partial(self._guard, self.core.probed, worker)
+                self._probe(worker.hello.address, worker.hello.host, answer)
         if core.given_up:
             given_up, core.given_up = core.given_up, []
             for worker in given_up:
@@ -356,5 +404,9 @@ class SchedulerService(Service):
         owing, self._owing = self._owing, {}
         for peer in owing:
             connection = self._connections.get(peer)
-            if connection is not None and peer.session.owes_ack:
+            if connection is None or not connection.told:
+                continue
+            if peer.session.owes_ack:
                 connection.send([peer.session.bare_ack()])
+            if peer.session.received > peer.session.acknowledged:
+                self._owing[peer] = None  # it is not durable yet

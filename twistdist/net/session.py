@@ -67,9 +67,9 @@ class ClientSession:
     _log = Logger()
 
     def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
-                 tls: Tls | None = None) -> None:  # fmt: skip
+                 tls: Tls | None = None, name: str = "") -> None:  # fmt: skip
         self.reactor = reactor
-        self._core = core.Client(secrets.randbits(62), parent=parent.task if parent is not None else 0)
+        self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0)
         self._parent = parent
         self._origin = f"{self._core.dialer.number:x}"[:8]
         self._orders: deque[tuple[Any, ...]] = deque()
@@ -81,6 +81,7 @@ class ClientSession:
         self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supplier = Supplier(self._fetcher, self._host, self._not_supplied)
         self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal,
+                                on_notice=self._notice,
                                 tls=tls)  # fmt: skip
         self._queries: dict[int, Deferred[Any]] = {}
         self._opening: Deferred[Any] | None = None
@@ -120,6 +121,11 @@ class ClientSession:
             error = TwistdistError("the scheduler was started anew while it was asked; ask again")
             self._fail_queries(error, self._core.questions_before)
         self._update(self._core.changed)
+
+    def _notice(self, message: Any) -> None:
+        if isinstance(message, m.Trouble):
+            self._update(partial(self._core.notice, message))
+            self._dialing.flush()
 
     def _fail_queries(self, error: Exception, upto: int) -> None:
         """Questions up to this number will not be answered any more."""
@@ -201,6 +207,8 @@ class ClientSession:
             self._release(released)
         if self._error is None:
             self._core.close_batch()
+            if self._core.trouble:
+                self._update(self._core.fail_unsure)
             self._dialing.flush()
 
     def _release(self, cids: list[int]) -> None:
@@ -224,12 +232,14 @@ class ClientSession:
 
         What a task has submitted stays until the task ends, since the task may be run again and is to find it.
         """
-        if self._parent is None:
-            self.forget(record)
+        if self._parent is None and self._error is None:
+            self._order(ClientSession.forget, record.cid)
 
     def forget(self, record: Record) -> None:
-        """A future is not wanted any more; called from its ``__del__`` too, so from any thread at any moment."""
+        """A future is not wanted any more, by its durable session neither; from any thread."""
         if self._error is None:
+            if self._core.name:
+                self._order(self._core.let_go, record.cid)
             self._order(ClientSession.forget, record.cid)
 
     def cancel_records(self, records: Sequence[Record]) -> None:
@@ -437,11 +447,11 @@ class ClientSession:
         else:
             self._queries[self._core.query(what, args)] = result
 
-    def _watch(self, records: list[tuple[Record, str]], result: Deferred[Any]) -> None:
+    def _watch(self, what: str, records: list[tuple[Record, str]], result: Deferred[Any]) -> None:
         if self._error is not None:
             result.errback(ClientClosed(f"this client can't be used: {self._error}"))
         else:
-            self._queries[self._core.watch(records)] = result
+            self._queries[self._core.watch(records, what)] = result
 
     # ---- scattered data -------------------------------------------------------------------------
 

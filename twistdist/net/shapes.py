@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import attrs
 
 from twistdist.net.futures import BaseFuture, Raw, unpack
 from twistdist.wire import messages as m
 
 _SKIP = object()
+
+
+@attrs.frozen
+class Place:
+    """Stands for one of several futures, by its place among them."""
+
+    number: int
+
+
+def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """The nesting ``shape`` with ``function(one)`` in the place of each ``one`` of ``kind``."""
+    if isinstance(shape, kind):
+        return function(shape)
+    if isinstance(shape, dict):
+        return {key: replace(one, kind, function) for key, one in shape.items()}
+    values = [replace(one, kind, function) for one in shape]
+    if hasattr(shape, "_make"):  # a named tuple
+        return shape._make(values)
+    return values if isinstance(shape, list) else type(shape)(values)
 
 
 def flatten(futures: Any, errors: str = "raise") -> list[Any]:

@@ -126,7 +126,7 @@ class WorkerService(Service):
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
                                 self._messages, self._ready, self._fatal, lambda: self._leaves("the scheduler is gone"),
-                                self._pulse, lambda beat: self._event(self._the_core.heard_beat, beat), self._tls)  # fmt: skip
+                                self._pulse, self._notice, self._tls)  # fmt: skip
         self._dialing.start()
         self._event(self._core.start)
         if wrong:
@@ -173,6 +173,10 @@ class WorkerService(Service):
             return None
         self._event(self._the_core.look_at_lease)
         return self._the_core.pulse(self._reactor.seconds())
+
+    def _notice(self, message: Any) -> None:
+        if isinstance(message, m.Beat):
+            self._event(self._the_core.heard_beat, message)
 
     def _ready(self, fresh: bool) -> None:
         if fresh:

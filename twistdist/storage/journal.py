@@ -1,7 +1,8 @@
 """The journal on disk: a table of rows in SQLite, written in transactions, read as a whole when the scheduler starts.
 
-Everything here blocks and is called from one thread at a time.  ``journal_mode=WAL`` and ``synchronous=FULL``: a transaction is on
-disk when ``write`` returns, and a file cut off at any byte opens with the transactions that are whole (https://sqlite.org/wal.html).
+Everything here blocks and is called from one thread at a time.  ``journal_mode=WAL`` and ``synchronous=FULL``: a transaction
+is on disk when ``write`` returns, and a file cut off at any byte opens with the transactions that are whole
+(https://sqlite.org/wal.html).
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ class SqliteJournal:
 
     def tidy(self) -> None:
         try:
-            (free,), (pages,) = (self._database.execute(f"PRAGMA {what}").fetchone() for what in ("freelist_count", "page_count"))
+            (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+            (pages,) = self._database.execute("PRAGMA page_count").fetchone()
             if free > MOST_FREE_PAGES and 2 * free > pages:
                 self._database.execute(f"PRAGMA incremental_vacuum({free - MOST_FREE_PAGES // 2})").fetchall()
         except sqlite3.Error as error:

@@ -12,6 +12,7 @@ from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_sec
 from twistdist.core.resilience import Settings
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
+from twistdist.net.journal import open_journal
 from twistdist.net.scheduler import SchedulerService
 from twistdist.net.tls import load
 from twistdist.tap.roles import Role, RoleOptions
@@ -25,6 +26,7 @@ class Options(RoleOptions):
 
     optParameters: ClassVar[list[Any]] = [
         *RoleOptions.optParameters,
+        ["journal", None, "none", "Where its state is kept: a file, or none; with one, it can be killed and started again"],
         ["suspect-after", None, None, f"Seconds of silence until a worker gets no new work [default: {SUSPECT_AFTER_S:g}]"],
         ["dead-after", None, None, f"Seconds of silence until a worker is given up [default: {DEAD_AFTER_S:g}]"],
         ["checkpoint-store", None, None, "Where results with checkpoint=True are kept: a folder, or a URL that fsspec knows"],
@@ -74,7 +76,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
     tls = None if options["tls"] is None else load(options["tls"])
     service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,
-                               adopt=options["listen-fd"], tls=tls)  # fmt: skip
+                               adopt=options["listen-fd"], journal=open_journal(options["journal"]), tls=tls)  # fmt: skip
     service.startService()  # type: ignore[no-untyped-call]
 
     def ready(addresses: list[str]) -> None:

@@ -184,7 +184,8 @@ class Beat(Message, tag=7):
 
 
 class Trouble(Message, tag=8):
-    """To clients, outside the session's numbers: the scheduler can't write its journal, and acknowledges nothing; "": it can."""
+    """To clients, outside the session's numbers: the scheduler can't write its journal, and acknowledges nothing; "": it can
+    again."""
 
     text: str
 
@@ -282,7 +283,7 @@ class NotSupplied(Message, tag=19):
 
 
 class Keeps(Message, tag=27):
-    """To a scheduler that was started again: the session keeps the data of these futures, in case they are to be brought again."""
+    """To a scheduler that was started again: the session keeps the data of these futures, to bring them again."""
 
     cids: list[int]
 

@@ -1,0 +1,144 @@
+"""What the scheduler says leaves through here: when the journal has what it rests on (:mod:`twistdist.core.gate`).
+
+While the journal can't be written the scheduler is in *trouble*: clients are told, and are acknowledged nothing; workers go on
+with what was acknowledged before; the write is tried again until it succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twistdist.core.gate import Gate
+from twistdist.core.ledger import Ledger
+from twistdist.core.records import Client, Worker
+from twistdist.core.session import Session
+from twistdist.errors import ProtocolError
+from twistdist.net.connection import Connection
+from twistdist.net.journal import RETRY_S, JournalThread
+from twistdist.wire import messages as m
+
+Peer = Client | Worker
+
+
+class Outbox:
+    """The way out to all ``connections``.  ``on_written()`` is called after each write, ``on_trouble(text)`` when writing
+    fails, and with "" when it works again, ``on_fatal(text)`` when somebody else has the journal."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, connections: dict[Peer, Connection], on_written: Callable[[], None],
+                 on_trouble: Callable[[str], None], on_fatal: Callable[[str], None]) -> None:  # fmt: skip
+        self._reactor, self._connections = reactor, connections
+        self._on_written, self._on_trouble, self._on_fatal = on_written, on_trouble, on_fatal
+        self._gate: Gate | None = None
+        self._journal: JournalThread | None = None
+        self._retry: Any = None
+        self._began = 0.0
+        self._took = 0.0
+        self.trouble = ""
+
+    def use(self, journal: JournalThread, ledger: Ledger) -> None:
+        """From now on there is a journal."""
+        self._journal, self._gate = journal, Gate(ledger)
+
+    def stop(self) -> None:
+        """No more writes."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._gate = None
+
+    # ---- out --------------------------------------------------------------------------------
+
+    def say(self, connection: Connection, peer: Peer, frames: list[m.Frame]) -> None:
+        """Send frames of ``peer``'s session, now or when they may leave."""
+        gate = self._gate
+        if gate is not None:
+            if self.trouble and self._goes_on(peer, frames):
+                pass
+            elif gate.hold((connection, peer, frames)):
+                return
+        self.send(connection, frames)
+
+    @staticmethod
+    def send(connection: Connection, frames: list[m.Frame]) -> None:
+        """What can't be encoded ends this one connection; the others are told what they are to be told."""
+        connection.told = True
+        try:
+            connection.send(frames)
+        except (ProtocolError, UnicodeError, OverflowError) as error:
+            connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
+
+    def _goes_on(self, peer: Peer, frames: list[m.Frame]) -> bool:
+        """In trouble: work in hand goes on, and questions are answered; what was received is not acknowledged (``safe``)."""
+        assert self._gate is not None
+        if isinstance(peer, Worker):
+            return True
+        answers = all(isinstance(message, m.Reply) for _, _, messages in frames for message in messages)
+        return answers and not self._gate.holds(lambda item: item[1] is peer)
+
+    def touch(self, session: Session) -> None:
+        """Frames of a session were received."""
+        if self._gate is not None:
+            self._gate.touch(session)
+
+    # ---- the journal ------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """The end of a turn: begin to write what has changed, unless a write is under way."""
+        rows = self._gate.begin() if self._gate is not None else None
+        if rows is None:
+            return
+        self._began = self._reactor.seconds()
+        self._write(rows)
+
+    def _write(self, rows: dict[Any, bytes | None]) -> None:
+        assert self._journal is not None
+        self._retry = None
+        if rows:
+            self._journal.write(rows).addCallbacks(self._written, self._not_written)
+        else:  # what had changed was changed back
+            self._reactor.callLater(0, self._written, None)
+
+    def _written(self, _: None) -> None:
+        if self._gate is None:
+            return
+        self._took = self._reactor.seconds() - self._began
+        if self.trouble:
+            self._log.info("the journal can be written again")
+            self.trouble = ""
+            self._on_trouble("")
+        for item in self._gate.written():
+            self._release(*item)
+        self._on_written()
+
+    def _release(self, connection: Connection, peer: Peer, frames: list[m.Frame]) -> None:
+        if self._connections.get(peer) is connection:  # else they were sent again when it came back
+            self.send(connection, frames)
+
+    def _not_written(self, failure: Failure) -> None:
+        if self._gate is None:
+            return
+        text = str(failure.value)
+        if getattr(failure.value, "fatal", False):
+            self._on_fatal(text)
+            return
+        if text != self.trouble:
+            self._log.error("{text}; nothing is acknowledged until it can be", text=text)
+            self.trouble = text
+            self._on_trouble(text)
+        for item in self._gate.take_if(lambda item: isinstance(item[1], Worker)):
+            self._release(*item)
+        self._retry = self._reactor.callLater(RETRY_S, lambda: self._write(self._gate.again() if self._gate else {}))
+
+    def status(self) -> dict[str, Any]:
+        """What ``twistdist status`` tells of the journal: "none", "ok" or "failing"; bytes; seconds that the last write took,
+        and since when one is under way; what waits for it."""
+        if self._gate is None or self._journal is None:
+            return {"state": "none"}
+        waiting = self._reactor.seconds() - self._began if self._gate.writing else 0.0
+        return {"state": "failing" if self.trouble else "ok", "error": self.trouble, "bytes": self._journal.bytes,
+                "write": self._took, "lag": waiting, "waiting": len(self._gate)}  # fmt: skip
