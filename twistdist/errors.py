@@ -102,6 +102,8 @@ class JournalError(TwistdistError, OSError):
 class LeaseLost(JournalError):
     """The journal belongs to another scheduler now, or may; this one must end, and does not write any more."""
 
+    fatal = True
+
 
 class ClientClosed(TwistdistError, RuntimeError):
     """The client was closed; its futures are released."""

@@ -20,6 +20,9 @@ TIDY_EVERY = 256
 #: Seconds before a write that failed is tried again.
 RETRY_S = 0.5
 
+#: Seconds between two looks whether the journal is still ours, while nothing is written.
+CHECK_S = 1.0
+
 
 def open_journal(where: str) -> Journal | None:
     """The journal that ``--journal`` names: a file, the URL of a PostgreSQL database, or ``none``."""
@@ -42,7 +45,7 @@ class JournalThread:
     def _run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._pool, function, *args)
 
-    def start(self, on_standby: Callable[[str], None] = lambda holder: None) -> Deferred[tuple[j.Meta, list[tuple[j.Key, Any]]]]:
+    def start(self, on_standby: Callable[[str], None] = lambda holder: None) -> Deferred[Any]:
         """Open and read: the cluster's new epoch, and the decoded rows.
 
         ``on_standby(holder)`` tells, in the reactor's thread, for whom the journal is waited for.

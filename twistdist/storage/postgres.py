@@ -1,9 +1,9 @@
 """The journal in PostgreSQL: the same rows in a table, and a lease on it that lets other schedulers stand by.
 
-The lease is an advisory lock of the session that writes (https://www.postgresql.org/docs/current/explicit-locking.html): the server
-ends it with the session, at once when the process dies, and after ``GONE_S`` when its host is gone.  A scheduler that lives on
-without knowing that it lost the lease is fenced: every write looks, in its own statement, whether the row META is still the one
-that it wrote when it began; whoever takes the lease writes another one first.
+The lease is an advisory lock (https://www.postgresql.org/docs/current/explicit-locking.html) of the session that writes: the
+server ends it with the session, at once when the process dies, and after ``GONE_S`` when its host is gone.  A scheduler that
+lives on without knowing that it lost the lease is fenced: every write looks, in its own statement, whether the row META is still
+the one that it wrote when it began; whoever takes the lease writes another one first.
 
 Everything here blocks and is called from one thread at a time, but for ``give_up``.
 """
@@ -52,8 +52,8 @@ _SETTINGS = {
     "lock_timeout": "10s", "idle_session_timeout": "0", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "1",
     "tcp_keepalives_count": "5", "tcp_user_timeout": str(1000 * GONE_S), "client_connection_check_interval": "5s",
 }  # fmt: skip
-_SET = f"""SELECT set_config(name, wanted, false) FROM pg_settings
-    JOIN (VALUES {", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS.items())}) AS these(name, wanted) USING (name)"""
+_VALUES = ", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS.items())
+_SET = f"SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES {_VALUES}) AS these(name, wanted) USING (name)"
 
 _TABLE = "twistdist_rows"
 _CREATE = f"""CREATE TABLE {_TABLE}
@@ -61,14 +61,16 @@ _CREATE = f"""CREATE TABLE {_TABLE}
 
 _IS_META = f"kind = {j.META} AND number = 0"
 
-#: One statement is one transaction and one round trip.  The rows are joined to the locked row META, so nothing is put or deleted
-#: before that is seen to be ours; one that takes over waits for the lock, and then sees what was written under it.
+#: One statement is one transaction and one round trip.  The rows are joined to the locked row META, so nothing is put or
+#: deleted before that is seen to be ours; one that takes over waits for the lock, and then sees what was written under it.
 _WRITE = f"""WITH ours AS MATERIALIZED (SELECT true FROM {_TABLE} WHERE {_IS_META} AND body = %b FOR UPDATE),
     put AS (INSERT INTO {_TABLE} AS old SELECT new.* FROM ours, unnest(%b::integer[], %b::bigint[], %b::bytea[]) AS new
         ON CONFLICT (kind, number) DO UPDATE SET body = excluded.body),
     gone AS (DELETE FROM {_TABLE} AS old USING ours, unnest(%b::integer[], %b::bigint[]) AS dead(kind, number)
         WHERE old.kind = dead.kind AND old.number = dead.number)
     SELECT count(*) FROM ours"""
+
+_LOOK = f"SELECT true FROM {_TABLE} WHERE {_IS_META} AND body = %b"
 
 _HOLDER = """SELECT pid, backend_start, application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND database = datid AND datname = current_database()
@@ -79,8 +81,8 @@ def _driver() -> Any:
     try:
         import psycopg
     except ImportError as error:
-        text = f"a journal in PostgreSQL needs a package that is not installed ({error}); run: pip install 'twistdist[postgres]'"
-        raise ConfigError(text) from None
+        raise ConfigError(f"a journal in PostgreSQL needs a package that is not installed ({error}); "
+                          "run: pip install 'twistdist[postgres]'") from None  # fmt: skip
     return psycopg
 
 
@@ -207,9 +209,12 @@ class PostgresJournal:
         if holder is not None and holder[0] != before:
             raise self._ends(f"the journal {self.place} is held by {holder[1]} now; there can be only one scheduler")
         if holder is not None:  # the server has not noticed yet that our connection broke
-            self._connection.execute("SELECT pg_terminate_backend(%s)", (before[0],))
+            self._end_session(before[0])
         self._drop()
         raise JournalError(f"the journal {self.place} can't be written yet: our session before this one is being ended")
+
+    def _end_session(self, process: int) -> None:
+        self._connection.execute("SELECT pg_terminate_backend(%s)", (process,))
 
     def _ends(self, text: str) -> LeaseLost:
         self._lost = LeaseLost(text)
@@ -225,7 +230,7 @@ class PostgresJournal:
         now = time.monotonic()
         self._lost_at = self._lost_at or now
         if now - self._lost_at > UNREACHABLE_S:
-            return self._ends(f"{text}; it could not be reached for {now - self._lost_at:.0f} s, and another scheduler may have it")
+            return self._ends(f"{text}; that goes on for {now - self._lost_at:.0f} s, and another scheduler may have it by now")
         return JournalError(text)
 
     # ---- rows -------------------------------------------------------------------------------
@@ -259,7 +264,7 @@ class PostgresJournal:
         """See whether the lease is still ours."""
         try:
             self._hold()
-            row = self._connection.execute(f"SELECT true FROM {_TABLE} WHERE {_IS_META} AND body = %b", (self._meta,)).fetchone()
+            row = self._connection.execute(_LOOK, (self._meta,)).fetchone()
         except self._driver.Error as error:
             raise self._failed(error, "reached") from None
         if row is None:
@@ -289,7 +294,8 @@ class PostgresJournal:
 
 
 def _parts(rows: dict[j.Key, bytes | None]) -> Iterator[tuple[list[Any], ...]]:
-    """The parameters of one or more statements: kinds, numbers and bodies of rows to put, kinds and numbers of those to delete."""
+    """The parameters of one or more statements: kinds, numbers and bodies of rows to put, kinds and numbers of those to
+    delete."""
     part: tuple[list[Any], ...] = ([], [], [], [], [])
     size = 0
     for (kind, number), body in rows.items():
