@@ -417,7 +417,8 @@ class Client:
         self._end_cluster()
 
     def publish_dataset(self, name: str, futures: Any, timeout: float | None = None) -> None:
-        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until unpublished."""
+        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
+        unpublished."""
         self._call(lambda: self._session.publish_dataset(name, futures), timeout)
 
     def get_dataset(self, name: str, timeout: float | None = None) -> Any:

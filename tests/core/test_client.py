@@ -68,6 +68,7 @@ def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
     old, new = Record(1), Record(2)
     client.submit(old, F, b"a")
     said(client)
+    client.dialer.session.accept((0, 1, []))
     client.dialer.greeted(m.Refused("session", ""))
     client.hello(0.0)
     assert client.changed() == [old] and old.state is State.LOST
@@ -75,6 +76,18 @@ def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
     client.hello(0.0)  # the first Hello did not arrive
     client.dialer.greeted(m.Ready(2))
     assert new.state is State.PENDING and [type(one) for one in said(client)] == [m.Function, m.Submit]
+
+
+def test_a_refused_session_of_which_nothing_was_acknowledged_is_said_again():
+    client = ready()
+    record = Record(1)
+    client.submit(record, F, b"a")
+    said(client)
+    client.dialer.greeted(m.Refused("session", ""))
+    client.hello(0.0)
+    again = client.dialer.greeted(m.Ready(2))
+    assert [type(one) for _, _, batch in again for one in batch] == [m.Function, m.Submit]
+    assert client.changed() == [] and record.state is State.PENDING
 
 
 def test_workers_that_were_never_introduced_are_refused():

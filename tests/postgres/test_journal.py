@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from twistdist import cli
 from twistdist.errors import ConfigError, JournalError, LeaseLost
 from twistdist.net.journal import open_journal
 from twistdist.storage import postgres
@@ -117,6 +118,14 @@ def test_many_rows_are_one_transaction(journals, monkeypatch, sql):
         journal.write({(j.BATCH, 1): None, (j.BATCH, 100): b""})
     assert rows(journal) == many
     assert journal.check() is None
+
+
+def test_it_can_be_looked_into_while_it_is_in_use(journals, url, server, capsys):
+    meta = journals().open()
+    assert cli.main(["journal", url]) == 0
+    assert f"epoch {meta.epoch}" in capsys.readouterr().out
+    assert cli.main(["journal", server.url("absent")]) == 1
+    assert "there is no journal" in capsys.readouterr().err
 
 
 def test_another_format_is_refused(journals, sql):

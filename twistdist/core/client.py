@@ -195,7 +195,8 @@ class Client:
         return self._queries
 
     def watch(self, records: Sequence[tuple[Record, str]], what: str = "watch") -> int:
-        """Take up tasks by key: any ("watch"), or the durable session's ("take_up"); the Reply lists the cids that were found."""
+        """Take up tasks by key: any ("watch"), or the durable session's ("take_up"); the Reply lists the cids that were
+        found."""
         for record, _ in records:
             self.records[record.cid] = record
         return self.query(what, [[record.cid, key] for record, key in records])

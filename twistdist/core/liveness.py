@@ -107,9 +107,9 @@ class Liveness(Scattered):
     def _peers(self) -> list[Client | Worker]:
         return [*self.clients.values(), *self.workers.values()]
 
-    def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
+    def _worker_gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
         known = self.workers.get(worker.number) is worker
-        super()._worker_gone(now, worker, cause)
+        super()._worker_gone(now, worker, cause, alive)
         if known:
             self._tell_state(worker, "gone")
             for peer in self._peers():

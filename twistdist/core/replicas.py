@@ -55,11 +55,11 @@ class Replicas(Resilience):
                 task.care.failed.clear()
                 self._untended[task] = None
 
-    def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
+    def _worker_gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
         for task in self.targets:
             if task.care is not None:
                 task.care.copying.pop(worker, None)
-        super()._worker_gone(now, worker, cause)
+        super()._worker_gone(now, worker, cause, alive)
         self._workers_changed()
 
     def _forget(self, task: Task) -> None:
@@ -109,15 +109,18 @@ class Replicas(Resilience):
         holders = self._introduce(chosen, task.holders or ())
         self.post(chosen, m.Copy(m.Input(task.number, task.value_attempt, None, task.size, task.digest, holders)))
 
-    def _relay(self, task: Task, peer: Client | Worker) -> None:
-        """``peer`` can't fetch the value from its holders: one more copy, on a worker that both sides can reach."""
-        care = self._care(task)
-        holders = task.holders or ()
+    def _relay(self, task: Task, peer: Client | Worker) -> bool:
+        """``peer`` can't fetch the value from its holders: one more copy, on a worker that both sides can reach; whether
+        there is
+        one."""
+        care, holders = task.care or Care(), task.holders or ()
         free = [one for one in self._free_for(task, care) if one is not peer and (peer.number, one.number) not in self.links
                 and any((one.number, holder.number) not in self.links for holder in holders)]  # fmt: skip
         if free and not care.copying:
+            task.care = care
             self.targets[task] = None
             self._copy(task, care, free, self._staying(task, care))
+        return bool(free or care.copying)
 
     def _announce(self, task: Task, care: Care) -> None:
         if not care.announced:

@@ -23,6 +23,9 @@ from twistdist.wire import messages as m
 #: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
 MOST_LOST_INPUTS = 4
 
+#: The same where there is no third worker by which they could come.
+FEW_LOST_INPUTS = 2
+
 #: After this many times the task fails.
 MOST_LOST_INPUTS_IN_ALL = 12
 
@@ -87,12 +90,14 @@ class Resilience(Outcomes):
         for one in task.inputs:
             one.pending += 1
             task.missing += one.state is not DONE
-        self._relay_inputs(task, worker)
+        most = MOST_LOST_INPUTS if self._goes_another_way(task, worker) else FEW_LOST_INPUTS
         for attempt, holder in message.inputs:
             other = self.workers.get(holder)
             if other is None:
                 continue
-            if trouble.lost_inputs >= MOST_LOST_INPUTS and self._can_be_made_again(other, attempt):
+            made = self._can_be_made_again(other, attempt) if trouble.lost_inputs >= most else None
+            if made is not None:
+                self.near[made] = worker
                 self._missing(now, other, m.Missing([attempt]))
                 self.post(other, m.Free([attempt]))
             else:
@@ -123,26 +128,29 @@ class Resilience(Outcomes):
     def _offer_again(self) -> None:
         """Tasks that were kept from workers which could not fetch their inputs: who may run them may have changed."""
         for task in self.restricted:
-            if task.trouble is not None and task.trouble.lost_inputs:
+            if task in self.near or (task.trouble is not None and task.trouble.lost_inputs):
                 self._offer_all(task)
 
-    def _relay_inputs(self, task: Task, worker: Worker) -> None:
-        """Where nobody who may run the task can fetch its inputs, a third worker that can is to have a copy of them."""
+    def _goes_another_way(self, task: Task, worker: Worker) -> bool:
+        """Whether another worker can run the task; where nobody who may can fetch its inputs, a third worker that can is
+        to have a
+        copy of them."""
         able = [one for one in self.workers.values() if one.well and placement.allowed(task, one)]
         if any(self._reaches(one, task) for one in able):
-            return
-        for one in task.inputs:
-            if one.state is DONE and one.holders is not None:
-                self._relay(one, worker)
+            return True
+        return any([self._relay(one, worker) for one in task.inputs if one.state is DONE and one.holders is not None])
 
-    def _relay(self, task: Task, peer: Client | Worker) -> None:
+    def _relay(self, task: Task, peer: Client | Worker) -> bool:
         raise TypeError("the module above makes copies")
 
     @staticmethod
-    def _can_be_made_again(holder: Worker, attempt: int) -> bool:
-        """Whether the value that can't be had from its holder may be given up there, to be computed where it can be had."""
+    def _can_be_made_again(holder: Worker, attempt: int) -> Task | None:
+        """The task whose value can't be had from its holder, if it may be given up there, to be computed where it can be
+        had."""
         task = next((one for one in holder.holds if one.value_attempt == attempt), None)
-        return task is not None and task.care is None and task.options.replay != "never"
+        if task is None or task.options.replay == "never" or (task.care is not None and task.care.source is not None):
+            return None
+        return task
 
     def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
         task, attempt = subject
@@ -223,8 +231,10 @@ class Resilience(Outcomes):
         return worker
 
     def _replace(self, now: float, old: Worker, hello: m.HelloWorker) -> None:
-        self._worker_gone(now, old, "a new incarnation took its place")
-        if old.hello.incarnation != hello.incarnation:
+        if old.hello.incarnation == hello.incarnation:
+            self._worker_gone(now, old, "it was not heard for so long that it registered anew", alive=True)
+        else:
+            self._worker_gone(now, old, "a new incarnation took its place")
             self.replaced.append(old)
             self._outlived[old.hello.incarnation] = None
             if len(self._outlived) > MOST_OUTLIVED:
@@ -318,8 +328,9 @@ class Resilience(Outcomes):
         known = max(task.attempt, task.trouble.last if task.trouble is not None else 0)
         return attempt >> ATTEMPT_BITS < self.epoch and known < attempt and task.state in (READY, WAITING, ASSIGNED)
 
-    def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
-        """Give a worker up: its tasks go elsewhere, its sole copies are recovered."""
+    def _worker_gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
+        """Give a worker up: its tasks go elsewhere, its sole copies are recovered.  ``alive``: it is just saying Hello
+        again."""
         if self.workers.pop(worker.number, None) is None:
             return
         if self.ledger is not None:
@@ -328,17 +339,18 @@ class Resilience(Outcomes):
         self.placement.remove(worker)
         self.dirty.pop(worker, None)
         self.links = {link for link in self.links if worker.number not in link}
-        incident = Incident(now, "worker lost", worker.name, cause, requeued=len(worker.assigned))
+        incident = Incident(now, "worker registered anew" if alive else "worker lost", worker.name, cause,
+        requeued=len(worker.assigned))
         held = list(worker.holds)
         worker.holds.clear()
         worker.bytes_held = 0
         requeued = list(worker.assigned)
         running = [*worker.parked, *[task for task in requeued if task not in worker.parked][: worker.hello.slots]]
-        for task in running:
+        for task in running if not alive else ():
             self._trouble(task).exposed += 1
             if self.ledger is not None:
                 self.ledger.trouble(task)
-        alone = worker.exclusive if requeued == [worker.exclusive] else None
+        alone = worker.exclusive if requeued == [worker.exclusive] and not alive else None
         # Values first, so that the plan for the tasks that were running sees what is missing.
         self._lose(worker, held, incident)
         for task in requeued:

@@ -202,8 +202,8 @@ class Scattered(Replicas):
         """The session that brought the data can't any more; another one that scattered the same may."""
         source.client, source.cid = source.others.pop(0) if source.others else (None, 0)
 
-    def _worker_gone(self, now: float, worker: Worker, cause: str) -> None:
-        super()._worker_gone(now, worker, cause)
+    def _worker_gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
+        super()._worker_gone(now, worker, cause, alive)
         self._look_at_awaited()
 
     def _worker_came(self, worker: Worker) -> None:

@@ -64,6 +64,7 @@ class TaskBook:
         self.unfinished = 0
         self.news: list[Incident] = []
         self.links: set[tuple[int, int]] = set()  # (who could not fetch, from which worker), by number, for a while
+        self.near: dict[Task, Worker] = {}  # values made again where the one that wants them can have them
 
     def _next(self, what: str) -> int:
         self._numbers[what] += 1
@@ -183,7 +184,7 @@ class TaskBook:
         task.state = READY
         if task.trouble is not None and task.trouble.exposed >= ALONE_AFTER:
             self.alone[task] = None
-        elif task.options.workers or task.options.resources or self._is_cut_off(task):
+        elif task.options.workers or task.options.resources or task in self.near or self._is_cut_off(task):
             self.restricted[task] = None
             self._offer_all(task)
         else:
@@ -214,6 +215,10 @@ class TaskBook:
 
     def _offer_all(self, task: Task) -> None:
         """To all workers that may run it; those that can't fetch its inputs are left out if there are others."""
+        wanted = self.near.get(task)
+        if wanted is not None and self.workers.get(wanted.number) is wanted and placement.allowed(task, wanted):
+            self._offer(task, wanted)
+            return
         near = [one for one in self.workers.values() if self._reaches(one, task)] if self.links else []
         if not any(one.well and placement.allowed(task, one) for one in near):
             near = list(self.workers.values())
@@ -292,6 +297,8 @@ class TaskBook:
             for name, amount in task.options.resources.items():
                 worker.resources[name] -= amount
         self.restricted.pop(task, None)
+        if self.near:
+            self.near.pop(task, None)
         if not worker.assigned:
             worker.progress_at = now
         worker.assigned[task] = None
@@ -465,6 +472,7 @@ class TaskBook:
     def _forget(self, task: Task) -> None:
         if self.ledger is not None:
             self.ledger.forget(task)
+        self.near.pop(task, None)
         del self.tasks[task.number]
         if task.chosen is not None and self.keys.get(task.chosen) is task:
             del self.keys[task.chosen]

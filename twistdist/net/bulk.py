@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import xxhash
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -449,7 +450,7 @@ class _Source:
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
-        if failure.check(CancelledError):
+        if failure.check(CancelledError, ConnectingCancelledError):
             failure = Failure(TimeoutError(f"{self._address} does not answer within {CONNECT_S:g} s"))
         self._fail_all(failure)
 

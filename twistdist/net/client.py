@@ -207,7 +207,8 @@ class Client(ClientSession):
         return self._query("end_session").addCallback(lambda _: self.close())
 
     def publish_dataset(self, name: str, futures: Any) -> Deferred[None]:
-        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until unpublished."""
+        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
+        unpublished."""
         check_name("name", name)
         found = flatten(futures, "raise")
         refuse_unusable(found)
@@ -272,7 +273,8 @@ def connect(reactor: Any, address: str | None = None, *, session: str | None = N
     return Client(reactor, full, as_secret(secret), tls=certificates, name=check_session(session)).open(timeout)
 
 
-def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float, local: dict[str, Any]) -> Deferred[Client]:
+def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float,
+                   local: dict[str, Any]) -> Deferred[Client]:  # fmt: skip
     from twistdist.net.cluster import LocalCluster
 
     cluster = LocalCluster(reactor, secret=secret, **local)

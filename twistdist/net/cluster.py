@@ -43,7 +43,8 @@ class LocalCluster(Service):
     (default: an equal share of 80 % of the machine's memory; 0: none), ``executor_memory_limit`` that of one task's process.
     ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the
     scheduler's journal (default: one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is
-    started again where it was.  ``suspect_after`` and ``dead_after`` are the seconds of silence after which a worker gets no work, and is
+    started again where it was.  ``suspect_after`` and ``dead_after`` are the seconds of silence after which a worker gets
+    no work, and is
     given up.
     """
 

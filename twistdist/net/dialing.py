@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -139,7 +140,7 @@ class Dialing:
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
-        if not failure.check(CancelledError):
+        if not failure.check(CancelledError, ConnectingCancelledError):
             self._wrong(failure.value)
         elif self._addresses[self._at] not in self._errors:
             self._wrong(TimeoutError(f"nothing answers within {CONNECT_S:g} s"))

@@ -2,8 +2,8 @@
 
 The lease is an advisory lock (https://www.postgresql.org/docs/current/explicit-locking.html) of the session that writes: the
 server ends it with the session, at once when the process dies, and after ``GONE_S`` when its host is gone.  A scheduler that
-lives on without knowing that it lost the lease is fenced: every write looks, in its own statement, whether the row META is still
-the one that it wrote when it began; whoever takes the lease writes another one first.
+lives on without knowing that it lost the lease is fenced: every write looks, in its own statement, whether the row META is
+still the one that it wrote when it began; whoever takes the lease writes another one first.
 
 Everything here blocks and is called from one thread at a time, but for ``give_up``.
 """
@@ -133,6 +133,15 @@ class PostgresJournal:
             raise
         self._meta = body
         return meta
+
+    def look_into(self) -> None:
+        """Instead of ``open``: to ``load`` from a journal that another process has."""
+        try:
+            found = self._connect(False)
+        except self._driver.Error as error:
+            raise JournalError(f"the journal {self.place} can't be read: {_said(error)}") from None
+        if not found:
+            raise JournalError(f"there is no journal at {self.place}: the database has no table {_TABLE}")
 
     def give_up(self) -> None:
         """From any thread: ``open`` waits no longer."""
@@ -291,6 +300,16 @@ class PostgresJournal:
 
     def close(self) -> None:
         self._drop()
+
+
+def read_rows(url: str) -> Iterator[tuple[j.Key, bytes]]:
+    """The rows of a journal that somebody else may be writing; nothing is changed, and no lease is needed."""
+    journal = PostgresJournal(url)
+    try:
+        journal.look_into()
+        yield from journal.load()
+    finally:
+        journal.close()
 
 
 def _parts(rows: dict[j.Key, bytes | None]) -> Iterator[tuple[list[Any], ...]]:
