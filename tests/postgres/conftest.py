@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import socket
@@ -36,8 +37,9 @@ class Server:
         self.folder = tempfile.mkdtemp(prefix="twistdist-pg-", dir="/tmp")
         self._user = {}
         if os.getuid() == 0:
-            self._user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            shutil.chown(self.folder, "nobody", "nogroup")
+            nobody = pwd.getpwnam("nobody")
+            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
         self._process = None
         self.port = 0
 

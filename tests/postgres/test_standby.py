@@ -120,7 +120,7 @@ def test_the_second_takes_over(pair, tmp_path):
         again = {number: count for number, count in collections.Counter(number for number, _ in executed).items() if count > 1}
         assert not again
         first_after = min((at for _, at in executed if at > ready), default=ready)
-        print(f"benchmark: SIGKILL to ready {ready - killed:.2f} s, to the first task begun after that {first_after - killed:.2f} s")
+        print(f"benchmark: SIGKILL to ready {ready - killed:.2f} s, to the first task begun then {first_after - killed:.2f} s")
 
         # The one that was killed is started again, stands by, and takes over in its turn.
         third = pair("scheduler", *pair.options[0])
