@@ -100,6 +100,8 @@ class Restarting(Sessions):
             self._alarm(now + self.settings.dead_after, self._time_to_recover, None)
         else:
             self._recovered(now)
+        if not lives:
+            return
         text = f"{len(self.tasks)} tasks, {self.unfinished} of them unfinished; {len(self.expected)} workers are waited for"
         self._incident(Incident(now, "scheduler restarted", f"epoch {self.epoch}", text))
 

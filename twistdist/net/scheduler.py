@@ -144,6 +144,7 @@ class SchedulerService(Service):
         self.core.ledger = Ledger()
         self.core.restore(self._reactor.seconds(), meta.lives, rows)
         self._out.use(self._journal, self.core.ledger)
+        self.core.journal = self._out.status()
         for name, worker in self.core.expected.items():
             self._probe(worker.address, worker.host, partial(self._not_there, name))
         self._flush()
@@ -265,6 +266,7 @@ class SchedulerService(Service):
 
     def _trouble(self, text: str) -> None:
         """The journal can't be written, or ("") can be again: clients hear of it."""
+        self.core.journal = self._out.status()
         for peer, connection in list(self._connections.items()):
             if isinstance(peer, Client) and connection.told:
                 self._out.send(connection, [(*peer.session.bare_ack()[:2], [m.Trouble(text)])])

@@ -158,7 +158,8 @@ class SqliteJournal:
             (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
             (pages,) = self._database.execute("PRAGMA page_count").fetchone()
             if free > MOST_FREE_PAGES and 2 * free > pages:
-                self._database.execute(f"PRAGMA incremental_vacuum({free - MOST_FREE_PAGES // 2})").fetchall()
+                # A statement without columns is stepped once by execute, which frees one page.
+                self._database.executescript(f"PRAGMA incremental_vacuum({free - MOST_FREE_PAGES // 2})")
         except sqlite3.Error as error:
             raise JournalError(f"the journal {self.path} can't be written: {error}") from None
 
