@@ -276,13 +276,17 @@ def test_the_server_is_restarted_and_writes_go_on(journals, server, how):
     assert rows(journal) == {(6, 1): b"before", (6, 2): b"while"}
 
 
-def test_the_holder_comes_first_when_the_server_is_restarted(journals, server):
+def test_the_holder_comes_first_when_the_server_is_restarted(journals, server, sql):
     journal, standby = journals(), journals()
     meta = journal.open()
     opening = Opening(standby)
     assert opening.waits.wait(30)
     server.stop()
     server.start()
+    # The one that stands by is back first, and tries nothing yet.
+    while not sql("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'twistdist%%' AND state = 'idle'"
+                  " AND query LIKE 'COMMIT%%'"):  # fmt: skip
+        assert opening.is_alive()
     try_until_written(journal, {(6, 1): b"after"})
     assert opening.is_alive()
     journal.close()
