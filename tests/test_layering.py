@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "wire": {"twistdist.errors", "twistdist.wire", "msgspec", "cloudpickle", "tblib"},
     "core": {"twistdist.errors", "twistdist.config", "twistdist.wire.messages", "twistdist.wire.journal", "twistdist.core",
              "attrs"},
-    "storage": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "xxhash", "fsspec"},
+    "storage": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "xxhash", "fsspec", "psycopg"},
     "executors": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "twistdist.executors",
                   "attrs", "msgspec", "cloudpickle", "tblib"},
 }  # fmt: skip

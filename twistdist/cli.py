@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     clear = commands.add_parser("clear", help="drop what no connected client wants")
     clear.set_defaults(run=_clear)
     journal = commands.add_parser("journal", help="what is in a journal")
-    journal.add_argument("path", help="the file that --journal named; it may be in use")
+    journal.add_argument("path", help="the file, or postgresql://…, that --journal named; it may be in use")
     journal.add_argument("--full", action="store_true", help="a line for each task")
     journal.set_defaults(run=_journal)
     certs = commands.add_parser("certs", help="make certificates for encrypted connections")

@@ -53,6 +53,15 @@ def parse_address(address: str) -> str:
     return f"tcp:{host}:{match[2]}"
 
 
+def parse_addresses(addresses: str) -> list[str]:
+    """Twisted client endpoint descriptions of one or more addresses with commas between them, each once, in order.
+
+    Raises ``ConfigError`` as ``parse_address`` does.
+    """
+    parts = addresses.split(",") if isinstance(addresses, str) else [addresses]
+    return list(dict.fromkeys(parse_address(one.strip() if isinstance(one, str) else one) for one in parts))
+
+
 def resource_units(amount: float) -> int:
     """An amount of a resource in millionths: integers add up where 0.1 + 0.2 does not.  ``ValueError`` unless 0 to 10**9."""
     if not 0 <= amount <= 1e9:

@@ -99,6 +99,12 @@ class JournalError(TwistdistError, OSError):
     """The journal can't be written or read; nothing is acknowledged that is not durable."""
 
 
+class LeaseLost(JournalError):
+    """The journal belongs to another scheduler now, or may; this one must end, and does not write any more."""
+
+    fatal = True
+
+
 class ClientClosed(TwistdistError, RuntimeError):
     """The client was closed; its futures are released."""
 

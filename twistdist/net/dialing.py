@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectingCancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.config import parse_address
+from twistdist.config import parse_addresses
 from twistdist.core.session import Dialer, Fatal, Gap, Hearing
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
 from twistdist.net.connection import ClientFactory, Connection
@@ -48,7 +48,8 @@ class Core(Protocol):
 
 
 class Dialing:
-    """Keeps one session to the scheduler alive.
+    """Keeps one session to the scheduler alive.  ``address`` may be several, with commas between them: one after the other is
+    tried until one works, which is the first to be tried again.
 
     ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one),
     ``on_lost()`` when a connection broke and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version,
@@ -74,7 +75,10 @@ class Dialing:
         tls: Tls | None = None,
     ) -> None:
         self._reactor, self._core, self._decoder = reactor, core, decoder
-        self.address = parse_address(address)
+        self._addresses = parse_addresses(address)
+        self.address = ",".join(self._addresses)
+        self._at = 0  # which of the addresses is tried next, or has worked
+        self._errors: dict[str, Exception] = {}
         self._tls = tls
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None
@@ -98,7 +102,7 @@ class Dialing:
     def start(self) -> None:
         """Begin to connect."""
         self._retry = None
-        self._connecting = dial(self._reactor, self.address, self._tls, self._factory)
+        self._connecting = dial(self._reactor, self._addresses[self._at], self._tls, self._factory)
         self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
         self._connecting.addBoth(self._no_limit).addCallbacks(self._connected, self._not_connected)
         if not self._pulse_due:
@@ -137,15 +141,30 @@ class Dialing:
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         if not failure.check(CancelledError, ConnectingCancelledError):
-            self.last_error = failure.value  # type: ignore[assignment]
-        elif self.last_error is None:
-            self.last_error = TimeoutError(f"nothing answers within {CONNECT_S:g} s")
+            self._wrong(failure.value)
+        elif self._addresses[self._at] not in self._errors:
+            self._wrong(TimeoutError(f"nothing answers within {CONNECT_S:g} s"))
+        self._next()
         self._again()
+
+    def _next(self) -> None:
+        """This address is of no use now."""
+        self._at = (self._at + 1) % len(self._addresses)
+
+    def _wrong(self, error: Any) -> None:
+        self.last_error = self._errors[self._addresses[self._at]] = error
+
+    def why(self) -> str:
+        """What went wrong last, at each address where there are several; "" when nothing did."""
+        if len(self._addresses) > 1:
+            return "; ".join(f"{address}: {error}" for address, error in self._errors.items())
+        return str(self.last_error or "")
 
     def _again(self) -> None:
         if self._stopped or self._retry is not None:
             return
-        pause = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)] * self._jitter.uniform(0.8, 1.2)
+        many = len(self._addresses)  # each is tried as often as one alone would be
+        pause = PAUSES_S[min(self._failures // many, len(PAUSES_S) - 1)] / many * self._jitter.uniform(0.8, 1.2)
         self._failures += 1
         self._retry = self._reactor.callLater(pause, self.start)
 
@@ -202,15 +221,17 @@ class Dialing:
         if connection is self._connection:
             self._connection = None
         self._proving = None
-        self._core.dialer.connected = False
+        worked, self._core.dialer.connected = self._core.dialer.connected, False
         if self._stopped:
             return
-        self.last_error = error
+        self._wrong(error)
         if isinstance(error, AuthenticationError | VersionMismatch):
             self._give_up(error)
             return
         self._on_lost()
-        self._log.debug("the connection to {address} is lost: {error}", address=self.address, error=error)
+        self._log.debug("the connection to {address} is lost: {error}", address=self._addresses[self._at], error=error)
+        if not worked:
+            self._next()
         self._again()
 
     def _give_up(self, error: Exception) -> None:
@@ -231,7 +252,7 @@ class Dialing:
         silence = self._hearing.look(now, dialer.beat_every)
         if self._connection is not None and silence > dialer.dead_after * PATIENCE:
             self._log.warn("nothing was heard from {address} for {silence:.1f} s; another connection is tried",
-                           address=self.address, silence=silence)  # fmt: skip
+                           address=self._addresses[self._at], silence=silence)  # fmt: skip
             self.last_error = TimeoutError(f"nothing was heard for {silence:.1f} s")
             self._connection.transport.abortConnection()
         beat = self._on_pulse()

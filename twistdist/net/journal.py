@@ -11,6 +11,7 @@ from twisted.python.threadpool import ThreadPool
 
 from twistdist.errors import JournalError
 from twistdist.storage.journal import Journal, SqliteJournal
+from twistdist.storage.postgres import SCHEMES, PostgresJournal
 from twistdist.wire import journal as j
 
 #: Writes between two looks whether the file should shrink.
@@ -19,11 +20,16 @@ TIDY_EVERY = 256
 #: Seconds before a write that failed is tried again.
 RETRY_S = 0.5
 
+#: Seconds between two looks whether the journal is still ours, while nothing is written.
+CHECK_S = 1.0
+
 
 def open_journal(where: str) -> Journal | None:
-    """The journal that ``--journal`` names: a file, or ``none``."""
+    """The journal that ``--journal`` names: a file, the URL of a PostgreSQL database, or ``none``."""
     if where == "none":
         return None
+    if where.startswith(SCHEMES):
+        return PostgresJournal(where)
     return SqliteJournal(where)
 
 
@@ -39,13 +45,16 @@ class JournalThread:
     def _run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._pool, function, *args)
 
-    def start(self) -> Deferred[tuple[j.Meta, list[tuple[j.Key, Any]]]]:
-        """Open and read: the cluster's new epoch, and the decoded rows."""
-        self._pool.start()
-        return self._run(self._start)
+    def start(self, on_standby: Callable[[str], None] = lambda holder: None) -> Deferred[Any]:
+        """Open and read: the cluster's new epoch, and the decoded rows.
 
-    def _start(self) -> tuple[j.Meta, list[tuple[j.Key, Any]]]:
-        meta = self._journal.open()
+        ``on_standby(holder)`` tells, in the reactor's thread, for whom the journal is waited for.
+        """
+        self._pool.start()
+        return self._run(self._start, lambda holder: self._reactor.callFromThread(on_standby, holder))
+
+    def _start(self, on_standby: Callable[[str], None]) -> tuple[j.Meta, list[tuple[j.Key, Any]]]:
+        meta = self._journal.open(on_standby)
         rows = [(key, j.decode(key[0], body)) for key, body in self._journal.load()]
         self.bytes = self._journal.size()
         return meta, rows
@@ -67,8 +76,13 @@ class JournalThread:
         if self._writes % 16 == 0:
             self.bytes = self._journal.size()
 
+    def check(self) -> Deferred[None]:
+        """See whether the journal is still ours; ``LeaseLost`` when it is not."""
+        return self._run(self._journal.check)
+
     def stop(self) -> None:
         """Wait for what is under way, and let the journal go."""
+        self._journal.give_up()
         if self._pool.started:
             self._pool.callInThread(self._journal.close)
             self._pool.stop()

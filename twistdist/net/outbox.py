@@ -16,9 +16,9 @@ from twistdist.core.gate import Gate
 from twistdist.core.ledger import Ledger
 from twistdist.core.records import Client, Worker
 from twistdist.core.session import Session
-from twistdist.errors import ProtocolError
+from twistdist.errors import JournalError, ProtocolError
 from twistdist.net.connection import Connection
-from twistdist.net.journal import RETRY_S, JournalThread
+from twistdist.net.journal import CHECK_S, RETRY_S, JournalThread
 from twistdist.wire import messages as m
 
 Peer = Client | Worker
@@ -39,6 +39,8 @@ class Outbox:
         self._retry: Any = None
         self._began = 0.0
         self._took = 0.0
+        self._checked_at = 0.0
+        self._checking = False
         self.trouble = ""
 
     def use(self, journal: JournalThread, ledger: Ledger) -> None:
@@ -133,6 +135,28 @@ class Outbox:
         for item in self._gate.take_if(lambda item: isinstance(item[1], Worker)):
             self._release(*item)
         self._retry = self._reactor.callLater(RETRY_S, lambda: self._write(self._gate.again() if self._gate else {}))
+
+    def look(self) -> None:
+        """Now and then: see that the journal is still ours, also while nothing is to be written."""
+        now = self._reactor.seconds()
+        if self._gate is None or self._journal is None or self._checking or self._gate.writing:
+            return
+        if now < self._checked_at + CHECK_S:
+            return
+        self._checking, self._checked_at = True, now
+        self._journal.check().addCallbacks(self._looked, self._not_ours)
+
+    def _looked(self, _: None) -> None:
+        self._checking = False
+
+    def _not_ours(self, failure: Failure) -> None:
+        self._checking = False
+        if self._gate is None:
+            return
+        if getattr(failure.value, "fatal", False):
+            self._on_fatal(str(failure.value))
+        elif not failure.check(JournalError):
+            self._log.failure("an error while looking at the journal", failure)
 
     def status(self) -> dict[str, Any]:
         """What ``twistdist status`` tells of the journal: "none", "ok" or "failing"; bytes; seconds that the last write took,

@@ -85,7 +85,8 @@ class SchedulerService(Service):
 
     ``addresses`` are what clients connect to, once ready.
 
-    ``on_stop(text, failed)`` is called when the scheduler ends by itself: shut down by a client, or by an error.
+    ``on_stop(text, failed)`` is called when the scheduler ends by itself: shut down by a client, or by an error;
+    ``on_standby(holder)`` when it waits for a journal that another one has.
     """
 
     _log = Logger()
@@ -102,6 +103,7 @@ class SchedulerService(Service):
         adopt: Sequence[int] = (),
         tls: Tls | None = None,
         journal: Journal | None = None,
+        on_standby: Callable[[str], None] = lambda holder: None,
     ) -> None:
         self._reactor, self._endpoints, self._adopt = reactor, endpoints, adopt
         self._tls, self._settings = tls, settings
@@ -109,6 +111,7 @@ class SchedulerService(Service):
         # Without a journal nobody knows the epochs before: a random one is none of them, but for one chance in 10**8.
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
+        self._on_standby = on_standby
         self._on_stop = on_stop or (lambda text, failed: None)
         self._connections: dict[Client | Worker, Connection] = {}
         self._out = Outbox(reactor, self._connections, self._flush, self._trouble, lambda text: self._on_stop(text, True))
@@ -131,7 +134,7 @@ class SchedulerService(Service):
         """Read the journal, if there is one, then listen everywhere; the Deferred gives the addresses, or the first failure."""
         if self._journal is None:
             return self._listen()
-        return self._journal.start().addCallback(self._restore).addCallback(lambda _: self._listen())
+        return self._journal.start(self._on_standby).addCallback(self._restore).addCallback(lambda _: self._listen())
 
     def _restore(self, found: tuple[j.Meta, list[tuple[j.Key, Any]]]) -> None:
         """Go on where the scheduler before this one was."""
@@ -310,6 +313,7 @@ class SchedulerService(Service):
         """Tell everybody that we are here, and look who else is."""
         lag = max(0, int(1e6 * (self._reactor.seconds() - self._pulse_due)))
         self._set_pulse()
+        self._out.look()
         self.core.journal = self._out.status()
         self._guard(self.core.pulse)
         self._beats += 1

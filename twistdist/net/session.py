@@ -104,7 +104,7 @@ class ClientSession:
         return self._opening
 
     def _too_late(self, timeout: float) -> None:
-        why = self._dialing.last_error
+        why = self._dialing.why()
         self._fatal(
             SchedulerUnreachable(
                 f"no scheduler answers at {self.address} within {timeout:g} s ({why or 'no answer'}); "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import clientFromString, serverFromString
 
-from twistdist.config import parse_address
+from twistdist.config import parse_address, parse_addresses
 from twistdist.errors import AuthenticationError, ConfigError, ProtocolError
 
 if TYPE_CHECKING:
@@ -46,9 +46,19 @@ def load(directory: str | os.PathLike[str]) -> Tls:
 def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, Tls | None]:
     """(the full form of a scheduler's ``address``, the certificates to use) for somebody who may name a ``directory`` of them.
 
+    There may be several addresses, with commas between them.
+
     Without one ``TWISTDIST_TLS`` in the environment counts, for addresses that are not said to be ``tcp:`` or ``unix:``.  With
     certificates ``host:port`` means ``tls:host:port``.  ``ConfigError`` for an address and a directory that don't go together.
     """
+    parse_addresses(address)
+    sides = [_side(one.strip(), directory) for one in address.split(",")]
+    named = next((folder for _, folder in sides if folder is not None), None)
+    return ",".join(dict.fromkeys(full for full, _ in sides)), None if named is None else load(named)
+
+
+def _side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, str | os.PathLike[str] | None]:
+    """(the full form of one address, the directory of certificates that counts for it)."""
     full = parse_address(address)
     named = directory or (None if address.startswith(("tcp:", "unix:")) else os.environ.get("TWISTDIST_TLS") or None)
     if named is None:
@@ -59,7 +69,7 @@ def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tupl
         if address.startswith("tcp:"):
             raise ConfigError(f"{address!r} would not be encrypted although certificates are named; write tls:{address[4:]}")
         full = f"tls:{full[4:]}"
-    return full, load(named)
+    return full, named
 
 
 def dial(reactor: Any, address: str, tls: Tls | None, factory: Any) -> Deferred[Any]:

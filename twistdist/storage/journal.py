@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from twistdist.errors import JournalError
@@ -35,14 +35,23 @@ FIRST_EPOCHS = 1 << 26
 class Journal(Protocol):
     """What the scheduler needs of a journal; every method raises ``JournalError``."""
 
-    def open(self) -> j.Meta:
-        """Take the journal for this process alone, and begin a new epoch in it."""
+    def open(self, on_standby: Callable[[str], None] = ...) -> j.Meta:
+        """Take the journal for this process alone, and begin a new epoch in it.
+
+        One that can be waited for is waited for; ``on_standby(holder)`` tells in words who has it.
+        """
+
+    def give_up(self) -> None:
+        """From any thread: ``open`` waits no longer."""
 
     def load(self) -> Iterator[tuple[j.Key, bytes]]:
         """All rows."""
 
     def write(self, rows: dict[j.Key, bytes | None]) -> None:
         """Put rows, or delete those that are None, in one transaction that is durable on return."""
+
+    def check(self) -> None:
+        """See whether it is still ours, where that can change; called now and then.  ``LeaseLost``: this process must end."""
 
     def tidy(self) -> None:
         """Give back what many deleted rows have left; called now and then."""
@@ -72,7 +81,7 @@ class SqliteJournal:
         self._database: Any = None
         self._lock = -1
 
-    def open(self) -> j.Meta:
+    def open(self, on_standby: Callable[[str], None] = lambda holder: None) -> j.Meta:
         self._take_lock()
         try:
             database = self._connect()
@@ -137,6 +146,12 @@ class SqliteJournal:
                 raise
         except sqlite3.Error as error:
             raise JournalError(f"the journal {self.path} can't be written: {error}") from None
+
+    def give_up(self) -> None:
+        """Nobody waits for a file."""
+
+    def check(self) -> None:
+        """The operating system does not take back a lock."""
 
     def tidy(self) -> None:
         try:

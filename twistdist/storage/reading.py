@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from twistdist.storage.journal import read_journal
+from twistdist.storage.postgres import SCHEMES, read_rows
 from twistdist.wire import journal as j
 
 
@@ -12,7 +13,7 @@ def describe(path: str, full: bool = False) -> Iterator[str]:
     """Lines for people: totals, sessions, functions, names, workers, and with ``full`` each task.  ``JournalError``."""
     rows: dict[int, list[tuple[int, object]]] = {kind: [] for kind in j.KINDS}
     sizes = dict.fromkeys(j.KINDS, 0)
-    for (kind, number), body in read_journal(path):
+    for (kind, number), body in read_rows(path) if path.startswith(SCHEMES) else read_journal(path):
         record = j.decode(kind, body)
         rows[kind].append((number, record))
         sizes[kind] += len(body)

@@ -68,6 +68,8 @@ class Role(Service):
             started.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
+        if self._ending:
+            return  # it was stopped while it waited
         known = (TwistdistError, OSError, ValueError, OverflowError)
         if failure.check(*known) or type(failure.value).__module__.startswith("twisted.internet"):
             self.stop(str(failure.value), True)
@@ -80,6 +82,10 @@ class Role(Service):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
+
+    def standing_by(self, holder: str) -> None:
+        """Say that the service waits for its journal."""
+        print(f"twistdist scheduler standing by: the journal is held by {holder}", file=sys.__stdout__, flush=True)
 
     def stop(self, text: str, failed: bool) -> None:
         """End the process, with status 1 if ``failed``."""

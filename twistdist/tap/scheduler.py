@@ -26,7 +26,7 @@ class Options(RoleOptions):
 
     optParameters: ClassVar[list[Any]] = [
         *RoleOptions.optParameters,
-        ["journal", None, "none", "Where its state is kept: a file, or none; with one, it can be killed and started again"],
+        ["journal", None, "none", "Where its state is kept: a file, postgresql://…, or none; with one it can be started again"],
         ["suspect-after", None, None, f"Seconds of silence until a worker gets no new work [default: {SUSPECT_AFTER_S:g}]"],
         ["dead-after", None, None, f"Seconds of silence until a worker is given up [default: {DEAD_AFTER_S:g}]"],
         ["checkpoint-store", None, None, "Where results with checkpoint=True are kept: a folder, or a URL that fsspec knows"],
@@ -76,7 +76,8 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
     tls = None if options["tls"] is None else load(options["tls"])
     service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,
-                               adopt=options["listen-fd"], journal=open_journal(options["journal"]), tls=tls)  # fmt: skip
+                               adopt=options["listen-fd"], journal=open_journal(options["journal"]), tls=tls,
+                               on_standby=role.standing_by)  # fmt: skip
     service.startService()  # type: ignore[no-untyped-call]
 
     def ready(addresses: list[str]) -> None:

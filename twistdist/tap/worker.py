@@ -13,7 +13,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python import usage
 
-from twistdist.config import MEMORY_SHARE, as_secret, parse_address, parse_bytes, resource_units
+from twistdist.config import MEMORY_SHARE, as_secret, parse_addresses, parse_bytes, resource_units
 from twistdist.core.memory import Limits
 from twistdist.errors import ConfigError
 from twistdist.executors.processes import machine_memory
@@ -28,7 +28,7 @@ class Options(RoleOptions):
     """Options of a worker."""
 
     synopsis = "[options] SCHEDULER"
-    longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint."
+    longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint, or several: A,B."
     optParameters: ClassVar[list[Any]] = [
         ["scheduler", None, None, "The scheduler's address, instead of as an argument"],
         ["listen", None, "tcp:0:interface=127.0.0.1", "Where peers fetch results, as a Twisted endpoint"],
@@ -89,10 +89,11 @@ def _limits(options: Options) -> Limits:
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
     """The service, and a Deferred of its having started.  ``ConfigError`` for impossible options."""
     refuse_open_listening([options["listen"]], bool(options["plaintext"]), options["tls"] is not None)
-    scheduler, tls = parse_address(options["scheduler"]), None
+    addresses, tls = parse_addresses(options["scheduler"]), None
+    scheduler = ",".join(addresses)
     if options["tls"] is not None:
         scheduler, tls = dialing_side(options["scheduler"], options["tls"])
-    elif scheduler.startswith("tls:"):
+    elif any(one.startswith("tls:") for one in addresses):
         raise ConfigError(f"{scheduler!r} needs certificates: name their folder with --tls DIR")
     contact = options["contact"] or ""
     if not re.fullmatch(r"[A-Za-z0-9_.:%-]*", contact):
