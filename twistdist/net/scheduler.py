@@ -246,6 +246,10 @@ class SchedulerService(Service):
                 self._log.info("{kind} {name} is here", kind=kind, name=peer.name or f"{peer.number:x}")
 
     def _resume(self, connection: Connection, resume: m.Resume) -> None:
+        if self._journal is not None and resume.epoch > self.core.epoch:
+            self._out.look()  # a later scheduler has served it: the journal is not ours any more, which will be told
+            connection.close()
+            return
         peer = self.core.find_session(resume)
         if peer is None:
             connection.send([(0, 0, [m.Refused("session", "this scheduler does not know the session")])])
