@@ -105,9 +105,16 @@ def test_a_killed_template_is_replaced(own_cluster):
     assert client.submit(os.getppid, workers=["w0"]).result(30) != pid
 
 
-def test_a_scheduler_without_memory_is_killed_and_started_again(own_cluster):
+@pytest.fixture
+def forgetful():
+    with LocalCluster(n_workers=2, journal="none") as cluster, Client(cluster.address) as client:
+        client.wait_for_workers(2, 60)
+        yield cluster, client
+
+
+def test_a_scheduler_without_memory_is_killed_and_started_again(forgetful):
     """It forgets: what was pending fails and says so, nothing hangs, and the cluster works again by itself."""
-    cluster, client = own_cluster
+    cluster, client = forgetful
     done = client.submit(abs, -8)
     assert done.result(30) == 8
     pending = client.submit(time.sleep, 60)
