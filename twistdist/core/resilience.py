@@ -20,11 +20,9 @@ from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFI
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
-#: After a task was given back this often because of inputs that can't be had, their copies are taken for lost.
+#: After a task was given back this often because of inputs that can't be had, their copies are taken for lost; and at once if
+#: there is no other way; but never before the link has been bad for ``dead_after``: until then it may be mended.
 MOST_LOST_INPUTS = 4
-
-#: The same where there is no third worker by which they could come.
-FEW_LOST_INPUTS = 2
 
 #: After this many times the task fails.
 MOST_LOST_INPUTS_IN_ALL = 12
@@ -90,12 +88,13 @@ class Resilience(Outcomes):
         for one in task.inputs:
             one.pending += 1
             task.missing += one.state is not DONE
-        most = MOST_LOST_INPUTS if self._goes_another_way(task, worker) else FEW_LOST_INPUTS
+        hopeless = not self._goes_another_way(task, worker) or trouble.lost_inputs >= MOST_LOST_INPUTS
         for attempt, holder in message.inputs:
             other = self.workers.get(holder)
             if other is None:
                 continue
-            made = self._can_be_made_again(other, attempt) if trouble.lost_inputs >= most else None
+            cut = now - self.links.get((worker.number, holder), now) >= self.settings.dead_after
+            made = self._can_be_made_again(other, attempt) if hopeless and cut else None
             if made is not None:
                 self.near[made] = worker
                 self._missing(now, other, m.Missing([attempt]))
@@ -114,7 +113,7 @@ class Resilience(Outcomes):
         """``peer`` could not fetch from a worker that may be well: the link is marked, not the worker."""
         link = (peer.number, holder)
         if link not in self.links:
-            self.links.add(link)
+            self.links[link] = now
             self._alarm(now + LINK_S, self._link_over, link)
             other = self.workers.get(holder)
             if other is not None and other.well:
@@ -122,7 +121,7 @@ class Resilience(Outcomes):
                 self._incident(Incident(now, "link", f"{name} to {other.name}", "results could not be fetched over it"))
 
     def _link_over(self, now: float, link: tuple[int, int]) -> None:
-        self.links.discard(link)
+        self.links.pop(link, None)
         self._offer_again()
 
     def _offer_again(self) -> None:
@@ -163,6 +162,8 @@ class Resilience(Outcomes):
         for stored in message.stored:
             task = self.tasks.get(stored.task)
             if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._keep(task):
+                for holder in task.holders or () if self.links else ():  # it came over one of these
+                    self.links.pop((worker.number, holder.number), None)
                 self._take_in(task, worker)
             else:
                 unknown.append(stored.attempt)
@@ -338,7 +339,7 @@ class Resilience(Outcomes):
         worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
         self.placement.remove(worker)
         self.dirty.pop(worker, None)
-        self.links = {link for link in self.links if worker.number not in link}
+        self.links = {link: since for link, since in self.links.items() if worker.number not in link}
         incident = Incident(now, "worker registered anew" if alive else "worker lost", worker.name, cause,
         requeued=len(worker.assigned))
         held = list(worker.holds)

@@ -63,7 +63,8 @@ class TaskBook:
         self._recall_alarm = False
         self.unfinished = 0
         self.news: list[Incident] = []
-        self.links: set[tuple[int, int]] = set()  # (who could not fetch, from which worker), by number, for a while
+        #: (Who could not fetch, from which worker), by number, and since when: for a while.
+        self.links: dict[tuple[int, int], float] = {}
         self.near: dict[Task, Worker] = {}  # values made again where the one that wants them can have them
 
     def _next(self, what: str) -> int:
