@@ -16,6 +16,7 @@ from twistdist.core.client import FunctionRef, Record
 from twistdist.core.memory import Limits
 from twistdist.core.pool import Death
 from twistdist.core.session import Gap, Hearing
+from twistdist.errors import ProtocolError
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
@@ -338,6 +339,12 @@ class SimWorker(Party):
     def messages(self, messages: list[Any]) -> None:
         self.core.receive(self.world.now, messages)
         self.carry_out()
+        for one in self.world.echo_of(self, messages) if self.world.echoes else ():
+            try:
+                self.core.receive(self.world.now, [one])
+            except ProtocolError:
+                self.reconnect()
+            self.carry_out()
 
     def event(self, what: Callable[..., None], *args: Any) -> None:
         """One event of the core and all that follows from it."""

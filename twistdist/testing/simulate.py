@@ -29,6 +29,7 @@ from twistdist.core.invariants import check_scheduler
 from twistdist.core.ledger import Ledger
 from twistdist.core.resilience import Settings
 from twistdist.core.scheduler import Scheduler
+from twistdist.errors import ProtocolError
 from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
 from twistdist.wire import journal as j
@@ -41,6 +42,9 @@ MOST_EVENTS = 60_000
 #: Seconds without anything but heartbeats after which the cluster is at rest; silence is noticed, and books are compared,
 #: in it.
 REST_S = 5.0
+
+#: Messages that mean something new when they are said again.
+NEVER_TWICE = (m.Leaving, m.Bye, m.Intake, m.Parked, m.Stop, m.Query, m.Function)
 
 #: Limits of silence here: shorter than by default, so that they are met often.
 SUSPECT_S, DEAD_S = 0.6, 2.4
@@ -64,6 +68,9 @@ class World:
         self.journaled = self.rng.random() < 0.6
         #: Nothing happens but that the scheduler is killed: nothing may be executed twice.
         self.restarts_only = self.journaled and self.faulty and self.rng.random() < 0.3
+        #: Old messages are said again, in whatever state their subject is by now.
+        self.echoes = self.faulty and not self.restarts_only and self.rng.random() < 0.2
+        self._heard: dict[Any, list[Any]] = {}
         self.disk: dict[j.Key, bytes] = {}
         self.lives = 0
         self.up = False
@@ -218,10 +225,35 @@ class World:
             if not frame[0] and isinstance(link.peer, records.Worker):
                 for beat in frame[2]:
                     self.core.beat(self.now, link.peer, beat, frame[1])
-            self.core.receive(self.now, link.peer, link.peer.session.accept(frame))
+            messages = link.peer.session.accept(frame)
+            self.core.receive(self.now, link.peer, messages)
+            if self.echoes:
+                self._echo(link, messages)
             if self.gate is not None:
                 self.gate.touch(link.peer.session)
         self.flush()
+
+    def echo_of(self, party: Any, messages: list[Any]) -> list[Any]:
+        """Sometimes one of the messages that ``party`` has heard before, which it hears again."""
+        old = self._heard.setdefault(party, [])
+        old.extend(one for one in messages if not isinstance(one, NEVER_TWICE))
+        if not old or self.now > FAULT_S or self.rng.random() > 0.1:
+            return []
+        self.faults["echo"] += 1
+        return [self.rng.choice(old[-50:])]
+
+    def _echo(self, link: Link, messages: list[Any]) -> None:
+        """The scheduler hears an old message again, as a bug of the other side would have it."""
+        peer = link.peer
+        assert peer is not None
+        for one in self.echo_of(peer, messages):
+            first = getattr(one, "first", getattr(one, "cid", None))
+            if isinstance(one, m.Submit | m.Scatter) and isinstance(peer, records.Client) and first not in peer.futures:
+                continue  # it was released: said again it would be a new one, which nobody would release
+            try:
+                self.core.receive(self.now, peer, [one])
+            except ProtocolError:
+                link.cut()
 
     def _greet(self, link: Link, greeting: Any) -> None:
         if isinstance(greeting, m.Resume):
@@ -464,7 +496,7 @@ class World:
 
     def _check_files(self) -> None:
         """At rest every holder has what it is said to hold (but for what a fault took away)."""
-        if self.faults["lose file"] or self.faults["drift"]:
+        if self.faults["lose file"] or self.faults["drift"] or self.echoes:
             return
         for task in self.core.tasks.values():
             for holder in task.holders or ():
@@ -473,6 +505,8 @@ class World:
 
     def _check_books(self) -> None:
         """Books are found to differ only where a fault has made them differ, and never at rest."""
+        if self.echoes:
+            return
         drifts = [one for one in self.core.statistics.incidents if one.kind in ("drift", "worker stuck", "no progress")]
         if drifts and not (self.faults["drift"] or self.faults["lose file"]):
             raise SimulationFailed(f"books differ without a cause: {drifts[0]}")
@@ -487,7 +521,7 @@ class World:
             if task.holders is None:
                 continue
             values = {self.workers[one.name].store.get(task.value_attempt, (b"", 0))[0] for one in task.holders}
-            if len(values) > 1 and not (self.faults["lose file"] or self.faults["drift"]):
+            if len(values) > 1 and not (self.faults["lose file"] or self.faults["drift"] or self.echoes):
                 raise SimulationFailed(f"the copies of {task.key} differ")
             if task.care is None:
                 continue
