@@ -1,0 +1,231 @@
+"""Who is alive, whose books are right: stories of the scheduler's core."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.test_scheduler import Story
+from twistdist.core.invariants import check_scheduler
+from twistdist.core.lease import Lease
+from twistdist.core.liveness import digest_of
+from twistdist.core.session import Dialer, Hearing
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+
+class Pulsing(Story):
+    """A story in which time passes as at the edge: a pulse every quarter of ``suspect_after``."""
+
+    def pass_time(self, seconds, *beating):
+        every = self.core.settings.beat_every
+        for _ in range(round(seconds / every)):
+            self.now += every
+            for worker in beating:
+                self.beat(worker)
+            self.core.pulse(self.now)
+            check_scheduler(self.core)
+
+    def beat(self, worker, stored=-1, **fields):
+        jobs = digest_of([task.attempt for task in worker.assigned])
+        beat = m.Beat(1, 0, worker.session.received, jobs=fields.pop("jobs", jobs), stored=stored, **fields)
+        self.core.beat(self.now, worker, beat, worker.session.sent)
+        check_scheduler(self.core)
+
+    def kinds(self):
+        return [one.kind for one in self.core.statistics.incidents]
+
+
+@pytest.fixture
+def story():
+    return Pulsing()
+
+
+def test_a_silent_worker_is_suspected_then_given_up_and_its_task_runs_elsewhere(story):
+    silent = story.worker("a")
+    cid = story.submit()
+    (first,) = story.given(silent)
+    other = story.worker("b")
+    story.pass_time(1.1, other)
+    assert silent.suspect and story.kinds() == ["worker suspected"]
+    second = story.submit()
+    assert len(story.given(other)) == 1  # no new work for the silent one
+    story.pass_time(9.0, other)
+    assert story.core.given_up == [silent] and "worker lost" in story.kinds()
+    assert len(story.said(other, m.Recall)) == 0
+    story.done(other, next(c for c in [*story.given(other), *_assigned(other)] if c.args == b"2"), b"2")
+    (again,) = [one for one in _assigned(other) if one.args == b"1"]
+    assert again.attempt != first.attempt
+    story.done(other, again, b"1")
+    with pytest.raises(ProtocolError):  # nothing of it counts any more
+        story.core.receive(story.now, silent, [m.Done(first.task, first.attempt, b"late", 4, b"", 1)])
+    assert story.outcome(cid).value == b"1" and second
+
+
+def _assigned(worker):
+    return [m.Compute(task.number, task.attempt, 1, task.args) for task in worker.assigned]
+
+
+def test_anything_heard_ends_the_suspicion(story):
+    worker = story.worker()
+    story.pass_time(1.5)
+    assert worker.suspect and not story.core.placement.has_room(worker)
+    story.beat(worker)
+    assert not worker.suspect and story.core.placement.has_room(worker)
+
+
+def test_being_late_oneself_is_not_held_against_anybody(story):
+    worker = story.worker()
+    story.pass_time(1.0, worker)
+    story.now += 60.0  # this process stood still
+    story.core.pulse(story.now)
+    assert worker.number in story.core.workers and not worker.suspect
+    story.pass_time(1.5)
+    assert worker.suspect
+
+
+def test_a_connection_that_breaks_means_nothing_unless_nobody_listens(story):
+    worker = story.worker()
+    story.core.connection_lost(story.now, worker)
+    assert story.core.probes == [worker]
+    story.core.probed(story.now, worker, False)
+    story.later(2.0)
+    assert worker.number in story.core.workers
+    story.core.probed(story.now, worker, True)
+    story.later(0.6)
+    assert worker.number not in story.core.workers
+
+
+def test_whoever_knows_a_worker_is_told_how_it_is(story):
+    holder, other = story.worker("a"), story.worker("b")
+    cid = story.submit(workers=("a",))
+    story.done(holder, story.given(holder)[0], None, 10_000)
+    assert story.outcome(cid).holders == [holder.number]
+    story.pass_time(1.1, other)
+    assert story.said(story.client, m.PeerState) == [m.PeerState(holder.number, "suspect")]
+    story.beat(holder)
+    assert story.said(story.client, m.PeerState) == [m.PeerState(holder.number, "")]
+    story.pass_time(10.5, other)
+    assert story.said(story.client, m.PeerState)[-1] == m.PeerState(holder.number, "gone")
+
+
+def test_a_task_that_a_worker_has_lost_is_found_and_run_again(story):
+    worker = story.worker()
+    story.submit()
+    (first,) = story.given(worker)
+    for _ in range(2):  # once may be an accident of the moment
+        assert not story.said(worker, m.Audit)
+        story.beat(worker, jobs=0)
+    (audit,) = story.said(worker, m.Audit)
+    story.tell(worker, m.Inventory(audit.number, [], None))
+    assert "drift" in story.kinds()
+    (again,) = story.given(worker)
+    assert again.task == first.task and again.attempt != first.attempt
+
+
+def test_a_task_that_a_worker_should_not_have_is_ended(story):
+    worker = story.worker()
+    for _ in range(2):
+        story.beat(worker, jobs=digest_of([77]))
+    (audit,) = story.said(worker, m.Audit)
+    story.tell(worker, m.Inventory(audit.number, [77], None))
+    assert story.said(worker, m.Abort) == [m.Abort([77], True)]
+
+
+def test_what_ends_while_the_question_is_on_its_way_is_no_difference(story):
+    worker = story.worker()
+    story.submit()
+    (compute,) = story.given(worker)
+    for _ in range(2):
+        story.beat(worker, jobs=5)
+    (audit,) = story.said(worker, m.Audit)
+    story.done(worker, compute)  # before its answer
+    story.tell(worker, m.Inventory(audit.number, [], None))
+    assert "drift" not in story.kinds()
+
+
+def test_a_file_that_is_not_there_is_found_and_the_value_made_again(story):
+    worker = story.worker()
+    cid = story.submit()
+    story.done(worker, story.given(worker)[0], None, 10_000)
+    assert story.outcome(cid)
+    story.beat(worker, stored=0)
+    (audit,) = story.said(worker, m.Audit)
+    assert audit.stored
+    story.tell(worker, m.Inventory(audit.number, [], []))
+    assert len(story.given(worker)) == 1 and "files lost" in story.kinds()
+
+
+def test_a_worker_that_does_nothing_with_its_tasks_gives_them_back_and_rests(story):
+    stuck = story.worker("a")
+    cid = story.submit()
+    story.given(stuck)
+    story.pass_time(11.0, stuck)
+    assert stuck.resting and story.said(stuck, m.Abort)
+    other = story.worker("b")
+    story.done(other, story.given(other)[0], b"v")
+    assert story.outcome(cid).value == b"v"
+    story.pass_time(1.0, stuck, other)
+    story.later(30.0)
+    assert not stuck.resting
+
+
+def test_a_busy_worker_is_not_stuck(story):
+    worker = story.worker()
+    story.submit()
+    story.given(worker)
+    for _ in range(100):
+        story.now += 0.25
+        story.beat(worker, running=1)
+    assert not worker.resting and "worker stuck" not in story.kinds()
+
+
+def test_work_that_could_go_on_and_does_not_is_reported(story):
+    worker = story.worker()
+    story.submit()
+    (task,) = story.core.tasks.values()
+    story.given(worker)
+    story.core._unassign(task)  # as a bug would have it
+    task.state = type(task.state).READY
+    story.now += 0.25
+    story.core.pulse(story.now)
+    for _ in range(60):
+        story.now += 0.25
+        worker.heard_at = story.now
+        story.core.placement.update(worker)
+        story.core._watch(story.now)
+    assert "no progress" in story.kinds()
+
+
+def test_an_input_that_can_t_be_fetched_marks_the_link_and_sends_the_task_elsewhere(story):
+    holder = story.worker("a")
+    one = story.submit()
+    story.done(holder, story.given(holder)[0], None, 10_000)
+    busy = story.submit(one)  # keeps the holder busy
+    assert story.given(holder) and busy
+    cut_off = story.worker("b")
+    two = story.submit(one)
+    (compute,) = story.given(cut_off)
+    story.tell(cut_off, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, holder.number)]))
+    third = story.worker("c")
+    story.later(1.0)
+    assert not story.given(cut_off) and [x.task for x in story.given(third)] == [compute.task]
+    assert "link" in story.kinds() and holder.number in story.core.workers and two
+
+
+def test_a_lease_counts_from_when_the_echoed_beat_was_sent():
+    lease, dialer = Lease(), Dialer(1)
+    lease.begin(0.0)
+    lease.next_beat(1.0, dialer)
+    lease.next_beat(2.0, dialer)
+    lease.next_beat(3.0, dialer)
+    lease.echoed(m.Beat(9, 2, 0))
+    assert lease.since == 2.0 and lease.heard == 9
+    assert not lease.over(11.9, 10.0) and lease.over(12.0, 10.0)
+
+
+def test_silence_is_not_counted_while_we_stood_still():
+    hearing = Hearing()
+    hearing.heard(0.0)
+    assert hearing.look(0.25, 0.25) == 0.25
+    assert hearing.look(10.25, 0.25) == pytest.approx(0.5)
+    assert hearing.look(10.5, 0.25) == pytest.approx(0.75)
