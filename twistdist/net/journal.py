@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -16,6 +16,9 @@ from twistdist.wire import journal as j
 
 #: Writes between two looks whether the file should shrink.
 TIDY_EVERY = 256
+
+#: Seconds since the last write after which the scheduler is quiet, and bytes of a small write.
+QUIET_S, SMALL_BYTES = 0.0003, 64 << 10
 
 #: Seconds before a write that failed is tried again.
 RETRY_S = 0.5
@@ -40,6 +43,7 @@ class JournalThread:
         self._reactor, self._journal = reactor, journal
         self._pool = ThreadPool(1, 1, "PoolThread-twisted-journal")
         self._writes = 0
+        self._wrote_at = 0.0
         self.bytes = 0
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -60,7 +64,12 @@ class JournalThread:
         return meta, rows
 
     def write(self, rows: dict[j.Key, bytes | None]) -> Deferred[None]:
-        """One transaction."""
+        """One transaction.  A small one is made at once while there is little to do, and where that is safe: two changes of
+        thread would cost more."""
+        now, before = self._reactor.seconds(), self._wrote_at
+        self._wrote_at = now
+        if self._journal.quick and now - before > QUIET_S and sum(len(body or b"") for body in rows.values()) < SMALL_BYTES:
+            return execute(self._write, rows)
         return self._run(self._write, rows)
 
     def _write(self, rows: dict[j.Key, bytes | None]) -> None:

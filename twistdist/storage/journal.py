@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from twistdist.errors import JournalError
+from twistdist.storage.store import is_memory
 from twistdist.wire import journal as j
 
 #: "twis": marks the database as ours in its header.
@@ -34,6 +35,9 @@ FIRST_EPOCHS = 1 << 26
 
 class Journal(Protocol):
     """What the scheduler needs of a journal; every method raises ``JournalError``."""
+
+    #: Whether a small write takes microseconds, and can't wait for a device.
+    quick: bool
 
     def open(self, on_standby: Callable[[str], None] = ...) -> j.Meta:
         """Take the journal for this process alone, and begin a new epoch in it.
@@ -80,10 +84,12 @@ class SqliteJournal:
         self.path = os.path.abspath(path)
         self._database: Any = None
         self._lock = -1
+        self.quick = False
 
     def open(self, on_standby: Callable[[str], None] = lambda holder: None) -> j.Meta:
         self._take_lock()
         try:
+            self.quick = is_memory(os.path.dirname(self.path))
             database = self._connect()
             (found,) = database.execute("SELECT body FROM rows WHERE kind=? AND number=0", (j.META,)).fetchone() or (None,)
             meta = next_meta(found)

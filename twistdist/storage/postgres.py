@@ -94,6 +94,8 @@ def _said(error: Exception) -> str:
 class PostgresJournal:
     """A journal in the table ``twistdist_rows`` of the database at ``url``, which is made if it is not there."""
 
+    quick = False
+
     def __init__(self, url: str) -> None:
         self._driver = _driver()
         from psycopg.conninfo import conninfo_to_dict

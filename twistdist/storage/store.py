@@ -315,7 +315,7 @@ class Store:
 
     def in_memory(self) -> bool:
         """Whether the store's files use memory rather than a disk."""
-        return _is_memory(self.path)
+        return is_memory(self.path)
 
     def has(self, attempt: int) -> bool:
         return os.path.exists(file_path(self.path, attempt))
@@ -384,7 +384,7 @@ def is_right(path: str, stored: Stored) -> bool:
     return digest_of(view) == stored.digest
 
 
-def _is_memory(path: str) -> bool:
+def is_memory(path: str) -> bool:
     """Whether the file system at ``path`` is a tmpfs: the longest mount point that leads to it says so."""
     real, found, kind = os.path.realpath(path), "", ""
     try:
