@@ -587,3 +587,43 @@ def test_output_marks_stay_out_of_the_task_s_own_files(one, tmp_path):
         return 1
 
     assert one.submit(close_after_print, crash_limit=1).result(60) == 1
+
+
+def test_an_executor_that_a_signal_has_stopped_is_replaced_and_its_task_runs_again(tmp_path):
+    log = str(tmp_path / "log")
+    with LocalCluster(n_workers=1, dead_after=1.5) as cluster, Client(cluster.address) as client:
+        future = client.submit(stop_once, log)
+        assert future.result(60) == "went on"
+        assert len(lines(log)) == 2
+        assert [one.kind for one in client.incidents() if one.kind == "executor stood still"]
+
+
+def test_a_stop_that_is_shorter_than_the_limit_disturbs_nothing(tmp_path):
+    log = str(tmp_path / "log")
+    with LocalCluster(n_workers=1, dead_after=30) as cluster, Client(cluster.address) as client:
+        future = client.submit(stop_once, log)
+        until(lambda: lines(log))
+        pid = int(lines(log)[0])
+        until(lambda: _state(pid) == "T")
+        os.kill(pid, signal.SIGCONT)
+        assert future.result(60) == "went on" and lines(log) == [str(pid)]
+
+
+def test_a_task_that_stops_itself_each_time_is_charged_in_the_end(tmp_path):
+    with LocalCluster(n_workers=1, dead_after=0.4) as cluster, Client(cluster.address) as client:
+        stopping = client.submit(by_signal, signal.SIGSTOP, crash_limit=1)
+        with pytest.raises(errors.TaskCrashed):
+            stopping.result(60)
+        assert client.submit(abs, -1).result(60) == 1
+
+
+def stop_once(log):
+    note(log, os.getpid())
+    if len(lines(log)) == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return "went on"
+
+
+def _state(pid):
+    with open(f"/proc/{pid}/stat") as stream:
+        return stream.read().rpartition(")")[2].split()[0]

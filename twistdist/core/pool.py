@@ -114,6 +114,8 @@ class Executor:
     parked: Job | None = None
     ending: Ending | None = None
     watched: bool = False
+    stopped_at: float | None = None
+    stood_still: bool = False
 
 
 @attrs.define
@@ -214,7 +216,7 @@ class Pool:
         if running and running not in self.stored:
             self.effects.append(effects.DeleteFiles([running]))  # it may have died between file and outcome
         guilty = executor.given.pop(running, None)
-        if guilty is not None and not death.blame and not self._is_ending(executor, running):
+        if guilty is not None and (executor.stood_still or not death.blame) and not self._is_ending(executor, running):
             guilty.exposed += 1
             if guilty.exposed < MOST_EXPOSED:
                 executor.given = {running: guilty, **executor.given}
@@ -256,6 +258,22 @@ class Pool:
             kind, text = executor.ending.kind, executor.ending.text
         message = m.Crashed(job.compute.task, job.attempt, text, death.detail, kind, death.when, death.us)
         self._post(message, len(death.detail))
+
+    def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
+        """A look: these executors have work and are stopped by a signal; one that has been for ``limit`` seconds is
+        replaced.  It may
+        have been anybody's doing, so its task is charged only when that repeats itself."""
+        for executor in self.executors.values():
+            if executor.number not in stopped:
+                executor.stopped_at = None
+            elif executor.stopped_at is None:
+                executor.stopped_at = now
+            elif now - executor.stopped_at >= limit:
+                if not executor.stood_still:
+                    executor.stood_still, executor.up = True, False
+                    text = f"executor {executor.number} has been stopped by a signal for {limit:g} s and is replaced"
+                    self._post(m.WorkerLog("executor stood still", text))
+                self.effects += [effects.Kill(executor.number, attempt) for attempt in executor.given]  # whichever runs
 
     # ---- intake -----------------------------------------------------------------------------
 

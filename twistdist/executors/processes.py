@@ -37,6 +37,15 @@ def kernel_kills() -> int:
         return 0
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process (SIGSTOP), other than for a debugger; False where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            return stream.read().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
 def memory_of(pid: int) -> int:
     """Bytes of anonymous memory of a process and its descendants.  Mapped files (the store's too) do not count."""
     total, todo = 0, [pid]

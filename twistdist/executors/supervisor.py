@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from twistdist.errors import ProtocolError
 from twistdist.executors import packets
-from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of
+from twistdist.executors.processes import exit_in_words, is_stopped, kernel_kills, memory_of
 from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
@@ -643,7 +643,11 @@ class Supervisor:
             _kill_group(executor.pid)
             self._expect_template()
 
-    # ---- memory -----------------------------------------------------------------------------
+    # ---- looks at processes ---------------------------------------------------------------------
+
+    def stopped(self) -> set[int]:
+        """The executors that have work and are stopped by a signal."""
+        return {number for number, one in self._executors.items() if one.pid and one.expected > 0 and is_stopped(one.pid)}
 
     def memory(self) -> tuple[dict[int, int], dict[int, int]]:
         """(bytes of each executor that has work, the attempt that each of them runs)."""

@@ -172,6 +172,8 @@ class WorkerService(Service):
         if not self.running:
             return None
         self._event(self._the_core.look_at_lease)
+        limit = self._the_core.dialer.dead_after
+        self._event(self._the_core.executors_stopped, self._the_supervisor.stopped(), limit)
         return self._the_core.pulse(self._reactor.seconds())
 
     def _notice(self, message: Any) -> None:
