@@ -17,7 +17,7 @@ class Pulsing(Story):
     """A story in which time passes as at the edge: a pulse every quarter of ``suspect_after``."""
 
     def pass_time(self, seconds, *beating):
-        every = self.core.settings.beat_every
+        every = self.core.settings.look_every
         for _ in range(round(seconds / every)):
             self.now += every
             for worker in beating:

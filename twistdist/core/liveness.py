@@ -1,6 +1,6 @@
 """Who is alive: heartbeats, suspicion, death by silence, and books that are compared.  docs/network.rst.
 
-The edge hands in every beat (``beat``), calls ``pulse`` every ``Settings.beat_every`` seconds, looks whether a process listens
+The edge hands in every beat (``beat``), calls ``pulse`` every ``Settings.look_every`` seconds, looks whether a process listens
 at the addresses in ``probes`` (the answer is ``probed``), and closes the connections of those in ``given_up``.
 """
 
@@ -61,7 +61,7 @@ class Liveness(Scattered):
 
     def pulse(self, now: float) -> None:
         """Look who has been silent.  The time by which this call is late was ours, and is not held against anybody."""
-        every = self.settings.beat_every
+        every = self.settings.look_every
         late = now - self._pulse_at - every if self._pulse_at is not None else 0.0
         self._pulse_at = now
         for worker in list(self.workers.values()):
@@ -138,7 +138,8 @@ class Liveness(Scattered):
         elif now - worker.quiet_at > AUDIT_AFTER_S and now >= worker.audit_after:
             self._audit(now, worker, stored=True)
         self._look_if_stuck(now, worker, beat)
-        self._settle(now)
+        if self.dirty or self._untended:
+            self._settle(now)
 
     def _compare(self, now: float, worker: Worker, beat: m.Beat) -> None:
         """Nothing is on its way: both sides should have the same books."""

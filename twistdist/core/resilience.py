@@ -51,9 +51,14 @@ class Settings:
     checkpoints: str = ""
 
     @property
-    def beat_every(self) -> float:
-        """The pause between heartbeats."""
+    def look_every(self) -> float:
+        """The pause between two looks at who is silent."""
         return self.suspect_after / 4
+
+    @property
+    def looks_a_beat(self) -> int:
+        """Looks between two heartbeats of the scheduler, which need not come as often as those of the workers."""
+        return max(1, int(self.dead_after / 8 / self.look_every))
 
 
 class Resilience(Outcomes):

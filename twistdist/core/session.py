@@ -23,6 +23,10 @@ FRAME_WEIGHT = 4 << 20
 ACK_AFTER = 32
 
 
+#: Heartbeats of a worker come this share of ``suspect_after`` apart: one may be late.
+BEATS = 0.4
+
+
 class Gap(Exception):
     """A frame is missing before the one that came."""
 
@@ -180,7 +184,7 @@ class Dialer:
     @property
     def beat_every(self) -> float:
         """The pause between heartbeats, in seconds, as the scheduler wants it."""
-        return self.suspect_after / 4
+        return self.suspect_after * BEATS
 
     def greeting(self) -> m.Resume | None:
         """The first message on a new connection; None: say Hello."""

@@ -124,7 +124,7 @@ class SchedulerService(Service):
         self._flooded = False
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
-        self._beats = 0
+        self._beats = self._looks = 0
         self._host = host_identity()
         self.addresses: list[str] = []
 
@@ -200,10 +200,12 @@ class SchedulerService(Service):
         connection.expect_greeting()
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
+        changed = False
         for body in bodies:
             peer = connection.peer
             if peer is None:
                 self._greet(connection, body)
+                changed = True
                 continue
             if self._connections.get(peer) is not connection:
                 return  # a newer connection of this session has taken over
@@ -216,13 +218,15 @@ class SchedulerService(Service):
             if messages:
                 self._guard(self.core.receive, peer, messages)
                 self._out.touch(peer.session)
+                changed = True
             elif not frame[0] and isinstance(peer, Worker):
                 for beat in frame[2]:
                     if isinstance(beat, m.Beat):
                         self._guard(self.core.beat, peer, beat, frame[1])
             if peer.session.received > peer.session.acknowledged:
                 self._owing[peer] = None
-        self._flush()
+        if changed or self.core.dirty:
+            self._flush()
 
     def _greet(self, connection: Connection, body: memoryview) -> None:
         for greeting in decode_frame(GREETING_TO_SCHEDULER, body)[2][:1]:
@@ -310,7 +314,7 @@ class SchedulerService(Service):
     # ---- heartbeats and back-pressure -----------------------------------------------------------
 
     def _set_pulse(self) -> None:
-        self._pulse_due = self._reactor.seconds() + self.core.settings.beat_every
+        self._pulse_due = self._reactor.seconds() + self.core.settings.look_every
         self._pulse.set(self._pulse_due)
 
     def _beat(self) -> None:
@@ -320,6 +324,10 @@ class SchedulerService(Service):
         self._out.look()
         self.core.journal = self._out.status()
         self._guard(self.core.pulse)
+        self._looks += 1
+        if self._looks % self.core.settings.looks_a_beat:
+            self._flush()
+            return
         self._beats += 1
         for peer, connection in self._connections.items():
             if self._valves[connection].closed or not connection.told:

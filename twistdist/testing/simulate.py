@@ -75,7 +75,7 @@ class World:
         self.lives = 0
         self.up = False
         self.start_scheduler()
-        self.every = self.core.settings.beat_every
+        self.every = self.core.settings.look_every
         self.links: dict[Any, Link] = {}
         self.workers: dict[str, SimWorker] = {}
         self._writing: dict[j.Key, bytes | None] | None = None

@@ -136,7 +136,7 @@ class Resume(Message, tag=3):
 
 class Ready(Message, tag=4):
     """A Hello is accepted; numbers start at 1.  Who is silent for ``suspect_after`` seconds is suspected, for ``dead_after``
-    given up; beats come four times as often."""
+    given up."""
 
     epoch: int
     name: str = ""
