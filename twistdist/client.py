@@ -9,7 +9,10 @@ from typing import Any
 from twistdist.blocking import Client
 from twistdist.errors import DataLost
 
-__all__ = ["clear", "gather", "who_has"]
+__all__ = ["clear", "gather", "scatter", "who_has"]
+
+#: The durable session that keeps what :func:`scatter` has brought.
+SCATTERED = "twistdist.client.scatter"
 
 
 def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0,
@@ -30,6 +33,19 @@ def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None,
             raise DataLost(f"no task has the key {', '.join(unknown)}; client.who_has lists those that are there")
         values: list[Any] = client.gather(futures, timeout=timeout)
         return values
+
+
+def scatter(address: str, data: Any, secret: str | bytes | None = None, timeout: float = 30.0,
+            tls: str | os.PathLike[str] | None = None) -> Any:  # fmt: skip
+    """Put data on the cluster, two copies of each: its key, or a list or dict of keys in the shape of ``data``.
+
+    They outlive this call: the durable session ``SCATTERED`` keeps them until it is ended.  Equal data have the same key.
+    """
+    with Client(address, session=SCATTERED, secret=secret, tls=tls, timeout=timeout) as client:
+        futures = client.scatter(data, hash=True, resupply=False, timeout=timeout)
+        if isinstance(futures, dict):
+            return {name: one.key for name, one in futures.items()}
+        return [one.key for one in futures] if isinstance(futures, list) else futures.key
 
 
 def who_has(address: str, secret: str | bytes | None = None, timeout: float = 30.0,

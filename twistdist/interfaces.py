@@ -11,7 +11,9 @@ class WorkerInfo:
 
     ``slots`` tasks run at a time, ``running`` do now, ``queued`` more are given and ``waiting`` ones wait for other tasks;
     ``memory`` bytes of results in ``keys`` files; ``address`` is where peers fetch; ``state`` is "connected", "paused" (it
-    takes less work than it has slots; the last of ``troubles`` says why), "retiring" or "away", since ``last_seen`` seconds.
+    takes less work than it has slots; the last of ``troubles`` says why), "retiring", "suspect" (it is silent), "stuck" (it
+    did nothing with its tasks) or "away".  Its last sign of life came ``last_seen`` seconds ago, when its event loop was
+    ``lag`` seconds late.
     ``troubles`` are the last things that went wrong with its executors.
     """
 
@@ -26,6 +28,7 @@ class WorkerInfo:
     state: str
     last_seen: float
     troubles: list[str]
+    lag: float = 0.0
 
 
 @attrs.frozen

@@ -20,6 +20,7 @@ import pytest
 
 from tests.integration.habits import lines, note, until
 from twistdist import cli, errors
+from twistdist import client as loose
 from twistdist.blocking import Client, LocalCluster, as_completed
 
 
@@ -146,6 +147,17 @@ def test_scattered_data_and_targets_are_kept(cluster, client):
     cluster.kill_worker("w0", wipe=True)
     assert len(client.gather(data, timeout=60)) == 50_000
     assert len(client.gather(value, timeout=60)) == 30_000
+
+
+def test_what_a_loose_scatter_has_brought_stays(cluster):
+    keys = loose.scatter(cluster.address, {"large": b"y" * 40_000, "small": 7})
+    assert keys == loose.scatter(cluster.address, {"large": b"y" * 40_000, "small": 7})
+    restart(cluster)
+    assert loose.gather(cluster.address, [keys["large"], keys["small"]]) == [b"y" * 40_000, 7]
+    with Client(cluster.address, session=loose.SCATTERED) as client:
+        client.end_session()
+    with Client(cluster.address) as client:
+        until(lambda: client.status()["tasks"] == {})
 
 
 SCRIPT = """

@@ -34,6 +34,7 @@ def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
         "pid": hello.pid,
         "state": _state(worker),
         "last_seen": now - worker.heard_at,
+        "lag": (worker.beat.lag if worker.beat is not None else 0) / 1e6,
         "troubles": list(worker.troubles),
     }
 
