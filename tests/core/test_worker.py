@@ -177,7 +177,7 @@ def test_a_time_limit_keeps_no_arguments():
     for n in range(1, 50):
         worker.receive(0.0, [compute(n, limit=3600.0)])
         worker.executor_outcomes(0.0, 0, [m.Done(n, n, b"", 0, b"", 5)])
-    assert not worker.jobs and all(isinstance(subject, int | pool.Executor) for *_, subject in worker._alarms)
+    assert not worker.jobs and all(isinstance(subject, int | pool.Executor) for *_, subject in worker._alarms._heap)
 
 
 def crashes(worker):

@@ -8,14 +8,14 @@ dialer's session.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 
 from twistdist.core import effects, memory
+from twistdist.core.alarms import Alarms
 from twistdist.core.session import Dialer
 from twistdist.wire import messages as m
 
@@ -160,25 +160,19 @@ class Pool:
         self._told_intake: tuple[int, str] = (slots, "")
         self._recalling: set[int] | None = None
         self._taking_back: set[int] = set()
-        self._alarms: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
-        self._alarm_count = 0
+        self._alarms = Alarms()
+        self._alarm = self._alarms.set
 
     # ---- time -------------------------------------------------------------------------------
 
     @property
     def wake(self) -> float | None:
         """When ``tick`` is wanted next."""
-        return self._alarms[0][0] if self._alarms else None
+        return self._alarms.next
 
     def tick(self, now: float) -> None:
-        while self._alarms and self._alarms[0][0] <= now:
-            _, _, action, subject = heapq.heappop(self._alarms)
-            action(now, subject)
+        self._alarms.ring(now)
         self._feed(now)
-
-    def _alarm(self, at: float, action: Callable[[float, Any], None], subject: Any) -> None:
-        self._alarm_count += 1
-        heapq.heappush(self._alarms, (at, self._alarm_count, action, subject))
 
     def start(self, now: float) -> None:
         """Begin: an executor for each slot."""

@@ -9,7 +9,6 @@ transitions: docs/architecture.rst.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -70,13 +69,11 @@ class Scheduler(Restarting):
     @property
     def wake(self) -> float | None:
         """When ``tick`` is wanted next."""
-        return self._alarms[0][0] if self._alarms else None
+        return self._alarms.next
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        while self._alarms and self._alarms[0][0] <= now:
-            _, _, action, subject = heapq.heappop(self._alarms)
-            action(now, subject)
+        self._alarms.ring(now)
         self._settle(now)
 
     def receive(self, now: float, peer: Peer, messages: Iterable[Any]) -> None:

@@ -7,10 +7,11 @@ scheduler), which call these methods.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from twistdist.core import placement
+from twistdist.core.alarms import Alarms
 from twistdist.core.ledger import Ledger
 from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
@@ -55,8 +56,9 @@ class TaskBook:
         self.placement = Placement()
         self.statistics = Statistics()
         self.dirty: dict[Peer, None] = {}
-        self._alarms: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
-        self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "alarm", "batch", "audit"), 0)
+        self._alarms = Alarms()
+        self._alarm = self._alarms.set
+        self._numbers = dict.fromkeys(("task", "attempt", "worker", "function", "batch", "audit"), 0)
         self._garbage: list[Task] = []
         self._untended: dict[Task, None] = {}
         self.targets: dict[Task, None] = {}
@@ -70,9 +72,6 @@ class TaskBook:
     def _next(self, what: str) -> int:
         self._numbers[what] += 1
         return self._numbers[what]
-
-    def _alarm(self, at: float, action: Callable[[float, Any], None], subject: Any) -> None:
-        heapq.heappush(self._alarms, (at, self._next("alarm"), action, subject))
 
     def _new_session(self) -> Session:
         return Session(safe=None if self.ledger is None else 0)
