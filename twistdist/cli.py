@@ -75,6 +75,29 @@ def _clear(options: argparse.Namespace) -> int:
     return 0
 
 
+def _retire(options: argparse.Namespace) -> int:
+    from twistdist.blocking import Client
+
+    with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
+        client.retire_workers(options.names, options.patience)
+    print(f"{', '.join(options.names)}: gone, what they alone held was handed over")
+    return 0
+
+
+def _why(options: argparse.Namespace) -> int:
+    from twistdist.blocking import Client
+
+    with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
+        found = client.why(options.key, options.timeout)
+    if found is None:
+        print(f"twistdist: no task has the key {options.key!r}", file=sys.stderr)
+        return 1
+    for name, value in found.items():
+        if value not in ("", 0, [], {}):
+            print(f"{name:12}{value}")
+    return 0
+
+
 def _certs(options: argparse.Namespace) -> int:
     from twistdist.net.certs import make_certificates
 
@@ -103,6 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     clear = commands.add_parser("clear", help="drop what no connected client wants")
     clear.set_defaults(run=_clear)
+    retire = commands.add_parser("retire", help="have workers hand over what only they hold, and end")
+    retire.set_defaults(run=_retire)
+    why = commands.add_parser("why", help="what is known of one task")
+    why.set_defaults(run=_why)
     journal = commands.add_parser("journal", help="what is in a journal")
     journal.add_argument("path", help="the file, or postgresql://…, that --journal named; it may be in use")
     journal.add_argument("--full", action="store_true", help="a line for each task")
@@ -111,10 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     certs.add_argument("directory", help="where to; with a CA there already, only a new certificate is made")
     certs.add_argument("hosts", nargs="*", metavar="HOST", help="a host name or address that goes into the certificate")
     certs.set_defaults(run=_certs)
-    for command in (status, clear):
+    for command in (status, clear, retire, why):
         command.add_argument("address", help="the scheduler: host:port or a Twisted endpoint")
         command.add_argument("--tls", metavar="DIR", help="folder of certificates [default: $TWISTDIST_TLS]")
         command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
+    retire.add_argument("names", nargs="+", metavar="WORKER", help="their names")
+    retire.add_argument("--patience", type=float, default=3600.0, help="seconds until they end with what is left [%(default)g]")
+    why.add_argument("key", help="the task's key")
     return parser
 
 
@@ -129,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         return int(options.run(options))
-    except (TwistdistError, OSError) as error:
+    except (TwistdistError, OSError, ValueError) as error:
         print(f"twistdist: {error}", file=sys.stderr)
         return 1
 

@@ -371,3 +371,18 @@ def test_a_full_disk_is_told_loudly_and_work_in_hand_goes_on(small_disk, tmp_pat
         assert client.status()["journal"]["state"] == "ok"
         restart(cluster)
         assert client.submit(pow, 2, 5).result(60) == 32 and before.result(60) == 8
+
+
+def test_why_and_retire_on_the_command_line(capsys):
+    with LocalCluster(n_workers=2) as cluster, Client(cluster.address) as client:
+        client.wait_for_workers(2, 60)
+        kept = client.submit(bytes, 20_000, key="kept", workers=["w0"], allow_other_workers=True)
+        kept.result(60)
+        assert cli.main(["why", cluster.address, "kept"]) == 0
+        assert "state       done" in capsys.readouterr().out
+        assert cli.main(["why", cluster.address, "unknown"]) == 1
+        assert cli.main(["retire", cluster.address, "w9"]) == 1
+        assert "no worker of this cluster is named w9" in capsys.readouterr().err
+        cluster.scale(1)  # so that the one that goes is not started again
+        until(lambda: len(client.workers()) == 1)
+        assert kept.result(60) == bytes(20_000)
