@@ -312,7 +312,7 @@ class Client:
 
     def fail_unsure(self) -> list[Record]:
         """In trouble: what has been submitted and was never acknowledged fails, and is taken back; the records that changed."""
-        if not self.trouble:
+        if not self.trouble or not self.dialer.connected:
             return []
         self.close_batch()
         cids: list[int] = []
@@ -336,6 +336,7 @@ class Client:
 
     def resumed(self) -> None:
         """The session goes on; when the scheduler was started again meanwhile, it is asked and told again what it forgot."""
+        self.trouble = ""  # if there is some now, it is told at once
         if self._restarts == self.dialer.restarts:
             return
         self._restarts = self.dialer.restarts
