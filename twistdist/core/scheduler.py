@@ -93,8 +93,8 @@ class Scheduler(Restarting):
             handlers[kind](now, peer, message)
             if kind is m.Bye:
                 break  # nothing comes behind it
-        if self.ledger is not None and isinstance(peer, Client) and peer.recorded and peer.number in self.clients:
-            self.ledger.session(peer)  # which frames were received
+        if self.ledger is not None and isinstance(peer, Client) and peer.number in self.clients:
+            self.ledger.session(peer)  # which frames were received: the next ones may be waiting on its side already
         self._settle(now)
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:

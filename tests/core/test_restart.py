@@ -1,0 +1,67 @@
+"""A scheduler's core with a journal, killed by hand: one story each."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.test_scheduler import Story
+from twistdist.core.gate import Gate
+from twistdist.core.invariants import check_scheduler
+from twistdist.core.ledger import Ledger
+from twistdist.core.scheduler import Scheduler
+from twistdist.wire import journal as j
+from twistdist.wire import messages as m
+
+
+class Journaled(Story):
+    """A story whose scheduler has a journal; ``restart`` kills it when all is written, and starts it again."""
+
+    def __init__(self):
+        self.disk, self.lives = {}, 0
+        self.start()
+        self.client = self.core.greet(self.now, m.HelloClient(1))
+        self.tell(self.client, m.Function(1, "f", b"f", b"blob"))
+
+    now, incarnation, cid = 0.0, 100, 0
+
+    def start(self):
+        self.lives += 1
+        self.core = Scheduler(self.lives)
+        self.core.ledger = Ledger()
+        self.gate = Gate(self.core.ledger)
+        self.core.restore(self.now, self.lives - 1, [(key, j.decode(key[0], body)) for key, body in self.disk.items()])
+        check_scheduler(self.core)
+
+    def write(self):
+        while (rows := self.gate.begin()) is not None:
+            for key, body in rows.items():
+                if body is None:
+                    del self.disk[key]
+                else:
+                    self.disk[key] = body
+            self.gate.written()
+
+    def restart(self):
+        self.write()
+        self.start()
+
+    def resume(self, number):
+        """A client comes back."""
+        client = self.core.find_session(m.Resume(number, self.lives - 1, 0))
+        assert client is not None
+        self.core.reconnected(self.now, client)
+        return client
+
+
+@pytest.fixture
+def story():
+    return Journaled()
+
+
+def test_a_session_of_which_a_frame_was_acknowledged_is_known(story):
+    """What it says next may be waiting on its side already."""
+    asker = story.core.greet(story.now, m.HelloClient(7))
+    asker.session.accept((1, 0, [m.Query(1, "status", [])]))
+    story.tell(asker, m.Query(1, "status", []))
+    story.restart()
+    assert story.resume(7).session.received == 1
