@@ -65,3 +65,17 @@ def test_a_session_of_which_a_frame_was_acknowledged_is_known(story):
     story.tell(asker, m.Query(1, "status", []))
     story.restart()
     assert story.resume(7).session.received == 1
+
+
+def test_what_was_changed_back_while_a_write_was_under_way_holds_up_nobody(story):
+    """A client came and left again, all during one write."""
+    story.write()
+    story.submit()
+    assert story.gate.begin()
+    other = story.core.greet(story.now, m.HelloClient(7))
+    story.tell(other, m.Function(1, "g", b"g", b"blob"), m.Submit(1, 1, [b""]))
+    assert story.gate.hold("to the worker")
+    story.tell(other, m.Bye())
+    assert story.gate.hold("to somebody else")
+    assert story.gate.written() == ["to the worker", "to somebody else"]
+    assert not story.gate.hold("an answer")
