@@ -79,3 +79,28 @@ def test_what_was_changed_back_while_a_write_was_under_way_holds_up_nobody(story
     assert story.gate.hold("to somebody else")
     assert story.gate.written() == ["to the worker", "to somebody else"]
     assert not story.gate.hold("an answer")
+
+
+def test_replicate_is_remembered(story):
+    first = story.worker("a")
+    cid = story.submit()
+    (compute,) = story.given(first)
+    story.done(first, compute, None, 100)
+    story.tell(story.client, m.Query(1, "replicate", [2, cid]))
+    story.restart()
+    (task,) = story.core.tasks.values()
+    assert task.care is not None and task.care.copies == 2 and task in story.core.targets
+    story.client = story.resume(1)
+    story.tell(story.client, m.Release([cid]))
+    story.write()
+    assert not [key for key in story.disk if key[0] == j.TARGET]
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_replicate_of_scattered_data_is_remembered(story, replicas):
+    story.tell(story.client, m.Scatter(1, "", 100, b"d", None, 1, [], True))
+    story.write()
+    story.tell(story.client, m.Query(1, "replicate", [replicas, 1]))
+    story.restart()
+    (task,) = story.core.tasks.values()
+    assert task.care.copies == replicas
