@@ -104,3 +104,21 @@ def test_replicate_of_scattered_data_is_remembered(story, replicas):
     story.restart()
     (task,) = story.core.tasks.values()
     assert task.care.copies == replicas
+
+
+def test_the_session_that_scattered_ends_before_the_workers_have_brought_the_data(story):
+    """They are where they were, and somebody else still wants them."""
+    worker = story.worker("a")
+    story.tell(story.client, m.Scatter(1, "x", 100, b"d", None, 1, [], True))
+    (supply,) = story.said(story.client, m.Supply)
+    stored = m.Stored(supply.task, supply.attempt, 100, b"d")
+    story.tell(worker, m.Have([stored]))
+    other = story.core.greet(story.now, m.HelloClient(7))
+    story.tell(other, m.Query(1, "watch", [[1, "x"]]))
+    story.restart()
+    story.tell(story.resume(1), m.Bye())
+    (task,) = story.core.tasks.values()
+    assert task.error is None
+    story.worker("a", stored=[stored])
+    assert not story.core.recovering
+    assert {one.cid for one in story.said(story.resume(7), m.Finished)} == {1}
