@@ -122,3 +122,31 @@ def test_the_session_that_scattered_ends_before_the_workers_have_brought_the_dat
     story.worker("a", stored=[stored])
     assert not story.core.recovering
     assert {one.cid for one in story.said(story.resume(7), m.Finished)} == {1}
+
+
+def reply(story, client, query, what, *args, again=False):
+    story.tell(client, m.Query(query, what, list(args), again))
+    return story.said(client, m.Reply)[-1]
+
+
+def test_orders_that_were_carried_out_and_not_answered_are_answered_when_they_are_asked_again(story):
+    """The scheduler was killed between the write and the Reply."""
+    cid = story.submit(key="x")
+    for query, what, args in [(1, "publish", ["d", b"shape", [cid]]), (2, "watch", [[100, "x"]]), (3, "unpublish", ["d"])]:
+        assert not reply(story, story.client, query, what, *args).error
+        story.restart()
+        story.client = story.resume(1)
+        answer = reply(story, story.client, query, what, *args, again=True)
+        assert not answer.error
+    assert reply(story, story.client, 4, "unpublish", "d").error
+    story.tell(story.client, m.Release([cid, 100]))
+    assert not story.core.tasks
+
+
+def test_a_name_that_somebody_else_has_taken_is_refused_also_when_it_is_asked_again(story):
+    first, second = story.submit(), story.submit()
+    assert not reply(story, story.client, 1, "publish", "d", b"shape", [first]).error
+    story.restart()
+    story.client = story.resume(1)
+    assert reply(story, story.client, 2, "publish", "d", b"shape", [second], again=True).error
+    assert reply(story, story.client, 3, "publish", "d", b"shape", [first]).error

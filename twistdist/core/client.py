@@ -343,7 +343,7 @@ class Client:
         said = {one.query for one in self.dialer.session.undelivered() if isinstance(one, m.Query)}
         for number, question in self._open.items():
             if number not in said:
-                self._post(question)
+                self._post(m.Query(number, question.what, question.args, True))
         if self._kept:
             self._post(m.Keeps(sorted(self._kept)))
 

@@ -394,7 +394,7 @@ class Scheduler(Restarting):
 
     def _query(self, now: float, client: Client, message: m.Query) -> None:
         try:
-            answer = queries.answer(self, now, client, message.what, message.args)
+            answer = queries.answer(self, now, client, message.what, message.args, message.again)
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             self.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
         else:
