@@ -358,3 +358,19 @@ def test_a_full_disk_is_told_loudly_and_work_in_hand_goes_on(small_disk, tmp_pat
         assert client.status()["journal"]["state"] == "ok"
         restart(cluster)
         assert client.submit(pow, 2, 5).result(60) == 32 and before.result(60) == 8
+
+
+def test_a_scheduler_that_was_killed_last_stays_dead_until_it_is_started():
+    with LocalCluster(n_workers=0) as cluster:
+        restart(cluster)
+        cluster.kill_scheduler()
+        until(lambda: not cluster.scheduler)
+        time.sleep(0.3)  # nothing is to happen
+        assert not cluster.scheduler
+        cluster.start_scheduler()
+        until(lambda: cluster.scheduler)
+        os.kill(cluster.scheduler, signal.SIGKILL)
+        until(lambda: not cluster.scheduler)
+        cluster.kill_scheduler()  # while it is about to be started again
+        time.sleep(0.3)
+        assert not cluster.scheduler
