@@ -150,3 +150,19 @@ def test_a_name_that_somebody_else_has_taken_is_refused_also_when_it_is_asked_ag
     story.client = story.resume(1)
     assert reply(story, story.client, 2, "publish", "d", b"shape", [second], again=True).error
     assert reply(story, story.client, 3, "publish", "d", b"shape", [first]).error
+
+
+def test_letting_go_of_one_of_many_futures_writes_little(story):
+    other = story.core.greet(story.now, m.HelloClient(7))
+    keys = [f"k{number}" for number in range(5000)]
+    submit = m.Submit(1, 1, [b""] * 5000, None, keys)
+    story.tell(story.client, submit)
+    story.tell(other, m.Function(1, "f", b"f", b"blob"), submit)
+    story.write()
+    story.tell(other, m.Release([1]))
+    rows = story.gate.begin()
+    assert sum(len(body or b"") for body in rows.values()) < 10_000
+    story.gate.written()
+    story.tell(other, m.Release(list(range(2, 5001))))
+    story.write()
+    assert not [key for key in story.disk if key[0] == j.WATCHES]
