@@ -166,3 +166,13 @@ def test_letting_go_of_one_of_many_futures_writes_little(story):
     story.tell(other, m.Release(list(range(2, 5001))))
     story.write()
     assert not [key for key in story.disk if key[0] == j.WATCHES]
+
+
+def test_numbers_go_on_above_those_that_are_in_the_journal(story):
+    """A life that lasted may have given out more than its share."""
+    story.core._numbers["function"] = 1 << 21
+    story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
+    story.restart()
+    story.client = story.resume(1)
+    story.tell(story.client, m.Function(3, "h", b"h", b"blob"))
+    assert story.core.functions[b"h"].number > story.core.functions[b"g"].number
