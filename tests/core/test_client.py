@@ -99,3 +99,19 @@ def test_workers_that_were_never_introduced_are_refused():
     assert client.records[1].state is State.PENDING and not client.supplies
     client.receive([m.Peer(7, "w", "h", "/s", "a"), m.Finished(1, 5, None, 10, b"d", [7])])
     assert client.records[1].place.holders == [7]
+
+
+def test_trouble_with_the_journal_ends_with_the_connection_on_which_it_was_told():
+    client = ready()
+    client.notice(m.Trouble("the disk is full"))
+    client.submit(Record(1), F, b"a")
+    assert [one.cid for one in client.fail_unsure()] == [1]
+    client.dialer.greeted(m.Resumed(0, 2))  # a scheduler that was started again has none, and has nothing to take back
+    client.resumed()
+    client.submit(Record(2), F, b"a")
+    assert not client.fail_unsure() and client.records[2].state is State.PENDING
+    (failed,) = client.notice(m.Trouble("the disk is full"))  # where there is still some, it is told at once
+    assert failed.cid == 2 and failed.state is State.ERROR
+    client.dialer.greeting()  # another connection is tried
+    client.submit(Record(3), F, b"a")
+    assert not client.fail_unsure()

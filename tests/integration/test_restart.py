@@ -129,7 +129,7 @@ def test_questions_and_waiting_calls_go_on(cluster, client, tmp_path):
     asking.start()
     cluster.start_scheduler()
     asking.join(60)
-    assert answers and answers[0]["tasks"]["assigned"] == 1
+    assert answers and sum(answers[0]["tasks"].values()) == 2
     note(go, "now")
     assert next(done).result() == go
 
@@ -386,3 +386,19 @@ def test_why_and_retire_on_the_command_line(capsys):
         cluster.scale(1)  # so that the one that goes is not started again
         until(lambda: len(client.workers()) == 1)
         assert kept.result(60) == bytes(20_000)
+
+
+def test_a_scheduler_that_was_killed_last_stays_dead_until_it_is_started():
+    with LocalCluster(n_workers=0) as cluster:
+        restart(cluster)
+        cluster.kill_scheduler()
+        until(lambda: not cluster.scheduler)
+        time.sleep(0.3)  # nothing is to happen
+        assert not cluster.scheduler
+        cluster.start_scheduler()
+        until(lambda: cluster.scheduler)
+        os.kill(cluster.scheduler, signal.SIGKILL)
+        until(lambda: not cluster.scheduler)
+        cluster.kill_scheduler()  # while it is about to be started again
+        time.sleep(0.3)
+        assert not cluster.scheduler

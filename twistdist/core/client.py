@@ -312,7 +312,7 @@ class Client:
 
     def fail_unsure(self) -> list[Record]:
         """In trouble: what has been submitted and was never acknowledged fails, and is taken back; the records that changed."""
-        if not self.trouble:
+        if not self.trouble or not self.dialer.connected:
             return []
         self.close_batch()
         cids: list[int] = []
@@ -336,13 +336,14 @@ class Client:
 
     def resumed(self) -> None:
         """The session goes on; when the scheduler was started again meanwhile, it is asked and told again what it forgot."""
+        self.trouble = ""  # if there is some now, it is told at once
         if self._restarts == self.dialer.restarts:
             return
         self._restarts = self.dialer.restarts
         said = {one.query for one in self.dialer.session.undelivered() if isinstance(one, m.Query)}
         for number, question in self._open.items():
             if number not in said:
-                self._post(question)
+                self._post(m.Query(number, question.what, question.args, True))
         if self._kept:
             self._post(m.Keeps(sorted(self._kept)))
 

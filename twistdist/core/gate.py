@@ -64,12 +64,13 @@ class Gate:
         for session, received in self._snapshot.items():
             session.safe = max(session.safe or 0, received)
         self._snapshot = {}
-        if not self._ledger.dirty:
+        clean = not self._ledger.dirty  # also if what had changed meanwhile was changed back: then no other write follows
+        if clean:
             for session in self._touched:
                 session.safe = session.received
             self._touched.clear()
         free = []
-        while self._held and self._held[0][0] <= self._number:
+        while self._held and (clean or self._held[0][0] <= self._number):
             free.append(self._held.popleft()[1])
         return free
 

@@ -21,6 +21,9 @@ from twistdist.wire.messages import Options
 #: A row of at least this many entries is written anew when fewer than a quarter of them are of use.
 SPARSE_ENTRIES = 64
 
+#: Futures in one row: it is written anew whenever one of them is let go.
+MOST_WATCHES = 256
+
 
 @attrs.define(eq=False)
 class Batch:
@@ -270,12 +273,13 @@ class Ledger:
             self._mark(batch)
 
     def _compose_watches(self) -> None:
-        """New futures of each session, in a row."""
+        """New futures of each session, in rows of their own."""
         new, self._new_watches = self._new_watches, {}
         rows: dict[int, list[tuple[int, int]]] = {}
         for key in new:
             rows.setdefault(key[0], []).append(key)
-        for keys in rows.values():
+        parts = [keys[at : at + MOST_WATCHES] for keys in rows.values() for at in range(0, len(keys), MOST_WATCHES)]
+        for keys in parts:
             segment = Segment(self._next(), keys, len(keys))
             for key in keys:
                 self._watched[key] = (segment, new[key])

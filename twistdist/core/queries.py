@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from twistdist.core.scheduler import Scheduler
 
 
-def answer(scheduler: Scheduler, now: float, client: Client, what: str, args: list[Any]) -> Any:
-    """The answer to ``what``, as plain data.  ``LookupError``, ``TypeError`` or ``ValueError`` for an odd question."""
-    query = _QUERIES.get(what)
+def answer(scheduler: Scheduler, now: float, client: Client, what: str, args: list[Any], again: bool = False) -> Any:
+    """The answer to ``what``, as plain data.  ``LookupError``, ``TypeError`` or ``ValueError`` for an odd question.
+
+    ``again``: it may have been carried out before, and then not be refused for that reason.
+    """
+    query = (_AGAIN.get(what) if again else None) or _QUERIES.get(what)
     if query is None:
         raise LookupError("this scheduler does not know it")
     return query(scheduler, now, client, args)
@@ -272,4 +275,28 @@ _QUERIES: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
     "datasets": _datasets,
     "unpublish": _unpublish,
     "shutdown": _shutdown,
+}
+
+
+def _watch_again(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[int]:
+    return [cid for cid, _ in args if cid in client.futures] or _watch(scheduler, now, client, args)
+
+
+def _publish_again(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> None:
+    name, shape, cids = args
+    dataset = scheduler.datasets.get(str(name))
+    if dataset is None or dataset.shape != shape or dataset.tasks != [client.futures.get(cid) for cid in cids]:
+        _publish(scheduler, now, client, args)
+
+
+def _unpublish_again(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> None:
+    if str(args[0]) in scheduler.datasets:
+        _unpublish(scheduler, now, client, args)
+
+
+#: Orders that could not be carried out a second time.
+_AGAIN: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
+    "watch": _watch_again,
+    "publish": _publish_again,
+    "unpublish": _unpublish_again,
 }

@@ -109,6 +109,7 @@ class Restarting(Sessions):
         functions = {}
         for number, row in found:
             functions[number] = self.functions[row.digest] = Function(number, row.name, row.digest, row.blob, users=1)
+            self._numbers["function"] = max(self._numbers["function"], number)
         return functions
 
     def _restore_sessions(self, now: float, found: list[tuple[int, Any]], functions: dict[int, Function]) -> None:

@@ -129,7 +129,7 @@ class Scattered(Replicas):
     def _not_supplied(self, now: float, client: Client, message: m.NotSupplied) -> None:
         task = client.sources.get(message.cid)
         source = task.care.source if task is not None and task.care is not None else None
-        if task is None or source is None or task.state is not AWAITED:
+        if task is None or source is None or task.state is not AWAITED or task not in self.awaited:
             return
         if source.client is not client or source.cid != message.cid:
             return
@@ -191,6 +191,8 @@ class Scattered(Replicas):
             self._record_data(task)
             if source.client is client:
                 self._next_source(source)
+                if task not in self.awaited:
+                    continue  # nobody was asked: after a restart the workers may bring them
                 if task.state is AWAITED and source.client is not None:
                     self._ask_supply(task, source)
                 elif task.state is AWAITED and (task.watchers or task.pending):

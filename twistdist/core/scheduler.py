@@ -90,8 +90,8 @@ class Scheduler(Restarting):
             handlers[kind](now, peer, message)
             if kind is m.Bye:
                 break  # nothing comes behind it
-        if self.ledger is not None and isinstance(peer, Client) and peer.recorded and peer.number in self.clients:
-            self.ledger.session(peer)  # which frames were received
+        if self.ledger is not None and isinstance(peer, Client) and peer.number in self.clients:
+            self.ledger.session(peer)  # which frames were received: the next ones may be waiting on its side already
         self._settle(now)
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
@@ -391,7 +391,7 @@ class Scheduler(Restarting):
 
     def _query(self, now: float, client: Client, message: m.Query) -> None:
         try:
-            answer = queries.answer(self, now, client, message.what, message.args)
+            answer = queries.answer(self, now, client, message.what, message.args, message.again)
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             self.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
         else:

@@ -113,8 +113,11 @@ class LocalCluster(Service):
 
     def kill_scheduler(self) -> None:
         """SIGKILL the scheduler, for tests and demonstrations: it stays dead until ``start_scheduler``."""
+        self._scheduler_killed, self._start_again = True, False
+        waiting = self._restarts.pop("", None)
+        if waiting is not None:  # it had died by itself
+            waiting.cancel()
         if self._scheduler is not None:
-            self._scheduler_killed = True
             self._scheduler.signal(signal.SIGKILL)
 
     def start_scheduler(self) -> None:

@@ -134,7 +134,11 @@ class Outbox:
             self._on_trouble(text)
         for item in self._gate.take_if(lambda item: isinstance(item[1], Worker)):
             self._release(*item)
-        self._retry = self._reactor.callLater(RETRY_S, lambda: self._write(self._gate.again() if self._gate else {}))
+        self._retry = self._reactor.callLater(RETRY_S, self._write_again)
+
+    def _write_again(self) -> None:
+        if self._gate is not None:  # one that holds nothing is a gate too
+            self._write(self._gate.again())
 
     def look(self) -> None:
         """Now and then: see that the journal is still ours, also while nothing is to be written."""

@@ -240,11 +240,15 @@ class Unreachable(Message, tag=14):
 
 
 class Query(Message, tag=15):
-    """A question about the cluster, or an order; answered by Reply with the same ``query``."""
+    """A question about the cluster, or an order; answered by Reply with the same ``query``.
+
+    ``again``: it was asked of an earlier life of the scheduler, which may have carried it out.
+    """
 
     query: int
     what: str
     args: list[Any]
+    again: bool = False
 
 
 class Bye(Message, tag=16):
