@@ -107,9 +107,17 @@ class Client(ClientSession):
             unknown = sorted(set(chosen) - set(known))
             if unknown:
                 raise ValueError(f"no worker of this cluster is named {', '.join(unknown)}")
-            return self._until(self.workers, lambda workers: not set(chosen) & set(workers))
+            return self._until(self.workers, gone)
 
-        return self._query("retire", 3600.0 if timeout is None else float(timeout), *chosen).addCallback(told)
+        def gone(workers: dict[str, WorkerInfo]) -> bool:
+            left = [name for name in chosen if name in workers]
+            forgotten = [name for name in left if workers[name].state != "retiring"]
+            if forgotten:  # by a scheduler that was started again
+                self._query("retire", seconds, *forgotten)
+            return not left
+
+        seconds = 3600.0 if timeout is None else float(timeout)
+        return self._query("retire", seconds, *chosen).addCallback(told)
 
     def cancel(self, futures: Any) -> Deferred[None]:
         """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so."""

@@ -33,6 +33,9 @@ CONNECT_S = 3.0
 #: A connection is given up, and another one tried, when nothing was heard for this share of ``dead_after``.
 PATIENCE = 1 / 3
 
+#: Seconds after which a connection that was greeted counts as one that works.
+SETTLED_S = 0.2
+
 #: Seconds after which an acknowledgement is sent although nothing else is.
 ACK_S = 0.05
 
@@ -92,6 +95,7 @@ class Dialing:
         self._limit: Any = None
         self._retry: Any = None
         self._failures = 0
+        self._greeted_at = 0.0
         self._stopped = False
         self._jitter = random.Random()
         self._ack = Alarm(reactor, self._send_ack)
@@ -212,7 +216,7 @@ class Dialing:
                 return
             connection.send(again)
             self._core.resumed()
-            self._failures = 0
+            self._greeted_at = self._reactor.seconds()
             self._on_ready(dialer.fresh != before)
             self.flush()
 
@@ -222,6 +226,8 @@ class Dialing:
             self._connection = None
         self._proving = None
         worked, self._core.dialer.connected = self._core.dialer.connected, False
+        if worked and self._reactor.seconds() > self._greeted_at + SETTLED_S:
+            self._failures = 0  # else what ends it at once may do so again, and is not to be repeated without a pause
         if self._stopped:
             return
         self._wrong(error)

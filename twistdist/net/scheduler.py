@@ -200,6 +200,8 @@ class SchedulerService(Service):
         connection.expect_greeting()
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
+        if not self.running:
+            return  # what is still received is not acknowledged, and will be said to the next scheduler
         changed = False
         for body in bodies:
             peer = connection.peer
