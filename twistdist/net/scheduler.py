@@ -52,6 +52,7 @@ class _Valve:
         self.closed = False
         self._flooding = False
         self._reading = True
+        self._came = 0
         connection.transport.registerProducer(self, True)
 
     def pauseProducing(self) -> None:
@@ -65,6 +66,11 @@ class _Valve:
 
     def stopProducing(self) -> None:
         """The connection is gone."""
+
+    def more_came(self) -> bool:
+        """Whether bytes came since this was last asked."""
+        came, self._came = self._came, self._connection.came
+        return came != self._came
 
     def flooding(self, flooding: bool) -> None:
         """Whether there is so much to do that no more is to be read."""
@@ -325,6 +331,9 @@ class SchedulerService(Service):
         self._set_pulse()
         self._out.look()
         self.core.journal = self._out.status()
+        for connection, valve in self._valves.items():
+            if valve.more_came() and isinstance(connection.peer, Worker):
+                self._guard(self.core.bytes_came, connection.peer)
         self._guard(self.core.pulse)
         self._looks += 1
         if self._looks % self.core.settings.looks_a_beat:
