@@ -353,3 +353,13 @@ def test_a_part_of_a_frame_is_a_sign_of_life(story):
         story.core.bytes_came(story.now, worker)
         story.core.pulse(story.now)
     assert not worker.suspect
+
+
+def test_what_waited_for_a_suspect_worker_is_given_to_it_with_its_next_beat(story):
+    worker = story.worker()
+    story.pass_time(1.5)
+    story.submit()
+    story.said(worker)
+    story.core.dirty.clear()  # as at the edge
+    story.beat(worker)
+    assert len(story.given(worker)) == 1

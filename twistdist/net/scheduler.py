@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Seconds that a look whether a process listens may take.
 PROBE_S = 2.0
 
-#: Unfinished tasks above which no more submits are read, and below which they are again.
+#: Unfinished tasks above which a client that submits more is not read any more, and below which all are again.
 MOST_UNFINISHED, RESUME_UNFINISHED = 1_000_000, 900_000
 
 
@@ -227,6 +227,8 @@ class SchedulerService(Service):
                 self._guard(self.core.receive, peer, messages)
                 self._out.touch(peer.session)
                 changed = True
+                if self._flooded and any(isinstance(one, m.Submit) for one in messages):
+                    self._valves[connection].flooding(True)  # who only asks, cancels or leaves is heard
             elif not frame[0] and isinstance(peer, Worker):
                 for beat in frame[2]:
                     if isinstance(beat, m.Beat):
@@ -379,9 +381,9 @@ class SchedulerService(Service):
             if flooded is not self._flooded:
                 self._flooded = flooded
                 self._log.info("{n} tasks are unfinished: {what}", n=unfinished,
-                               what="no more submits are read" if flooded else "submits are read again")  # fmt: skip
-                for valve in list(self._valves.values()):
-                    valve.flooding(flooded)
+                               what="who submits more is not read" if flooded else "submits are read again")  # fmt: skip
+                for valve in list(self._valves.values()) if not flooded else ():
+                    valve.flooding(False)
 
     # ---- out --------------------------------------------------------------------------------
 
