@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.core.test_scheduler import Story
+from twistdist.core import scheduler as core
 from twistdist.core.invariants import check_scheduler
 from twistdist.core.lease import Lease
 from twistdist.core.liveness import digest_of
+from twistdist.core.resilience import Settings
 from twistdist.core.session import Dialer, Hearing
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
@@ -25,10 +27,10 @@ class Pulsing(Story):
             self.core.pulse(self.now)
             check_scheduler(self.core)
 
-    def beat(self, worker, stored=-1, **fields):
+    def beat(self, worker, stored=-1, received=None, **fields):
         jobs = digest_of([task.attempt for task in worker.assigned])
         beat = m.Beat(1, 0, worker.session.received, jobs=fields.pop("jobs", jobs), stored=stored, **fields)
-        self.core.beat(self.now, worker, beat, worker.session.sent)
+        self.core.beat(self.now, worker, beat, worker.session.sent if received is None else received)
         check_scheduler(self.core)
 
     def kinds(self):
@@ -229,3 +231,135 @@ def test_silence_is_not_counted_while_we_stood_still():
     assert hearing.look(0.25, 0.25) == 0.25
     assert hearing.look(10.25, 0.25) == pytest.approx(0.5)
     assert hearing.look(10.5, 0.25) == pytest.approx(0.75)
+
+
+def test_a_task_that_is_to_run_alone_is_given_out_once_though_old_offers_of_it_lie_about(story):
+    has = {"g": 1_000_000}
+    story.worker("a", resources=has)
+    story.submit(resources=has)
+    (task,) = story.core.tasks.values()
+    workers = {name: story.worker(name, resources=has) for name in "bcd"}  # all are offered it when it is ready again
+    for _ in range(2):
+        story.submit(workers=("b", "d"))
+    for _ in range(2):  # with "a", and with "c"
+        story.lost(task.worker)
+        story.later(0.6)
+    story.submit(workers=("b", "d"))  # so that the workers' own queues are looked at
+    reserved, other = sorted((workers["b"], workers["d"]), key=lambda one: one.exclusive is not task)
+    assert reserved.exclusive is task and task in story.core.alone
+    story.done(other, story.given(other)[0])
+    assert task.worker is None
+    story.done(reserved, story.given(reserved)[0])
+    assert task.worker is reserved and task not in other.assigned
+
+
+@pytest.mark.parametrize("how", ["copy", "value"])
+def test_a_file_that_is_refused_while_the_question_is_on_its_way_is_no_difference(story, how):
+    worker = story.worker()
+    cid = story.submit()
+    (compute,) = story.given(worker)
+    story.beat(worker, stored=5)
+    (audit,) = story.said(worker, m.Audit)
+    stored = m.Stored(compute.task, compute.attempt, 10_000, b"d") if how == "value" else m.Stored(99, 77, 10, b"d")
+    story.tell(story.client, m.Cancel([cid]))
+    if how == "value":
+        story.done(worker, compute, None, 10_000)
+    else:
+        story.tell(worker, m.Have([stored]))
+    story.tell(worker, m.Inventory(audit.number, [], [stored]))  # the order to delete it has not come yet
+    assert "drift" not in story.kinds()
+
+
+def test_a_task_that_an_idle_worker_can_t_fetch_the_inputs_of_is_no_lack_of_progress(story):
+    holder = story.worker("a")
+    one = story.submit()
+    story.done(holder, story.given(holder)[0], None, 10_000)
+    story.submit(workers=("a",))
+    cut_off = story.worker("b")
+    story.submit(one)
+    (compute,) = story.given(cut_off)
+    third = story.worker("c")
+    story.submit(workers=("c",))
+    story.tell(cut_off, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, holder.number)]))
+    for _ in range(60):
+        story.core.tick(story.now)
+        story.now += 0.25
+        for worker in (holder, cut_off, third):
+            story.beat(worker, running=len(worker.assigned))
+        story.core.pulse(story.now)
+    assert cut_off in story.core.placement.idle and "no progress" not in story.kinds()
+
+
+def test_a_worker_that_is_to_leave_is_to_leave_when_it_says_hello_again(story):
+    worker = story.worker("a")
+    story.worker("b")
+    story.submit(workers=("a",))
+    (compute,) = story.given(worker)
+    story.core.retire(story.now, worker, 60.0, "told to")
+    hello = worker.hello
+    hello.running.append((compute.task, compute.attempt))
+    again = story.core.greet(story.now, hello)
+    assert again is not worker and again.retiring is not None and again.retiring.why == "told to"
+    story.submit(workers=("a",))
+    assert not story.given(again)
+    story.done(again, compute)
+    assert story.said(again, m.Stop)
+
+
+def test_with_a_long_dead_after_an_input_behind_a_bad_link_is_made_again_all_the_same():
+    story = Pulsing()
+    story.core = core.Scheduler(1, Settings(dead_after=90.0))
+    story.client = story.core.greet(0.0, m.HelloClient(1))
+    story.tell(story.client, m.Function(1, "f", b"f", b"blob"))
+    holder, cut_off = story.worker("a"), story.worker("b")
+    one = story.submit(workers=("a", "b"))
+    story.done(holder, story.given(holder)[0], None, 10_000)
+    two = story.submit(one, workers=("b",))
+    while story.now < 120.0:
+        for compute in story.given(cut_off):
+            if compute.args == b"1":  # where it is wanted
+                story.done(cut_off, compute, None, 10_000)
+            elif cut_off.number in compute.inputs[0].holders:
+                story.done(cut_off, compute, b"v")
+                assert story.now >= 90.0 and story.outcome(two).value == b"v"
+                return
+            else:
+                lost = [(compute.inputs[0].attempt, holder.number)]
+                story.tell(cut_off, m.InputLost(compute.task, compute.attempt, lost))
+        holder.heard_at = cut_off.heard_at = story.now
+        story.later(0.5)
+    pytest.fail(f"{story.outcome(two)}")
+
+
+def test_a_worker_whose_tasks_are_still_on_their_way_is_not_stuck(story):
+    worker = story.worker()
+    story.submit()
+    assert story.given(worker)
+    for _ in range(100):
+        story.now += 0.25
+        story.beat(worker, received=0)
+    assert "worker stuck" not in story.kinds()
+    story.said(worker)  # the question that was put meanwhile
+    for _ in range(41):
+        story.now += 0.25
+        story.beat(worker)
+    assert "worker stuck" in story.kinds()
+
+
+def test_a_part_of_a_frame_is_a_sign_of_life(story):
+    worker = story.worker()
+    for _ in range(60):
+        story.now += 0.25
+        story.core.bytes_came(story.now, worker)
+        story.core.pulse(story.now)
+    assert not worker.suspect
+
+
+def test_what_waited_for_a_suspect_worker_is_given_to_it_with_its_next_beat(story):
+    worker = story.worker()
+    story.pass_time(1.5)
+    story.submit()
+    story.said(worker)
+    story.core.dirty.clear()  # as at the edge
+    story.beat(worker)
+    assert len(story.given(worker)) == 1

@@ -402,3 +402,12 @@ def test_what_a_scheduler_must_not_say_is_refused_and_changes_nothing():
     worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
     worker.receive(0.0, [m.Abort([4], True), m.ForgetFunctions([1])])
     assert not worker.functions
+
+
+def test_an_attempt_whose_file_is_there_is_not_run_again_over_it():
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, None, 10_000, b"d", 5)])
+    with pytest.raises(ProtocolError, match="given twice"):
+        worker.receive(0.0, [compute(1)])
+    assert not worker.jobs

@@ -302,3 +302,37 @@ def test_what_one_peer_can_not_be_told_does_not_keep_the_others_from_hearing():
         service.core.post(peer, m.Reply(1, "", 1 << 64 if number == 1 else "fine"))
     service._flush()
     assert len(sent) == 1 and "encoded" in failed[0]
+
+
+# ---- a flood -----------------------------------------------------------------------------------------
+
+
+class Halting(StringTransport):
+    def abortConnection(self):
+        self.loseConnection()
+
+
+def test_in_a_flood_who_submits_more_is_not_read_and_who_cancels_is_heard(monkeypatch):
+    monkeypatch.setattr("twistdist.net.scheduler.MOST_UNFINISHED", 10)
+    monkeypatch.setattr("twistdist.net.scheduler.RESUME_UNFINISHED", 5)
+    clock = Clock()
+    service = SchedulerService(clock, [], SECRET)
+    service.startService()
+
+    def greet(number):
+        connection, transport = service._factory.buildProtocol(None), Halting()
+        connection.makeConnection(transport)
+        connection.dataReceived(proof(transport))
+        connection.dataReceived(encode_frame((0, 0, [m.HelloClient(number)])))
+        connection.dataReceived(encode_frame((1, 0, [m.Function(1, "f", b"f", b"blob")])))
+        return connection, transport
+
+    (first, its), (second, others) = greet(7), greet(8)
+    first.dataReceived(encode_frame((2, 0, [m.Submit(1, 1, [b""] * 20)])))
+    assert its.producerState == others.producerState == "producing"
+    second.dataReceived(encode_frame((2, 0, [m.Submit(1, 1, [b""])])))
+    third, new = greet(9)
+    third.dataReceived(encode_frame((2, 0, [m.Submit(1, 1, [b""])])))
+    assert others.producerState == new.producerState == "paused"
+    first.dataReceived(encode_frame((3, 0, [m.Cancel(list(range(1, 21)))])))
+    assert service.core.unfinished == 2 and others.producerState == new.producerState == "producing"

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from twistdist.core import placement
-from twistdist.core.records import Audit, Client, Incident, Task, Worker
+from twistdist.core.records import Audit, Client, Incident, Worker
 from twistdist.core.scatter import Scattered
-from twistdist.core.tasks import DONE, READY, WAITING
+from twistdist.core.tasks import DONE, READY, WAITING, has_resources
 from twistdist.wire import messages as m
 
 #: Seconds of uninterrupted traffic after which the books are compared by a question, since beats can't tell.
@@ -99,6 +99,11 @@ class Liveness(Scattered):
             self._workers_changed()
             self._look_at_awaited()
 
+    def bytes_came(self, now: float, worker: Worker) -> None:
+        """A part of a frame came, which may be a large one on a slow line."""
+        if self.workers.get(worker.number) is worker:
+            self._heard(now, worker)
+
     def _tell_state(self, worker: Worker, state: str) -> None:
         for peer in self._peers():
             if worker.number in peer.peers and peer is not worker:
@@ -130,6 +135,7 @@ class Liveness(Scattered):
 
     def beat(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
         """A heartbeat, on a frame that acknowledges our frames up to ``received``."""
+        was_suspect = worker.suspect
         self._heard(now, worker)
         worker.beat = beat
         if beat.sent == worker.session.received and received == worker.session.sent and not worker.session.waiting:
@@ -137,8 +143,8 @@ class Liveness(Scattered):
             self._compare(now, worker, beat)
         elif now - worker.quiet_at > AUDIT_AFTER_S and now >= worker.audit_after:
             self._audit(now, worker, stored=True)
-        self._look_if_stuck(now, worker, beat)
-        if self.dirty or self._untended:
+        self._look_if_stuck(now, worker, beat, received)
+        if self.dirty or self._untended or was_suspect:
             self._settle(now)
 
     def _compare(self, now: float, worker: Worker, beat: m.Beat) -> None:
@@ -200,13 +206,15 @@ class Liveness(Scattered):
 
     # ---- no progress ------------------------------------------------------------------------
 
-    def _look_if_stuck(self, now: float, worker: Worker, beat: m.Beat) -> None:
+    def _look_if_stuck(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
         """A worker that beats, has tasks, and does nothing with them: they are taken back, and it rests."""
-        if beat.running or beat.fetching or not worker.given:
+        if beat.running or beat.fetching or not worker.given or worker.session.waiting:
             worker.idle_since = None
             return
         if worker.idle_since is None:
-            worker.idle_since = now
+            worker.idle_since, worker.idle_sent = now, worker.session.sent
+        elif received < worker.idle_sent:
+            worker.idle_since = now  # its tasks are still on their way
         if now - max(worker.idle_since, worker.progress_at) < STUCK_S:
             return
         worker.idle_since, worker.resting = None, True
@@ -242,18 +250,17 @@ class Liveness(Scattered):
 
     def _why_no_progress(self) -> str:
         """What should not be: a task that could run, or waits for nothing."""
+        nobody: set[int] = set()  # options that no idle worker fits, by identity: the tasks of a map share theirs
         for task in self.tasks.values():
-            if task.state is READY and (able := self._could_run(task)) is not None:
-                return f"{task.key} is ready and {able.name} is free"
+            if task.state is READY and task not in self.alone and id(task.options) not in nobody:
+                fit = [one for one in self.placement.idle if placement.allowed(task, one) and has_resources(one, task)]
+                if not fit:
+                    nobody.add(id(task.options))
+                for able in fit:  # some may be left out, where they can't fetch its inputs and others can
+                    if task not in self.restricted or placement.offered(task, able):
+                        return f"{task.key} is ready and {able.name} is free"
             if task.state is WAITING and not (task.trouble is not None and task.trouble.paused) and (
                 all(one.state is DONE for one in task.inputs)
             ):
                 return f"{task.key} waits although all its inputs are there"
         return ""
-
-    def _could_run(self, task: Task) -> Worker | None:
-        for worker in self.placement.idle:
-            free = all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
-            if free and placement.allowed(task, worker) and task not in self.alone:
-                return worker
-        return None

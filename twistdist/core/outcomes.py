@@ -25,7 +25,7 @@ class Outcomes(TaskBook):
         task = self._current(worker, message.task, message.attempt)
         if task is None:
             if message.value is None and not self._holds(worker, message):
-                self.post(worker, m.Free([message.attempt]))
+                self._refuse(worker, [message.attempt])
             return
         worker.progress_at = now
         function = task.function
@@ -57,7 +57,7 @@ class Outcomes(TaskBook):
     def _differs(self, task: Task, worker: Worker, message: m.Done) -> None:
         """A second execution gave another value: that is told, and neither value is passed on."""
         if message.value is None:
-            self.post(worker, m.Free([message.attempt]))
+            self._refuse(worker, [message.attempt])
         text = (f"{task.key} gave another value when it was run again: attempt {task.value_attempt:x} had the digest "
                 f"{task.digest.hex()}, attempt {message.attempt:x} on {worker.name} has {message.digest.hex()}; the function "
                 "depends on more than its arguments (replay=\"verify\")")  # fmt: skip

@@ -109,3 +109,8 @@ def allowed(task: Task, worker: Worker) -> bool:
         return False
     total = worker.hello.resources
     return all(total.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
+
+
+def offered(task: Task, worker: Worker) -> bool:
+    """Whether a restricted task is in the worker's own queues."""
+    return any(one is task for queue in worker.own.values() for _, one in queue)

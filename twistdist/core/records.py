@@ -175,6 +175,7 @@ class Worker:
     quiet_at: float = 0.0
     differs: int = 0
     idle_since: float | None = None
+    idle_sent: int = 0
     audit: Audit | None = None
     audit_after: float = 0.0
     audit_pause: float = 0.0

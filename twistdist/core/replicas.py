@@ -55,6 +55,15 @@ class Replicas(Resilience):
                 task.care.failed.clear()
                 self._untended[task] = None
 
+    def _greet_worker(self, now: float, hello: m.HelloWorker) -> Worker:
+        """A process that is to leave is to leave, also when it was away for so long that it says Hello again."""
+        leaving = next((one.retiring for one in self.workers.values()
+                        if one.retiring is not None and one.hello.incarnation == hello.incarnation), None)  # fmt: skip
+        worker = super()._greet_worker(now, hello)
+        if leaving is not None:
+            self.retire(now, worker, max(0.0, leaving.deadline - now), leaving.why)
+        return worker
+
     def _worker_gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
         for task in self.targets:
             if task.care is not None:

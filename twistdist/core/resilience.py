@@ -27,7 +27,11 @@ MOST_LOST_INPUTS = 4
 #: After this many times the task fails.
 MOST_LOST_INPUTS_IN_ALL = 12
 
-#: Seconds for which a worker that could not fetch from another one is not sent there again if there is another way.
+#: No more are counted before, where the value could be made again then.
+MOST_LOST_INPUTS_EARLY = 7
+
+#: Seconds (at least twice ``dead_after``) for which a worker that could not fetch from another one is not sent there again if
+#: there is another way.
 LINK_S = 60.0
 
 #: How many incarnations of workers are remembered as replaced by a later one.
@@ -94,6 +98,8 @@ class Resilience(Outcomes):
             one.pending += 1
             task.missing += one.state is not DONE
         hopeless = not self._goes_another_way(task, worker) or trouble.lost_inputs >= MOST_LOST_INPUTS
+        if trouble.lost_inputs > MOST_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
+            trouble.lost_inputs = MOST_LOST_INPUTS_EARLY
         for attempt, holder in message.inputs:
             other = self.workers.get(holder)
             if other is None:
@@ -119,7 +125,7 @@ class Resilience(Outcomes):
         link = (peer.number, holder)
         if link not in self.links:
             self.links[link] = now
-            self._alarm(now + LINK_S, self._link_over, link)
+            self._alarm(now + max(LINK_S, 2 * self.settings.dead_after), self._link_over, link)
             other = self.workers.get(holder)
             if other is not None and other.well:
                 name = peer.name or f"client {peer.number:x}"
@@ -147,6 +153,12 @@ class Resilience(Outcomes):
     def _relay(self, task: Task, peer: Client | Worker) -> bool:
         raise TypeError("the module above makes copies")
 
+    def _may_be_mended(self, now: float, worker: Worker, message: m.InputLost) -> bool:
+        """Whether one of the links has not been bad for long enough to have what lies behind it made again, which could be."""
+        return any(now - self.links.get((worker.number, holder), now) < self.settings.dead_after
+                   and (other := self.workers.get(holder)) is not None and self._can_be_made_again(other, attempt) is not None
+                   for attempt, holder in message.inputs)  # fmt: skip
+
     @staticmethod
     def _can_be_made_again(holder: Worker, attempt: int) -> Task | None:
         """The task whose value can't be had from its holder, if it may be given up there, to be computed where it can be
@@ -173,7 +185,7 @@ class Resilience(Outcomes):
             else:
                 unknown.append(stored.attempt)
         if unknown:
-            self.post(worker, m.Free(unknown))
+            self._refuse(worker, unknown)
 
     def _missing(self, now: float, worker: Worker, message: m.Missing) -> None:
         gone = set(message.attempts)
@@ -259,7 +271,7 @@ class Resilience(Outcomes):
             adopted += 1
             self._take_in(task, worker)
         if useless:
-            self.post(worker, m.Free(useless))
+            self._refuse(worker, useless)
         if adopted:
             self._incident(Incident(now, "worker back", worker.name, cause, adopted=adopted))
 

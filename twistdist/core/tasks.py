@@ -81,6 +81,12 @@ class TaskBook:
         peer.session.post(message, weight)
         self.dirty[peer] = None
 
+    def _refuse(self, worker: Worker, attempts: list[int]) -> None:
+        """``worker`` told of files that are of no use: it is to delete them, and an answer of before that may name them."""
+        if worker.audit is not None:
+            worker.audit.left.update(attempts)
+        self.post(worker, m.Free(attempts))
+
     def _introduce(self, peer: Peer, workers: Iterable[Worker]) -> list[int]:
         """The workers' numbers, the silent ones last, after ``peer`` was told where they can be reached."""
         numbers = []
@@ -252,12 +258,14 @@ class TaskBook:
         # Restricted tasks are never given ahead: they could not be recalled for another worker that may run them.
         for worker in [w for w in place.idle if w.own] if self.restricted else ():
             while worker in place.idle and (task := place.next_restricted(worker)) is not None:
-                self._assign(now, task, worker)
+                if task in self.restricted:  # else it waits elsewhere by now: to run alone, or for whoever is idle
+                    self._assign(now, task, worker)
         while place:
             task = self.ready.pop()
             if task is None:
                 break
-            self._assign(now, task, place.choose(task))
+            if task not in self.alone and task not in self.restricted:  # else the entry is an old one
+                self._assign(now, task, place.choose(task))
         if place.idle and place.ahead:
             self._recall(now)
 

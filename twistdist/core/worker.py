@@ -185,7 +185,7 @@ class Worker(Pool):
         self.unmappable.discard(message.store)
 
     def _compute(self, now: float, message: m.Compute) -> None:
-        if message.attempt <= 0 or message.attempt in self.jobs:
+        if message.attempt <= 0 or message.attempt in self.jobs or message.attempt in self.stored:
             raise ProtocolError(f"attempt {message.attempt:x} was given twice, or is none")
         if message.fn not in self.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was given")

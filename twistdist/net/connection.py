@@ -79,6 +79,7 @@ class Connection(TwistedProtocol):
         self.accepted = False
         self.peer: Any = None
         self.error: Exception | None = None
+        self.came = 0  # bytes
         self.told = False  # whether the owner has said anything
         self.transport: Any = None
 
@@ -120,6 +121,7 @@ class Connection(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self.error is not None:
             return
+        self.came += len(data)
         try:
             self._take(data)
         except ProtocolError as error:

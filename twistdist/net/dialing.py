@@ -90,6 +90,7 @@ class Dialing:
         self._hearing = Hearing()
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
+        self._came = 0
         self._connection: Connection | None = None
         self._connecting: Deferred[Any] | None = None
         self._limit: Any = None
@@ -255,6 +256,9 @@ class Dialing:
         now, dialer = self._reactor.seconds(), self._core.dialer
         lag = int(1e6 * (now - self._pulse_due))
         self._set_pulse()
+        if self._connection is not None and self._connection.came != self._came:
+            self._came = self._connection.came  # a part of a frame is a sign of life, where that is large and the line slow
+            self._hearing.heard(now)
         silence = self._hearing.look(now, dialer.beat_every)
         if self._connection is not None and silence > dialer.dead_after * PATIENCE:
             self._log.warn("nothing was heard from {address} for {silence:.1f} s; another connection is tried",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Seconds that a look whether a process listens may take.
 PROBE_S = 2.0
 
-#: Unfinished tasks above which no more submits are read, and below which they are again.
+#: Unfinished tasks above which a client that submits more is not read any more, and below which all are again.
 MOST_UNFINISHED, RESUME_UNFINISHED = 1_000_000, 900_000
 
 
@@ -52,6 +52,7 @@ class _Valve:
         self.closed = False
         self._flooding = False
         self._reading = True
+        self._came = 0
         connection.transport.registerProducer(self, True)
 
     def pauseProducing(self) -> None:
@@ -65,6 +66,11 @@ class _Valve:
 
     def stopProducing(self) -> None:
         """The connection is gone."""
+
+    def more_came(self) -> bool:
+        """Whether bytes came since this was last asked."""
+        came, self._came = self._came, self._connection.came
+        return came != self._came
 
     def flooding(self, flooding: bool) -> None:
         """Whether there is so much to do that no more is to be read."""
@@ -221,6 +227,8 @@ class SchedulerService(Service):
                 self._guard(self.core.receive, peer, messages)
                 self._out.touch(peer.session)
                 changed = True
+                if self._flooded and any(isinstance(one, m.Submit) for one in messages):
+                    self._valves[connection].flooding(True)  # who only asks, cancels or leaves is heard
             elif not frame[0] and isinstance(peer, Worker):
                 for beat in frame[2]:
                     if isinstance(beat, m.Beat):
@@ -326,6 +334,9 @@ class SchedulerService(Service):
         self._set_pulse()
         self._out.look()
         self.core.journal = self._out.status()
+        for connection, valve in self._valves.items():
+            if valve.more_came() and isinstance(connection.peer, Worker):
+                self._guard(self.core.bytes_came, connection.peer)
         self._guard(self.core.pulse)
         self._looks += 1
         if self._looks % self.core.settings.looks_a_beat:
@@ -371,9 +382,9 @@ class SchedulerService(Service):
             if flooded is not self._flooded:
                 self._flooded = flooded
                 self._log.info("{n} tasks are unfinished: {what}", n=unfinished,
-                               what="no more submits are read" if flooded else "submits are read again")  # fmt: skip
-                for valve in list(self._valves.values()):
-                    valve.flooding(flooded)
+                               what="who submits more is not read" if flooded else "submits are read again")  # fmt: skip
+                for valve in list(self._valves.values()) if not flooded else ():
+                    valve.flooding(False)
 
     # ---- out --------------------------------------------------------------------------------
 
