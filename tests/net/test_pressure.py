@@ -76,11 +76,15 @@ def test_who_floods_is_not_read_from_until_work_is_done_but_tasks_own_clients_ar
     flood.say(m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b""] * 20))
     (first, *_) = service.core.tasks.values()
     child = Peer(service, m.HelloClient(2, parent=first.number))
+    child.say(m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b""]))
+    flood.say(m.Submit(21, 1, [b""]))
     assert flood.transport.producerState == "paused" and child.transport.producerState == "producing"
     late = Peer(service, m.HelloClient(3))
+    late.say(m.Query(1, "sync", []))
+    assert late.transport.producerState == "producing"  # who only asks is heard
     late.say(m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b""] * 20))
     assert late.transport.producerState == "paused"
-    cids = list(range(1, 21))
+    cids = list(range(1, 22))
     for client in list(service.core.clients.values()):
         service._guard(service.core.receive, client, [m.Release(cids)])
     service._flush()

@@ -298,8 +298,7 @@ class SchedulerService(Service):
         connection.peer = peer
         connection.greeted()
         self._connections[peer] = connection
-        valve = self._valves[connection] = _Valve(self, connection)
-        valve.flooding(self._flooded)
+        self._valves[connection] = _Valve(self, connection)
 
     def _close_replaced(self) -> None:
         """Older incarnations of a worker's name are told to give up, or they would come back in turn for ever."""
