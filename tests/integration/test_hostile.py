@@ -627,3 +627,21 @@ def stop_once(log):
 def _state(pid):
     with open(f"/proc/{pid}/stat") as stream:
         return stream.read().rpartition(")")[2].split()[0]
+
+
+def test_an_executor_that_dies_under_a_stopped_template_is_noticed(tmp_path):
+    log = str(tmp_path / "log")
+    with LocalCluster(n_workers=1) as cluster, Client(cluster.address) as client:
+        template = client.submit(os.getppid).result(60)
+        future = client.submit(sleep_once, log)
+        until(lambda: lines(log))
+        os.kill(template, signal.SIGSTOP)
+        os.kill(int(lines(log)[0]), signal.SIGKILL)
+        assert future.result(60) == "slept"
+
+
+def sleep_once(log):
+    note(log, os.getpid())
+    if len(lines(log)) == 1:
+        time.sleep(300)
+    return "slept"

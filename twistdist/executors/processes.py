@@ -37,13 +37,15 @@ def kernel_kills() -> int:
         return 0
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped the process (SIGSTOP), other than for a debugger; False where the system does not say."""
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process: ``T`` stopped by a signal (a debugger's is ``t``), ``Z`` ended and not reaped, …;
+    "" where
+    it does not say, or there is none."""
     try:
         with open(f"/proc/{pid}/stat") as stream:
-            return stream.read().rpartition(")")[2].split()[0] == "T"
+            return stream.read().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 def memory_of(pid: int) -> int:

@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from twistdist.errors import ProtocolError
 from twistdist.executors import packets
-from twistdist.executors.processes import exit_in_words, is_stopped, kernel_kills, memory_of
+from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of, state_of
 from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
@@ -647,7 +647,14 @@ class Supervisor:
 
     def stopped(self) -> set[int]:
         """The executors that have work and are stopped by a signal."""
-        return {number for number, one in self._executors.items() if one.pid and one.expected > 0 and is_stopped(one.pid)}
+        found = set()
+        for number, one in self._executors.items():
+            state = state_of(one.pid) if one.pid and one.expected > 0 else ""
+            if state == "T":
+                found.add(number)
+            elif state == "Z":  # the template tells of it in a moment, unless it is stopped itself
+                self._expect_template()
+        return found
 
     def memory(self) -> tuple[dict[int, int], dict[int, int]]:
         """(bytes of each executor that has work, the attempt that each of them runs)."""
