@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -26,7 +27,9 @@ class Role:
 
     def __init__(self, folder, role, *options):
         command = [TWISTD, "-n", f"twistdist-{role}", *options]
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                        env=environment)  # fmt: skip
         self.lines, self._changed = [], threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
