@@ -21,7 +21,7 @@ WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 #: What the machine may take longer than the promise.
-SLACK_S = 3.0
+SLACK_S = 15.0
 
 
 def faultless(net):
