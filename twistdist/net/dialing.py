@@ -138,6 +138,15 @@ class Dialing:
         elif self._proving is not None and self._proving.transport is not None:
             self._proving.transport.abortConnection()
 
+    def renew(self, age: float) -> None:
+        """Another connection in the place of one that is older than ``age`` seconds and does not bring through what we
+        say: TCP may
+        wait long before it sends lost packets again."""
+        if self._core.dialer.connected and self._reactor.seconds() > self._greeted_at + age:
+            self._log.warn("what is said to {address} does not arrive; another connection is tried",
+                           address=self._addresses[self._at])  # fmt: skip
+            self.reconnect()
+
     def reconnect(self) -> None:
         """Give up the connection that is there; another one is made at once."""
         if self._connection is not None:

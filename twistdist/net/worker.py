@@ -173,6 +173,8 @@ class WorkerService(Service):
             return None
         self._event(self._the_core.look_at_lease)
         limit = self._the_core.dialer.dead_after
+        if self._dialing is not None and self._the_core.lease.over(self._reactor.seconds(), limit / 2):
+            self._dialing.renew(limit / 4)
         self._event(self._the_core.executors_stopped, self._the_supervisor.stopped(), limit)
         return self._the_core.pulse(self._reactor.seconds())
 
