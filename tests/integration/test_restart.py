@@ -54,15 +54,9 @@ def fail_once(log):
 
 @pytest.fixture
 def cluster():
+    """A cluster of the test's own, whose scheduler it kills; ``client`` (conftest) connects to it."""
     with LocalCluster(n_workers=2) as running:
         yield running
-
-
-@pytest.fixture
-def client(cluster):
-    with Client(cluster.address) as connected:
-        connected.wait_for_workers(2, timeout=60)
-        yield connected
 
 
 def restart(cluster):

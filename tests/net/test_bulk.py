@@ -14,9 +14,10 @@ from twisted.internet import defer, reactor
 from twisted.internet.endpoints import serverFromString
 
 from twistdist.errors import DataLost, StoreError
-from twistdist.net.bulk import BulkFetcher, BulkServer, MemorySink
+from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.connection import ServerFactory
 from twistdist.net.hosts import address_of
+from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import IncomingFile, Store, file_path, read_file, write_file
 from twistdist.wire.messages import Put, Stored
 

@@ -21,12 +21,13 @@ from twisted.internet import defer, reactor
 
 from twistdist import cli
 from twistdist.errors import AuthenticationError, ConfigError, ProtocolError
-from twistdist.net import bulk
-from twistdist.net.bulk import BulkFetcher, BulkServer, MemorySink
+from twistdist.net import bulk, transfer
+from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.certs import make_certificates
 from twistdist.net.connection import ClientFactory, ServerFactory
 from twistdist.net.hosts import address_of, refuse_open_listening
 from twistdist.net.tls import dial, dialing_side, explain, listen, load
+from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import IncomingFile, Store, file_path, read_file, write_file
 from twistdist.wire.messages import Put, Stored
 
@@ -380,7 +381,8 @@ def test_files_over_tls_both_ways_and_never_straight_on_the_socket(certs, tmp_pa
     server = BulkServer(reactor, store, "here", taken.append)
     port = yield listen(reactor, "tcp:0:interface=127.0.0.1", tls, ServerFactory(reactor, server, SECRET))
     address, fetcher = address_of(port, True), BulkFetcher(reactor, SECRET, tls)
-    monkeypatch.setattr(bulk, "_own_socket", lambda connection: pytest.fail("a thread would write plain text"))
+    for module in (bulk, transfer):
+        monkeypatch.setattr(module, "own_socket", lambda connection: pytest.fail("a thread would write plain text"))
     try:
         contents = {n: os.urandom(size) for n, size in enumerate([0, 1, 5_000, 262_145, 3_000_000, 700_000] * 3, start=1)}
         stored = {n: Stored(1, n, *write_file(store.path, 1, n, [data])) for n, data in contents.items()}

@@ -7,37 +7,28 @@ for anything else, so nothing of ours is waiting to be written then.  The receiv
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import xxhash
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.interfaces import IPushProducer
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
-from zope.interface import implementer
 
 from twistdist.errors import DataLost, ProtocolError, StoreError
 from twistdist.net import rawio
-from twistdist.net.connection import BULK_BYTES, ClientFactory, Connection
+from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import dial
+from twistdist.net.transfer import LARGE_BYTES, STALL_S, Incoming, Sender, Sink, Threads, cut, has_socket, own_socket
 from twistdist.storage.store import HEADER_BYTES, IncomingFile, Store, file_path
 from twistdist.wire import messages as m
 from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame, encode_frame
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
-
-#: A connection that brings nothing for this many seconds while it should is given up.
-STALL_S = 10.0
 
 #: Requests that may wait on one connection.
 MOST_WAITING = 100
@@ -48,228 +39,17 @@ IDLE_S = 30.0
 #: Seconds that one attempt to connect to a holder may take.
 CONNECT_S = 3.0
 
-#: Files above this size are moved by threads.
-LARGE_BYTES = 256 << 10
-
 #: Large files that a worker sends at a time; who asks for more is told to look elsewhere.
 MOST_SENDING = 4
 
-#: Connections to one holder at a time, and threads for large files.
+#: Connections to one holder at a time.
 MOST_CONNECTIONS = 2
-MOST_THREADS = 8
 
 #: How often a file is tried to be had from the same holder after its connection broke, and the pause before each try.
 MOST_RESUMES, RESUME_PAUSE_S = 3, 0.1
 
 #: Pause after all holders were busy: doubled each time, in seconds, and how often.
 BUSY_PAUSE_S, LONGEST_BUSY_PAUSE_S, MOST_BUSY = 0.02, 1.0, 200
-
-
-class Threads:
-    """The threads that move large files; made when the first one is wanted."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._pool: ThreadPool | None = None
-
-    def run(self, function: Callable[..., Any], used: socket.socket, *args: Any) -> Deferred[Any]:
-        """``function(used, *args)`` in a thread.  ``used`` is closed at the end."""
-        if self._pool is None:
-            self._pool = ThreadPool(0, MOST_THREADS, "PoolThread-twisted-bulk")
-            self._pool.start()
-
-        def close(result: Any) -> Any:
-            used.close()
-            return result
-
-        return deferToThreadPool(self._reactor, self._pool, function, used, *args).addBoth(close)
-
-    def stop(self) -> None:
-        """Wait for what is under way; its sockets are closed already."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = None
-
-
-def _has_socket(connection: Connection) -> bool:
-    """Whether a thread may write to the connection: not where the bytes on it are encrypted."""
-    return not connection.encrypted and isinstance(getattr(connection.transport, "socket", None), socket.socket)
-
-
-def _own_socket(connection: Connection) -> socket.socket:
-    """A descriptor of the connection's socket for a thread: the reactor may close its own at any moment."""
-    found: socket.socket = connection.transport.socket.dup()
-    return found
-
-
-def _cut(connection: Connection) -> None:
-    """Close, and wake a thread that waits for the other side."""
-    if _has_socket(connection):
-        with contextlib.suppress(OSError):
-            connection.transport.socket.shutdown(socket.SHUT_RDWR)
-        connection.close()
-    else:
-        connection.transport.abortConnection()  # TLS would wait for the other side's goodbye
-
-
-@implementer(IPushProducer)
-class _Sender:
-    """Writes a file to a transport, as fast as it takes it.
-
-    Not Twisted's ``FileSender``: that one wants to be asked for each chunk, and TLS does so by the global reactor; ours may be
-    another.
-    """
-
-    def __init__(self, stream: Any, transport: Any) -> None:
-        self._stream, self._transport = stream, transport
-        self._paused = self._writing = False
-        self._done: Deferred[None] | None = Deferred()
-
-    def start(self) -> Deferred[None]:
-        """The Deferred fires when the transport has taken everything, or fails when the connection is gone."""
-        done = self._done
-        assert done is not None  # started once
-        self._transport.registerProducer(self, True)
-        self.resumeProducing()
-        return done
-
-    def resumeProducing(self) -> None:
-        self._paused = False
-        if self._writing:
-            return
-        self._writing = True
-        try:
-            while not self._paused and self._done is not None:
-                self._write_more()
-        finally:
-            self._writing = False
-
-    def _write_more(self) -> None:
-        try:
-            chunk = self._stream.read(BULK_BYTES)
-        except OSError as error:
-            self._end(error)
-            return
-        if chunk:
-            self._transport.write(chunk)
-        else:
-            self._end(None)
-
-    def _end(self, error: Exception | None) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            self._transport.unregisterProducer()
-            if error is None:
-                done.callback(None)
-            else:
-                done.errback(error)
-
-    def pauseProducing(self) -> None:
-        self._paused = True
-
-    def stopProducing(self) -> None:
-        self._end(ConnectionError("the connection was closed while a file was sent"))
-
-
-class Sink(Protocol):
-    """Where a file goes that comes: ``received`` bytes of it so far, ``left`` to come."""
-
-    received: int
-
-    @property
-    def left(self) -> int: ...
-
-    def write(self, data: bytes | memoryview) -> None: ...
-
-    def start_over(self) -> None:
-        """What has come was wrong."""
-
-    def finish(self) -> bool:
-        """Everything came: whether it is right."""
-
-    def discard(self) -> None:
-        """It will not come."""
-
-
-class MemorySink:
-    """Keeps what comes in memory; ``data`` after it was found right."""
-
-    def __init__(self, size: int, digest: bytes) -> None:
-        self._digest, self._hash = digest, xxhash.xxh3_128()
-        self._view = memoryview(bytearray(size))
-        self.received = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._view) - self.received
-
-    @property
-    def data(self) -> memoryview:
-        return self._view.toreadonly()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self._view[self.received : self.received + len(data)] = data
-        self.received += len(data)
-
-    def start_over(self) -> None:
-        self.received = 0
-        self._hash = xxhash.xxh3_128()
-
-    def finish(self) -> bool:
-        return self.received == len(self._view) and self._hash.digest() == self._digest
-
-    def discard(self) -> None:
-        self._view = memoryview(b"")
-
-
-class Incoming:
-    """One file that comes over a connection into a sink: bytes that are here already, then the reactor or a thread.
-
-    ``ended(failure)`` is called once, with None when all bytes have come.  While ``threaded``, the reactor does not read.
-    """
-
-    def __init__(self, reactor: Any, threads: Threads, connection: Connection, sink: Sink, length: int,
-                 moved: Callable[[], None], ended: Callable[[Failure | None], None]) -> None:  # fmt: skip
-        self._reactor, self._threads, self._connection, self._sink = reactor, threads, connection, sink
-        self._left, self._moved, self._ended = length, moved, ended
-        self.threaded = False
-
-    def start(self) -> None:
-        """Take what has come, then wait for the rest."""
-        self._connection.read_raw(self._came)
-        if self._left > LARGE_BYTES and _has_socket(self._connection):
-            self.threaded = True
-            self._connection.transport.pauseProducing()
-            used = _own_socket(self._connection)
-            moving = self._threads.run(rawio.receive, used, self._left, self._sink.write, STALL_S)
-            moving.addBoth(self._thread_ended)
-        elif not self._left:
-            self._end(None)
-
-    def _came(self, data: bytes) -> None:
-        if len(data) > self._left:
-            self._end(Failure(ProtocolError("more bytes came than were announced")))
-            return
-        self._left -= len(data)
-        try:
-            self._sink.write(data)
-        except OSError:
-            self._end(Failure())
-            return
-        self._moved()
-        if not self._left and data:
-            self._end(None)
-
-    def _thread_ended(self, result: Any) -> None:
-        self.threaded = False
-        self._connection.transport.resumeProducing()
-        self._end(result if isinstance(result, Failure) else None)
-
-    def _end(self, failure: Failure | None) -> None:
-        self._connection.read_raw(None)
-        ended, self._ended = self._ended, lambda failure: None
-        ended(failure)
 
 
 class BulkServer:
@@ -318,7 +98,7 @@ class BulkServer:
             return
         offset = HEADER_BYTES + fetch.offset
         length = os.fstat(stream.fileno()).st_size - offset
-        large = length > LARGE_BYTES and _has_socket(connection)
+        large = length > LARGE_BYTES and has_socket(connection)
         if length < 0 or fetch.offset < 0 or (large and self._sending >= MOST_SENDING):
             stream.close()
             if length < 0 or fetch.offset < 0:
@@ -330,11 +110,11 @@ class BulkServer:
         if large:
             self._sending += 1
             head = encode_frame(frame)
-            sending = self._threads.run(rawio.send_file, _own_socket(connection), head, stream, offset, length, STALL_S)
+            sending = self._threads.run(rawio.send_file, own_socket(connection), head, stream, offset, length, STALL_S)
         else:
             stream.seek(offset)
             connection.send([frame])
-            sending = _Sender(stream, connection.transport).start()
+            sending = Sender(stream, connection.transport).start()
         sending.addBoth(self._sent, connection, stream, large)
 
     def _sent(self, result: Any, connection: Connection, stream: Any, large: bool) -> None:
@@ -389,7 +169,7 @@ class BulkServer:
 
     def close(self) -> None:
         for connection in list(self._connections):
-            _cut(connection)
+            cut(connection)
         self._threads.stop()
 
 
@@ -459,7 +239,7 @@ class _Source:
         trouble = ConnectionError(f"{self._address} is silent")
         threaded = self._incoming is not None and self._incoming.threaded
         if self._connection is not None and (threaded or self._sending):
-            _cut(self._connection)  # the thread ends first, since it writes to the sink
+            cut(self._connection)  # the thread ends first, since it writes to the sink
         elif self._connection is not None:
             self._connection.fail(trouble)
         elif self._connecting is not None:
@@ -563,12 +343,12 @@ class _Source:
         if put is None:
             raise ProtocolError("bytes were asked for that were not offered")
         self._sending = True
-        if _has_socket(connection):
-            used, size = _own_socket(connection), put.stored.size
+        if has_socket(connection):
+            used, size = own_socket(connection), put.stored.size
             sending = self._threads.run(rawio.send_file, used, b"", request.stream, HEADER_BYTES, size, STALL_S)
         else:
             request.stream.seek(HEADER_BYTES)
-            sending = _Sender(request.stream, connection.transport).start()
+            sending = Sender(request.stream, connection.transport).start()
         sending.addBoth(self._bytes_left, connection)
 
     def _bytes_left(self, result: Any, connection: Connection) -> None:
@@ -587,7 +367,7 @@ class _Source:
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
-            _cut(self._connection)
+            cut(self._connection)
 
 
 @attrs.define(eq=False)

@@ -19,13 +19,14 @@ from twistdist.config import INLINE_RESULT_BYTES, MAX_ARGUMENT_BYTES
 from twistdist.core import client as core
 from twistdist.core.client import FunctionRef, Record, State
 from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, TwistdistError
-from twistdist.net.bulk import BulkFetcher, MemorySink
+from twistdist.net.bulk import BulkFetcher
 from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
 from twistdist.net.futures import BaseFuture, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
 from twistdist.net.options import TaskOptions, check_encodable, check_replicas, split_options
 from twistdist.net.supplier import Supplier, all_of
+from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT

@@ -1,0 +1,239 @@
+"""How one file moves over a connection, in either direction: by threads where the socket is ours alone, else by the reactor.
+
+Used by both sides of :mod:`.bulk`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import xxhash
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from twistdist.errors import ProtocolError
+from twistdist.net import rawio
+from twistdist.net.connection import BULK_BYTES, Connection
+
+#: A connection that brings nothing for this many seconds while it should is given up.
+STALL_S = 10.0
+
+#: Files above this size are moved by threads.
+LARGE_BYTES = 256 << 10
+
+#: Threads for large files.
+MOST_THREADS = 8
+
+
+class Threads:
+    """The threads that move large files; made when the first one is wanted."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._pool: ThreadPool | None = None
+
+    def run(self, function: Callable[..., Any], used: socket.socket, *args: Any) -> Deferred[Any]:
+        """``function(used, *args)`` in a thread.  ``used`` is closed at the end."""
+        if self._pool is None:
+            self._pool = ThreadPool(0, MOST_THREADS, "PoolThread-twisted-bulk")
+            self._pool.start()
+
+        def close(result: Any) -> Any:
+            used.close()
+            return result
+
+        return deferToThreadPool(self._reactor, self._pool, function, used, *args).addBoth(close)
+
+    def stop(self) -> None:
+        """Wait for what is under way; its sockets are closed already."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = None
+
+
+def has_socket(connection: Connection) -> bool:
+    """Whether a thread may write to the connection: not where the bytes on it are encrypted."""
+    return not connection.encrypted and isinstance(getattr(connection.transport, "socket", None), socket.socket)
+
+
+def own_socket(connection: Connection) -> socket.socket:
+    """A descriptor of the connection's socket for a thread: the reactor may close its own at any moment."""
+    found: socket.socket = connection.transport.socket.dup()
+    return found
+
+
+def cut(connection: Connection) -> None:
+    """Close, and wake a thread that waits for the other side."""
+    if has_socket(connection):
+        with contextlib.suppress(OSError):
+            connection.transport.socket.shutdown(socket.SHUT_RDWR)
+        connection.close()
+    else:
+        connection.transport.abortConnection()  # TLS would wait for the other side's goodbye
+
+
+@implementer(IPushProducer)
+class Sender:
+    """Writes a file to a transport, as fast as it takes it.
+
+    Not Twisted's ``FileSender``: that one wants to be asked for each chunk, and TLS does so by the global reactor; ours may be
+    another.
+    """
+
+    def __init__(self, stream: Any, transport: Any) -> None:
+        self._stream, self._transport = stream, transport
+        self._paused = self._writing = False
+        self._done: Deferred[None] | None = Deferred()
+
+    def start(self) -> Deferred[None]:
+        """The Deferred fires when the transport has taken everything, or fails when the connection is gone."""
+        done = self._done
+        assert done is not None  # started once
+        self._transport.registerProducer(self, True)
+        self.resumeProducing()
+        return done
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while not self._paused and self._done is not None:
+                self._write_more()
+        finally:
+            self._writing = False
+
+    def _write_more(self) -> None:
+        try:
+            chunk = self._stream.read(BULK_BYTES)
+        except OSError as error:
+            self._end(error)
+            return
+        if chunk:
+            self._transport.write(chunk)
+        else:
+            self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            self._transport.unregisterProducer()
+            if error is None:
+                done.callback(None)
+            else:
+                done.errback(error)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def stopProducing(self) -> None:
+        self._end(ConnectionError("the connection was closed while a file was sent"))
+
+
+class Sink(Protocol):
+    """Where a file goes that comes: ``received`` bytes of it so far, ``left`` to come."""
+
+    received: int
+
+    @property
+    def left(self) -> int: ...
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def start_over(self) -> None:
+        """What has come was wrong."""
+
+    def finish(self) -> bool:
+        """Everything came: whether it is right."""
+
+    def discard(self) -> None:
+        """It will not come."""
+
+
+class MemorySink:
+    """Keeps what comes in memory; ``data`` after it was found right."""
+
+    def __init__(self, size: int, digest: bytes) -> None:
+        self._digest, self._hash = digest, xxhash.xxh3_128()
+        self._view = memoryview(bytearray(size))
+        self.received = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._view) - self.received
+
+    @property
+    def data(self) -> memoryview:
+        return self._view.toreadonly()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._view[self.received : self.received + len(data)] = data
+        self.received += len(data)
+
+    def start_over(self) -> None:
+        self.received = 0
+        self._hash = xxhash.xxh3_128()
+
+    def finish(self) -> bool:
+        return self.received == len(self._view) and self._hash.digest() == self._digest
+
+    def discard(self) -> None:
+        self._view = memoryview(b"")
+
+
+class Incoming:
+    """One file that comes over a connection into a sink: bytes that are here already, then the reactor or a thread.
+
+    ``ended(failure)`` is called once, with None when all bytes have come.  While ``threaded``, the reactor does not read.
+    """
+
+    def __init__(self, reactor: Any, threads: Threads, connection: Connection, sink: Sink, length: int,
+                 moved: Callable[[], None], ended: Callable[[Failure | None], None]) -> None:  # fmt: skip
+        self._reactor, self._threads, self._connection, self._sink = reactor, threads, connection, sink
+        self._left, self._moved, self._ended = length, moved, ended
+        self.threaded = False
+
+    def start(self) -> None:
+        """Take what has come, then wait for the rest."""
+        self._connection.read_raw(self._came)
+        if self._left > LARGE_BYTES and has_socket(self._connection):
+            self.threaded = True
+            self._connection.transport.pauseProducing()
+            used = own_socket(self._connection)
+            moving = self._threads.run(rawio.receive, used, self._left, self._sink.write, STALL_S)
+            moving.addBoth(self._thread_ended)
+        elif not self._left:
+            self._end(None)
+
+    def _came(self, data: bytes) -> None:
+        if len(data) > self._left:
+            self._end(Failure(ProtocolError("more bytes came than were announced")))
+            return
+        self._left -= len(data)
+        try:
+            self._sink.write(data)
+        except OSError:
+            self._end(Failure())
+            return
+        self._moved()
+        if not self._left and data:
+            self._end(None)
+
+    def _thread_ended(self, result: Any) -> None:
+        self.threaded = False
+        self._connection.transport.resumeProducing()
+        self._end(result if isinstance(result, Failure) else None)
+
+    def _end(self, failure: Failure | None) -> None:
+        self._connection.read_raw(None)
+        ended, self._ended = self._ended, lambda failure: None
+        ended(failure)
