@@ -179,7 +179,7 @@ class Resilience(Outcomes):
         for stored in message.stored:
             task = self.tasks.get(stored.task)
             if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._keep(task):
-                for holder in task.holders or () if self.links else ():  # it came over one of these
+                for holder in task.holders or ():  # it came over one of these
                     self.links.pop((worker.number, holder.number), None)
                 self._take_in(task, worker)
             else:

@@ -382,8 +382,9 @@ class SchedulerService(Service):
                 self._flooded = flooded
                 self._log.info("{n} tasks are unfinished: {what}", n=unfinished,
                                what="who submits more is not read" if flooded else "submits are read again")  # fmt: skip
-                for valve in list(self._valves.values()) if not flooded else ():
-                    valve.flooding(False)
+                if not flooded:
+                    for valve in list(self._valves.values()):
+                        valve.flooding(False)
 
     # ---- out --------------------------------------------------------------------------------
 
