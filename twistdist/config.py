@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import os
 import pathlib
 import re
 import secrets
+from datetime import timedelta
+from typing import Any
 
 from twistdist.errors import ConfigError
 
@@ -76,6 +80,70 @@ def parse_bytes(text: str | int, name: str) -> int:
         raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {text!r}")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** ("kMGTP".index(match[2].replace("K", "k")) + 1 if match[2] else 0))
+
+
+def as_whole_number(value: Any, name: str, least: int = 0, most: int = 1_000_000_000) -> int:
+    """``value``, anything with ``__index__``, as an int; ``TypeError`` or ``ValueError`` names the argument ``name``."""
+    try:
+        if not _may_be_number(value):
+            raise TypeError
+        number = int.__index__(operator.index(value))  # an int itself, not one of its subclasses
+    except TypeError:
+        raise TypeError(f"{name} is a whole number, not {value!r}") from None
+    if not least <= number <= most:
+        raise ValueError(f"{name} is a whole number from {least:,} to {most:,}, not {value!r}")
+    return number
+
+
+def as_number(value: Any, name: str, least: float = 0.0, most: float = 1e9) -> float:
+    """``value``, anything with ``__float__`` or ``__index__``, as a float; ``TypeError`` or ``ValueError`` names ``name``."""
+    return _in_range(value, name, "a number", least, most)
+
+
+def as_seconds(value: Any, name: str, least: float = 0.0, most: float = 1e9) -> float:
+    """Seconds: a number as for ``as_number``, or a ``timedelta``, numpy's too."""
+    seconds = value
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif _numpy_kind(value) == "m" and not value.ndim:
+        with contextlib.suppress(TypeError):  # months have no length in seconds
+            seconds = value[()] / type(value[()])(1, "s")
+    return _in_range(seconds, name, "a number of seconds, or a timedelta,", least, most, value)
+
+
+def as_text(value: Any, name: str) -> str:
+    """``value``, text of any subclass of str, as a str itself; ``TypeError`` names the argument ``name``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is text, not {value!r}")
+    return str.__str__(value)  # what a subclass makes of str() is not asked
+
+
+def _in_range(value: Any, name: str, kind: str, least: float, most: float, given: Any = None) -> float:
+    given = value if given is None else given
+    try:
+        if not _may_be_number(value) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+            raise TypeError
+        number = float(value)
+    except TypeError:
+        raise TypeError(f"{name} is {kind.rstrip(',')}, not {given!r}") from None
+    except OverflowError:
+        number = float("inf") if value > 0 else float("-inf")
+    except ValueError:  # a signalling NaN
+        number = float("nan")
+    if not least <= number <= most:
+        raise ValueError(f"{name} is {kind} from {least:,.12g} to {most:,.12g}, not {given!r}")
+    return number
+
+
+def _may_be_number(value: Any) -> bool:
+    """False for what Python or numpy would turn into a number though it is none: truth values, text, arrays, dates."""
+    if isinstance(value, bool | str | bytes | bytearray | complex):
+        return False
+    return not getattr(value, "ndim", 0) and _numpy_kind(value) not in tuple("bcmMOSUT")
+
+
+def _numpy_kind(value: Any) -> str:
+    return str(getattr(getattr(value, "dtype", None), "kind", ""))
 
 
 def default_secret_file() -> pathlib.Path:
