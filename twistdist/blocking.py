@@ -10,13 +10,16 @@ reactor is neither used nor installed, so this works beside a running asyncio lo
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
+import contextlib
 import importlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed, wait
+from functools import partial
 from typing import Any, TypeVar
 
 from twistdist.config import as_secret
@@ -25,6 +28,7 @@ from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
+from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
 from twistdist.net.options import check_session
@@ -72,12 +76,12 @@ class _Loop:
         self.check()
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.reactor.callFromThread(self._run, function, outcome)
-        if context.current() is None:
-            return outcome.result(timeout)
         done = threading.Event()
         outcome.add_done_callback(lambda _: done.set())
-        _wait(done.wait, timeout)
-        return outcome.result(0)
+        if not _wait(done.wait, timeout):
+            what = function.__qualname__.partition(".<locals>")[0].rpartition(".")[2]
+            raise concurrent.futures.TimeoutError(f"{what} has not ended after {timeout:g} s")
+        return outcome.result()
 
     @staticmethod
     def _run(function: Callable[[], Any], outcome: concurrent.futures.Future[Any]) -> None:
@@ -272,17 +276,17 @@ class Client:
 
     _parent: Parent | None = None  # in a task's own client
 
-    def __init__(self, address: str | None = None, *, session: str | None = None, secret: str | bytes | None = None,
-                 tls: str | os.PathLike[str] | None = None, timeout: float = 30.0, **local: Any) -> None:  # fmt: skip
+    def __init__(self, address: str | LocalCluster | None = None, *, session: str | None = None,
+                 secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float = 30.0,
+                 **local: Any) -> None:  # fmt: skip
         self._cluster: LocalCluster | None = None
-        address = address or os.environ.get("TWISTDIST_SCHEDULER")
-        if address is None:
-            if tls is not None:
-                raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
-            self._cluster = LocalCluster(secret=secret, **local).__enter__()
-            address = self._cluster.address
-        elif local:
-            raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
+        self._keeps = address  # a cluster ends with the last reference to it
+        found = net_client.find_scheduler(address, secret, tls, local)
+        if found is None:
+            self._cluster = LocalCluster(secret=secret, **local)
+            found = net_client.find_scheduler(self._cluster, secret, tls, {})
+            assert found is not None
+        address, secret = found
         self._loop = _get_loop()
         parent = self._parent
 
@@ -300,7 +304,7 @@ class Client:
     def _end_cluster(self) -> None:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
-            cluster.__exit__(None, None, None)
+            cluster.close()
 
     @property
     def address(self) -> str:
@@ -506,21 +510,56 @@ class Executor(concurrent.futures.Executor):
             concurrent.futures.wait(left)
 
 
+#: Those that were started and have not ended: they end with the process.
+_clusters: set[_LocalCluster] = set()
+
+
+@atexit.register
+def _end_clusters() -> None:
+    loop = _loop
+    for service in list(_clusters) if loop is not None and loop.pid == os.getpid() else ():
+        with contextlib.suppress(concurrent.futures.TimeoutError):  # its processes see that we are gone
+            _get_loop().call(partial(_stop, service), STOP_S + 1.0)
+
+
+def _stop(service: _LocalCluster) -> Any:
+    return service.stopService().addBoth(lambda _: _clusters.discard(service))
+
+
 class LocalCluster:
-    """A scheduler and workers on this machine, as a blocking context manager; see :class:`twistdist.LocalCluster`."""
+    """A scheduler and workers on this machine; options as for :class:`twistdist.LocalCluster`.
+
+    It is there, with all its workers, when it is made.  It ends with ``close()``, with its ``with`` block, with the last
+    reference to it, or with the script.
+    """
 
     def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None,
                  **options: Any) -> None:  # fmt: skip
         self._loop = _get_loop()
+        self._loop.check()
         self._service = _LocalCluster(self._loop.reactor, n_workers, slots, secret, **options)
+        _clusters.add(self._service)
+        try:
+            self._loop.call(self._service.startService)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> LocalCluster:
-        self._loop.call(self._service.startService)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if os.getpid() == self._loop.pid:
-            self._loop.call(self._service.stopService)
+        self.close()
+
+    def __del__(self) -> None:
+        service = getattr(self, "_service", None)
+        if service in _clusters and self._loop.pid == os.getpid():
+            self._loop.reactor.callFromThread(_stop, service)
+
+    def close(self) -> None:
+        """End all processes, and return when they are gone; nothing happens when they are."""
+        if self._loop.pid == os.getpid():
+            self._loop.call(partial(_stop, self._service))
 
     @property
     def address(self) -> str:
@@ -538,7 +577,10 @@ class LocalCluster:
         return self._loop.call(lambda: self._service.scheduler)  # type: ignore[no-any-return]
 
     def kill_worker(self, name: str, wipe: bool = False) -> None:
-        """SIGKILL a worker's control process, for tests and demonstrations; ``wipe`` removes its store too."""
+        """SIGKILL a worker's control process, for tests and demonstrations; ``wipe`` removes its store too.
+
+        ``KeyError`` for an unknown name.
+        """
         self._loop.call(lambda: self._service.kill_worker(name, wipe))
 
     def kill_scheduler(self) -> None:

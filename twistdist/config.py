@@ -33,6 +33,9 @@ CLIENT_GRACE_S = 60.0
 #: Seconds that a task waits for workers of names that were never here before it fails with NoValidWorker.
 NAME_GRACE_S = 20.0
 
+#: More than any memory.
+MOST_BYTES = 1 << 60
+
 #: A worker's memory limit where none is given, as a share of the machine's memory.
 MEMORY_SHARE = 0.8
 
@@ -73,13 +76,28 @@ def resource_units(amount: float) -> int:
     return round(amount * 1_000_000)
 
 
-def parse_bytes(text: str | int, name: str) -> int:
-    """Bytes: a whole number, or one with a unit as in ``8GiB``, ``1.5GB`` or ``500MB``.  ``ConfigError`` names ``name``."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?)B?|B)?\s*", str(text))
-    if not match:
-        raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {text!r}")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** ("kMGTP".index(match[2].replace("K", "k")) + 1 if match[2] else 0))
+def parse_bytes(value: Any, name: str) -> int:
+    """Bytes: a number, or text as in ``8GiB``, ``1.5GB``, ``500MB`` or ``2e9``.  ``ConfigError`` or ``TypeError`` names
+    ``name``."""
+    if not isinstance(value, str):
+        return int(as_number(value, name, 0, MOST_BYTES))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\s*(?:([kKMGTP])(i?)B?|B)?\s*", as_text(value, name))
+    base = 1024 if match and match[3] else 1000
+    size = float(match[1]) * base ** ("kMGTP".index(match[2].replace("K", "k")) + 1 if match[2] else 0) if match else -1
+    if not 0 <= size <= MOST_BYTES:
+        raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {value!r}")
+    return int(size)
+
+
+def silence_limits(suspect: float | None, dead: float | None) -> tuple[float, float]:
+    """The two limits, in seconds; the first is at most half of the second where only one is given."""
+    if dead is None:
+        dead = DEAD_AFTER_S if suspect is None else max(DEAD_AFTER_S, 2 * suspect)
+    if suspect is None:
+        suspect = min(SUSPECT_AFTER_S, dead / 2)
+    if suspect >= dead:
+        raise ConfigError(f"suspect-after, {suspect:g} s, must be less than dead-after, {dead:g} s")
+    return suspect, dead
 
 
 def as_whole_number(value: Any, name: str, least: int = 0, most: int = 1_000_000_000) -> int:
@@ -116,6 +134,11 @@ def as_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is text, not {value!r}")
     return str.__str__(value)  # what a subclass makes of str() is not asked
+
+
+def as_path(value: Any, name: str) -> str:
+    """A path, as text or anything that ``os.fspath`` takes; ``TypeError`` names the argument ``name``."""
+    return as_text(os.fspath(value) if isinstance(value, os.PathLike) else value, name)
 
 
 def _in_range(value: Any, name: str, kind: str, least: float, most: float, given: Any = None) -> float:

@@ -63,6 +63,28 @@ def test_a_silent_worker_is_suspected_then_given_up_and_its_task_runs_elsewhere(
     assert story.outcome(cid).value == b"1" and second
 
 
+def test_a_worker_that_was_told_to_stop_and_does_is_no_loss(story):
+    leaving, other = story.worker("a"), story.worker("b")
+    story.tell(leaving, m.Leaving(10.0))
+    assert story.said(leaving, m.Stop)
+    story.lost(leaving)
+    story.pass_time(1.1, other)
+    story.later(1.0)
+    assert list(story.core.workers.values()) == [other]
+    (incident,) = story.core.statistics.incidents
+    assert (incident.kind, incident.what, incident.cause) == ("worker left", "a", "it was told to stop")
+
+
+def test_a_worker_that_dies_while_it_hands_over_is_a_loss(story):
+    leaving, other = story.worker("a"), story.worker("b")
+    story.submit()
+    story.tell(leaving, m.Leaving(10.0))
+    assert not story.said(leaving, m.Stop)
+    story.lost(leaving)
+    story.later(1.0)
+    assert story.kinds() == ["worker lost"] and story.given(other)
+
+
 def _assigned(worker):
     return [m.Compute(task.number, task.attempt, 1, task.args) for task in worker.assigned]
 

@@ -84,7 +84,8 @@ class Liveness(Scattered):
         """No new work for it, and whoever knows it looks elsewhere."""
         worker.suspect = True
         self.placement.remove(worker)
-        self._incident(Incident(now, "worker suspected", worker.name, cause))
+        if worker.retiring is None or not worker.retiring.told:  # else it does what it should
+            self._incident(Incident(now, "worker suspected", worker.name, cause))
         self._tell_state(worker, "suspect")
         self._rescue(worker)
         self.probes.append(worker)

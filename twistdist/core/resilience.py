@@ -34,6 +34,9 @@ MOST_LOST_INPUTS_EARLY = 7
 #: there is another way.
 LINK_S = 60.0
 
+#: The kind of incident of a worker that was told to stop and did: no fault.
+LEFT = "worker left"
+
 #: How many incarnations of workers are remembered as replaced by a later one.
 MOST_OUTLIVED = 10_000
 
@@ -357,8 +360,10 @@ class Resilience(Outcomes):
         self.placement.remove(worker)
         self.dirty.pop(worker, None)
         self.links = {link: since for link, since in self.links.items() if worker.number not in link}
-        incident = Incident(now, "worker registered anew" if alive else "worker lost", worker.name, cause,
-        requeued=len(worker.assigned))
+        kind = "worker registered anew" if alive else "worker lost"
+        if worker.retiring is not None and worker.retiring.told and not alive:
+            kind, cause = LEFT, worker.retiring.why
+        incident = Incident(now, kind, worker.name, cause, requeued=len(worker.assigned))
         held = list(worker.holds)
         worker.holds.clear()
         worker.bytes_held = 0

@@ -1,11 +1,12 @@
 """Processes that belong to another one: started together, heard of when ready, and gone with it.
 
-Parent and child share a socket pair.  The child writes a line of text when it is ready; each side sees the other's death as the
-end of the stream, however it came about.
+Parent and child share a socket pair.  The child writes a line of text when it is ready, and another one when it was told to
+leave and does so; each side sees the other's death as the end of the stream, however it came about.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,14 +17,19 @@ from typing import Any
 
 from twistdist.executors.supervisor import Reader
 
+#: What the child's lines begin with.
+READY, LEAVES = "ready", "leaves"
+
 #: Seconds between looks at a process whose socket is closed and that has not been reaped yet.
 REAP_S = 0.01
 
 
 class Child:
-    """A child process of the role ``arguments[0]``; ``on_line(text)`` and ``on_exit(status)`` are called once each, in order.
+    """A child process of the role ``arguments[0]``.
 
-    ``status`` is the exit code, negative for a signal.  ``descriptors`` are passed on.
+    ``on_ready(text)`` is called when it is ready, ``on_leaves(why)`` when the scheduler or a client has told it to end and it
+    is about to, ``on_exit(status)`` when it is gone; each at most once, in this order.  ``status`` is the exit code, negative
+    for a signal.  ``descriptors`` are passed on.
     """
 
     def __init__(
@@ -31,11 +37,14 @@ class Child:
         reactor: Any,
         arguments: Sequence[str],
         environment: dict[str, str],
-        on_line: Callable[[str], None],
+        on_ready: Callable[[str], None],
+        on_leaves: Callable[[str], None],
         on_exit: Callable[[int], None],
         descriptors: Sequence[int] = (),
     ) -> None:
-        self._reactor, self._on_line, self._on_exit = reactor, on_line, on_exit
+        self._reactor, self._on_exit = reactor, on_exit
+        self._on_word = {READY: on_ready, LEAVES: on_leaves}
+        self._line = b""
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         command = [sys.executable, "-m", "twistdist.tap", "--parent-fd", str(theirs.fileno()), *arguments]
@@ -58,7 +67,10 @@ class Child:
         except ConnectionResetError:
             data = b""
         if data:
-            self._on_line(data.decode().strip())
+            *lines, self._line = (self._line + data).split(b"\n")
+            for line in lines:
+                word, _, text = line.decode().partition(" ")
+                self._on_word[word](text)
             return
         self._reactor.removeReader(self._reader)
         self._socket.close()
@@ -78,7 +90,7 @@ class Child:
 
 
 class ParentLink:
-    """The child's end: ``say`` the ready line; ``on_gone()`` is called when the parent is gone."""
+    """The child's end: ``say`` a word and a text; ``on_gone()`` is called when the parent is gone."""
 
     def __init__(self, reactor: Any, descriptor: int, on_gone: Callable[[], None]) -> None:
         self._reactor, self._descriptor, self._on_gone = reactor, descriptor, on_gone
@@ -86,8 +98,9 @@ class ParentLink:
         self._reader = Reader(descriptor, self._readable)
         reactor.addReader(self._reader)
 
-    def say(self, text: str) -> None:
-        os.write(self._descriptor, text.encode() + b"\n")
+    def say(self, word: str, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen by the next read
+            os.write(self._descriptor, f"{word} {' '.join(text.splitlines())}\n".encode())
 
     def _readable(self) -> None:
         if not os.read(self._descriptor, 4096):

@@ -10,10 +10,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twistdist.config import as_secret
+from twistdist.config import DEFAULT_PORT, as_secret, as_text
 from twistdist.core.client import Record
 from twistdist.errors import TwistdistError
 from twistdist.interfaces import Incident, WorkerInfo
+from twistdist.keywords import unknown_keywords
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable
 from twistdist.net.options import check_name, check_number, check_replicas, check_session
 from twistdist.net.session import ClientSession
@@ -258,10 +259,41 @@ class Client(ClientSession):
         return self._query("shutdown").addCallback(lambda _: self.close())
 
 
-def connect(reactor: Any, address: str | None = None, *, session: str | None = None,
+#: Keywords of ``connect`` and of the blocking ``Client``, beside those of a LocalCluster.
+OPTIONS = ["session", "secret", "tls", "timeout"]
+
+
+def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -> tuple[str, Any] | None:
+    """(address, secret) for what was given as an address: that, a cluster, or None for that of the environment; None where a
+    LocalCluster is to be made with the options ``local``.  ``TypeError`` for keywords that there are not, or not here."""
+    if address is None:
+        address = os.environ.get("TWISTDIST_SCHEDULER") or None
+    if local or not (address is None or isinstance(address, str)):
+        from twistdist.net import cluster
+
+        service = getattr(address, "_service", address)  # of the blocking API
+        if isinstance(service, cluster.LocalCluster):
+            service.check_open()
+            address, secret = service.address, service.secret if secret is None else secret
+        unknown = [name for name in local if name not in cluster.OPTIONS]
+        if unknown:
+            raise unknown_keywords("a client", unknown, [*OPTIONS, *cluster.OPTIONS])
+        if local and address is not None:
+            raise TypeError(f"{', '.join(local)}: for the LocalCluster that is made when no address is given, "
+                            f"but there is one: {address}")  # fmt: skip
+    if address is None:
+        if tls is not None:
+            raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
+        return None
+    if not isinstance(address, str):
+        raise TypeError(f"an address is text such as 'host:{DEFAULT_PORT}', or a cluster, not {address!r}")
+    return as_text(address, "address"), secret
+
+
+def connect(reactor: Any, address: Any = None, *, session: str | None = None,
             secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float = 30.0,
             **local: Any) -> Deferred[Client]:  # fmt: skip
-    """A Deferred of a :class:`Client` of the scheduler at ``address``.
+    """A Deferred of a :class:`Client` of the scheduler at ``address``, which may be a cluster that has been started.
 
     ``address=None`` uses the environment variable ``TWISTDIST_SCHEDULER``, else starts a ``LocalCluster`` configured by
     ``**local`` that ends with the client.  ``session`` names a durable session: what it wants outlives this process, and
@@ -270,25 +302,22 @@ def connect(reactor: Any, address: str | None = None, *, session: str | None = N
     Cancelling the Deferred stops the attempt.  Errbacks: ``SchedulerUnreachable`` after ``timeout`` seconds,
     ``AuthenticationError``, ``VersionMismatch``, ``ConfigError``.
     """
-    address = address or os.environ.get("TWISTDIST_SCHEDULER")
-    if address is None:
-        if tls is not None:
-            raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
+    found = find_scheduler(address, secret, tls, local)
+    if found is None:
         return _connect_local(reactor, session, secret, timeout, local)
-    if local:
-        raise TypeError(f"{', '.join(local)}: options of a LocalCluster, but an address was given")
-    full, certificates = dialing_side(address, tls)
-    return Client(reactor, full, as_secret(secret), tls=certificates, name=check_session(session)).open(timeout)
+    full, certificates = dialing_side(found[0], tls)
+    return Client(reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session)).open(timeout)
 
 
 def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float,
                    local: dict[str, Any]) -> Deferred[Client]:  # fmt: skip
     from twistdist.net.cluster import LocalCluster
 
+    name = check_session(session)
     cluster = LocalCluster(reactor, secret=secret, **local)
 
     def started(_: Any) -> Deferred[Client]:
-        return Client(reactor, cluster.address, as_secret(secret), name=check_session(session)).open(timeout)
+        return Client(reactor, cluster.address, cluster.secret, name=name).open(timeout)
 
     def connected(client: Client) -> Client:
         client._cluster = cluster

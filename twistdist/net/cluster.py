@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import os
 import pathlib
 import shutil
@@ -10,17 +11,20 @@ import signal
 import socket
 import sys
 import tempfile
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from twistdist.config import MEMORY_SHARE, as_secret, parse_bytes
-from twistdist.errors import ConfigError, TwistdistError
-from twistdist.executors.processes import exit_in_words, machine_memory
+from twistdist.config import MEMORY_SHARE, as_path, as_seconds, as_secret, as_whole_number, silence_limits
+from twistdist.errors import TwistdistError
+from twistdist.executors.processes import exit_in_words
+from twistdist.keywords import unknown_keywords
 from twistdist.net.children import Child
-from twistdist.net.hosts import default_spill_root, default_store_root
+from twistdist.net.hosts import default_spill_root, default_store_root, memory_limit_of
 from twistdist.net.worker import default_slots
 from twistdist.storage.store import remove_leftovers
 
@@ -30,6 +34,9 @@ BACKOFF_S, LONGEST_BACKOFF_S, SETTLED_S = 0.05, 10.0, 5.0
 #: Workers that end before they were ever ready, one after the other, make the start of the cluster fail.
 MOST_FAILED_STARTS = 3
 
+#: A cluster on one machine is not to have more; a larger number is a mistake.
+MOST_WORKERS = 10_000
+
 #: Seconds that processes have to end by themselves before they are killed.
 STOP_S = 10.0
 
@@ -38,46 +45,51 @@ class LocalCluster(Service):
     """A scheduler and ``n_workers`` workers (default: as many as processors) of ``slots`` tasks each.
 
     ``startService`` returns a Deferred that fires when all are ready; ``stopService`` one that fires when all are gone.  A
-    worker process that dies is started again on the same store.  ``reactor`` is the one to run on.  ``secret`` is the shared
-    secret (default: that of the secret file).  ``memory_limit`` is that of each worker, as ``"8GiB"`` or a number of bytes
-    (default: an equal share of 80 % of the machine's memory; 0: none), ``executor_memory_limit`` that of one task's process.
-    ``checkpoint_store`` is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the
-    scheduler's journal (default: one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is
-    started again where it was.  ``suspect_after`` and ``dead_after`` are the seconds of silence after which a worker gets
-    no work, and is
-    given up.
+    worker process that dies is started again on the same store; one that was retired is not.  ``reactor`` is the one to run
+    on.  ``secret`` is the shared secret (default: that of the secret file).  ``memory_limit`` is that of each worker:
+    ``"8GiB"``, a number of bytes, a share of the machine's memory (above 0, at most 1), or ``"auto"``, the default: an equal
+    share of 80 % of it; 0: none.  ``executor_memory_limit``, likewise, is that of one task's process.  ``checkpoint_store``
+    is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the scheduler's journal (default:
+    one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is started again where it was.
+    ``suspect_after`` and ``dead_after`` are the seconds of silence, or ``timedelta``, after which a worker gets no work, and
+    is given up.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any = None, n_workers: int | None = None, slots: int = 1,
-                 secret: str | bytes | None = None, memory_limit: str | int | None = None,
-                 executor_memory_limit: str | int | None = None, checkpoint_store: str | None = None,
-                 journal: str | None = None, suspect_after: float | None = None,
-                 dead_after: float | None = None) -> None:  # fmt: skip
+                 secret: str | bytes | None = None, memory_limit: str | float | None = None,
+                 executor_memory_limit: str | float | None = None, checkpoint_store: str | os.PathLike[str] | None = None,
+                 journal: str | os.PathLike[str] | None = None, suspect_after: float | timedelta | None = None,
+                 dead_after: float | timedelta | None = None, **unknown: Any) -> None:  # fmt: skip
+        if unknown:
+            raise unknown_keywords("LocalCluster", unknown, OPTIONS)
+        self._wanted = default_slots() if n_workers is None else as_whole_number(n_workers, "n_workers", 0, MOST_WORKERS)
+        self._slots = as_whole_number(slots, "slots", 1, 4096)
+        limit = memory_limit_of(memory_limit, "memory_limit", MEMORY_SHARE / max(1, self._wanted))
+        self._worker_options = ["--slots", str(self._slots), f"--memory-limit={limit}"]
+        if executor_memory_limit is not None:
+            own = memory_limit_of(executor_memory_limit, "executor_memory_limit", MEMORY_SHARE / max(1, self._wanted))
+            self._worker_options.append(f"--executor-memory-limit={own}")
+        self._journal = None if journal is None else as_path(journal, "journal")
+        self._scheduler_options = []
+        if checkpoint_store is not None:
+            self._scheduler_options += ["--checkpoint-store", as_path(checkpoint_store, "checkpoint_store")]
+        silence = {"suspect_after": suspect_after, "dead_after": dead_after}
+        given = {name: None if value is None else as_seconds(value, name, 0.1, 86_400) for name, value in silence.items()}
+        first, last = silence_limits(given["suspect_after"], given["dead_after"])
+        self._scheduler_options += [f"--suspect-after={first}", f"--dead-after={last}"]
+        self.secret = as_secret(secret)
         if reactor is None:
             from twisted.internet import reactor
-        for name, value in (("n_workers", n_workers), ("slots", slots)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < (name == "slots")):
-                raise ConfigError(f"{name} is a whole number{' from 1 on' if name == 'slots' else ''}, not {value!r}")
-        self._reactor, self._slots = reactor, slots
-        self._secret = as_secret(secret)
-        self._wanted = default_slots() if n_workers is None else n_workers
-        share = int(MEMORY_SHARE * machine_memory() / max(1, self._wanted))
-        limits = {"memory-limit": share if memory_limit is None else memory_limit}
-        if executor_memory_limit is not None:
-            limits["executor-memory-limit"] = executor_memory_limit
-        self._limits = [f"--{name}={parse_bytes(value, name.replace('-', '_'))}" for name, value in limits.items()]
+        self._reactor = reactor
         self._spill = ""
-        self._journal = journal
-        self._silence = [f"--{name}={value}" for name, value in (("suspect-after", suspect_after), ("dead-after", dead_after))
-                         if value is not None]  # fmt: skip
-        self._checkpoints = ["--checkpoint-store", checkpoint_store] if checkpoint_store else []
         self._folder = ""
         self._listener: socket.socket | None = None
         self._scheduler: Child | None = None
         self._children: dict[str, Child] = {}
         self._ready: set[str] = set()
+        self._leaving: set[str] = set()  # those that were told to end, and are not to come again
         self._started_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._restarts: dict[str, Any] = {}
@@ -86,6 +98,7 @@ class LocalCluster(Service):
         self._scheduler_at = 0.0
         self._starting: Deferred[LocalCluster] | None = None
         self._stopping = self._gone = False
+        self._shut_down = ""  # by whom
         self._waiting_for_end: list[Deferred[None]] = []
         self.address = ""
 
@@ -106,6 +119,8 @@ class LocalCluster(Service):
 
         ``wipe`` removes its store too, as the loss of a machine would.
         """
+        if name not in self._children:
+            raise KeyError(f"no worker of this cluster is named {name!r}, only {', '.join(self._children) or 'nobody'}")
         self._children[name].signal(signal.SIGKILL)
         if wipe:
             for folder in (self._folder, self._spill):
@@ -122,6 +137,7 @@ class LocalCluster(Service):
 
     def start_scheduler(self) -> None:
         """Start a scheduler that was killed again, on the same address and journal; nothing happens when it is running."""
+        self.check_open()
         waiting = self._restarts.pop("", None)
         if waiting is not None:
             waiting.cancel()
@@ -133,24 +149,38 @@ class LocalCluster(Service):
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ConfigError(f"a cluster is scaled to a number of workers, not {n!r}")
-        self._wanted = n
-        names = [*self._children, *(name for name in self._restarts if name)]
-        for name in names[n:]:
+        wanted = as_whole_number(n, "n", 0, MOST_WORKERS)
+        self.check_open()
+        self._wanted = wanted
+        names = self._meant()
+        for name in names[wanted:]:
             self._failures.pop(name, None)
             if name in self._restarts:
                 self._restarts.pop(name).cancel()
             else:
+                self._leaving.add(name)
                 self._children[name].signal(signal.SIGTERM)
-        for _ in range(n - len(names)):
+        for _ in range(wanted - len(names)):
             self._start_worker(f"w{self._next}")
             self._next += 1
+
+    def check_open(self) -> None:
+        """``TwistdistError`` unless the cluster has been started and goes on."""
+        if not self.address:
+            raise TwistdistError("this LocalCluster has not been started; wait for its startService() first")
+        if self._shut_down or self._stopping:
+            raise TwistdistError(f"this LocalCluster is over: {self._shut_down or 'it was stopped'}; make another one")
+
+    def _meant(self) -> list[str]:
+        """The workers that are to be there: those that are and have not been told to end, and those to be started again."""
+        return [*(name for name in self._children if name not in self._leaving), *(name for name in self._restarts if name)]
 
     # ---- life -------------------------------------------------------------------------------
 
     def startService(self) -> Deferred[LocalCluster]:
         """Start everything; the Deferred gives this cluster when all workers are ready."""
+        if self._folder:
+            raise TwistdistError("a LocalCluster is started once; make another one")
         super().startService()  # type: ignore[no-untyped-call]
         remove_leftovers(default_store_root(), default_spill_root())
         self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
@@ -160,7 +190,7 @@ class LocalCluster(Service):
         os.makedirs(self._spill, mode=0o700)
         secret = pathlib.Path(self._folder, "secret")
         secret.touch(mode=0o600)
-        secret.write_bytes(self._secret)
+        secret.write_bytes(self.secret)
         # The parent holds the listening socket, so that the address stays ours while the scheduler is dead.
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._listener.setblocking(False)  # whoever adopts it expects that
@@ -183,21 +213,35 @@ class LocalCluster(Service):
         self._start_again = False
         self._scheduler_at = self._reactor.seconds()
         journal = f"{self._folder}/journal.sqlite" if self._journal is None else self._journal
-        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal, *self._silence,
-                     *self._checkpoints]  # fmt: skip
+        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal,
+                     *self._scheduler_options]  # fmt: skip
         command = ["--listen-fd", str(descriptor), "--folder", self._folder, "--folder", self._spill, *arguments]
-        self._scheduler = Child(self._reactor, command, self._environment(), lambda line: None, self._scheduler_ended,
-                                [descriptor])  # fmt: skip
+        self._scheduler = Child(self._reactor, command, self._environment(), lambda text: None, self._scheduler_leaves,
+                                self._scheduler_ended, [descriptor])  # fmt: skip
+
+    def _scheduler_leaves(self, why: str) -> None:
+        """A client has shut the cluster down: nothing is started any more, and what does not go by itself is told to."""
+        self._shut_down = why
+        for restart in self._restarts.values():
+            restart.cancel()
+        self._restarts.clear()
+        for name, child in self._children.items():
+            if name not in self._leaving:
+                self._leaving.add(name)
+                child.signal(signal.SIGTERM)
 
     def _scheduler_ended(self, status: int) -> None:
-        self._log.warn("the scheduler ended: {exit}", exit=exit_in_words(status))
         self._scheduler = None
+        if not self._stopping and not self._shut_down:
+            self._log.warn("the scheduler ended: {exit}", exit=exit_in_words(status))
         self._look_gone()
         if self._starting is not None:
             self._fail_start(f"the scheduler ended while the cluster was starting: {exit_in_words(status)}")
-        elif not self._stopping and self._start_again:
+        elif self._stopping or self._shut_down:
+            return
+        elif self._start_again:
             self._start_scheduler()
-        elif not self._stopping and status and self._journal != "none" and not self._scheduler_killed:
+        elif status and self._journal != "none" and not self._scheduler_killed:
             if self._reactor.seconds() - self._scheduler_at > SETTLED_S:
                 self._failures[""] = 0
             failures = self._failures[""] = self._failures.get("", 0) + 1
@@ -206,16 +250,23 @@ class LocalCluster(Service):
 
     def _start_worker(self, name: str) -> None:
         self._restarts.pop(name, None)
-        arguments = ["worker", self.address, "--name", name, "--slots", str(self._slots), "--store",
-                     f"{self._folder}/{name}", "--spill", f"{self._spill}/{name}", "--secret-file", f"{self._folder}/secret",
-                     *self._limits]  # fmt: skip
+        arguments = ["worker", self.address, "--name", name, "--store", f"{self._folder}/{name}", "--spill",
+                     f"{self._spill}/{name}", "--secret-file", f"{self._folder}/secret", *self._worker_options]  # fmt: skip
         self._started_at[name] = self._reactor.seconds()
-        self._children[name] = Child(self._reactor, arguments, self._environment(), lambda line: self._worker_ready(name),
-                                     lambda status: self._worker_ended(name, status))  # fmt: skip
+        self._children[name] = Child(self._reactor, arguments, self._environment(), partial(self._worker_ready, name),
+                                     partial(self._worker_leaves, name), partial(self._worker_ended, name))  # fmt: skip
 
-    def _worker_ready(self, name: str) -> None:
+    def _worker_ready(self, name: str, text: str) -> None:
         self._ready.add(name)
         self._look_ready()
+
+    def _worker_leaves(self, name: str, why: str) -> None:
+        """It was retired, or the cluster shut down: it is not to come again."""
+        if name not in self._leaving:
+            self._log.info("worker {name} is not started again: {why}", name=name, why=why)
+            self._leaving.add(name)
+            self._wanted -= 1
+            self._look_ready()
 
     def _look_ready(self) -> None:
         if self._starting is not None and len(self._ready) >= self._wanted:
@@ -226,7 +277,8 @@ class LocalCluster(Service):
         del self._children[name]
         was_ready = name in self._ready
         self._ready.discard(name)
-        if self._stopping or len(self._children) + sum(map(bool, self._restarts)) >= self._wanted:
+        if self._stopping or name in self._leaving:
+            self._leaving.discard(name)
             self._look_gone()
             return
         if self._reactor.seconds() - self._started_at[name] > SETTLED_S:
@@ -280,3 +332,7 @@ class LocalCluster(Service):
         waiting, self._waiting_for_end = self._waiting_for_end, []
         for stopped in waiting:
             stopped.callback(None)
+
+
+#: The keywords of a LocalCluster, of the Deferred API as of the blocking one.
+OPTIONS = [*inspect.signature(LocalCluster.__init__).parameters][2:-1]

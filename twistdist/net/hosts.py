@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -10,7 +11,9 @@ import socket
 import tempfile
 from typing import Any
 
+from twistdist.config import MOST_BYTES, as_number, as_text, parse_bytes
 from twistdist.errors import ConfigError
+from twistdist.executors.processes import machine_memory
 
 #: /dev/shm is the default place of stores where at least this many bytes are free in it.
 _SHM_BYTES = 1 << 30
@@ -49,6 +52,20 @@ def _own_folder(root: str, option: str) -> str:
     if os.stat(root).st_uid != os.getuid():
         raise ConfigError(f"{root} belongs to another user; name a folder with {option}")
     return root
+
+
+def memory_limit_of(value: Any, name: str, share: float) -> int:
+    """A memory limit in bytes, 0 for none: a size as for ``parse_bytes``, a number above 0 and at most 1 for that share of this
+    machine's memory, or None and "auto" for ``share`` of it."""
+    if isinstance(value, str):
+        value = as_text(value, name).strip()
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if value is None or value == "auto":
+        value = share
+    if not isinstance(value, str) and 0 < as_number(value, name, 0, MOST_BYTES) <= 1:
+        return int(float(value) * machine_memory())
+    return parse_bytes(value, name)
 
 
 def refuse_open_listening(endpoints: list[str], plaintext: bool, tls: bool = False) -> None:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from twistdist.core.ledger import Ledger
 from twistdist.core.records import Client, Worker
-from twistdist.core.resilience import Settings
+from twistdist.core.resilience import LEFT, Settings
 from twistdist.core.scheduler import Scheduler
 from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
@@ -429,7 +429,8 @@ class SchedulerService(Service):
         if core.news:
             news, core.news = core.news, []
             for one in news:
-                self._log.warn("{kind}: {what}: {cause}", kind=one.kind, what=one.what, cause=one.cause)
+                say = self._log.info if one.kind == LEFT else self._log.warn
+                say("{kind}: {what}: {cause}", kind=one.kind, what=one.what, cause=one.cause)
         self._look_at_flood()
 
     def _send_acks(self) -> None:

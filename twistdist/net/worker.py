@@ -133,16 +133,17 @@ class WorkerService(Service):
             self._event(self._core.damaged, [], "; ".join(wrong))
 
     def leave(self) -> Deferred[None]:
-        """Hand over what only this worker holds: the Deferred fires when the scheduler has said Stop, when it can't be reached,
-        or after ``LEAVE_S`` seconds; what could not be handed over is logged."""
+        """Take leave of the scheduler, which has what only this worker holds handed over: the Deferred fires when it has said
+        Stop, when it can't be reached, or after ``LEAVE_S`` seconds; what could not be handed over is logged."""
         left: Deferred[None] = Deferred()
         self._left = left
         the_core = self._core
-        if the_core is None or self._may_go or not the_core.dialer.connected or not (the_core.stored or the_core.jobs):
+        if the_core is None or self._may_go or not the_core.dialer.connected:
             self._leaves("")
         else:
-            self._event(the_core.leave, LEAVE_S)
-            self._leaving = self._reactor.callLater(LEAVE_S + 1.0, self._leaves, "the time is up")
+            patience = LEAVE_S if the_core.stored or the_core.jobs else 0.0
+            self._event(the_core.leave, patience)
+            self._leaving = self._reactor.callLater(patience + 1.0, self._leaves, "the time is up")
         return left
 
     def _leaves(self, text: str) -> None:

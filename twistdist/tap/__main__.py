@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
+from functools import partial
 from typing import Any
 
 from twisted.logger import (
@@ -39,7 +41,7 @@ def main() -> None:
 
     from twisted.internet import reactor
 
-    from twistdist.net.children import ParentLink
+    from twistdist.net.children import LEAVES, READY, ParentLink
     from twistdist.tap.roles import Role
 
     module: Any
@@ -61,10 +63,14 @@ def main() -> None:
         role.end()
 
     parent = ParentLink(the_reactor, arguments.parent_fd, parent_is_gone)
-    role.on_ready = parent.say
+    role.on_ready = partial(parent.say, READY)
+    role.on_leaves = partial(parent.say, LEAVES)
     role.startService()
     the_reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
-    the_reactor.run()
+    # The reactor's own handler stops it a second time, and says so, when it is stopping already.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: the_reactor.callFromThread(role.end))
+    the_reactor.run(installSignalHandlers=False)
     for folder in arguments.folder if orphaned else ():
         shutil.rmtree(folder, ignore_errors=True)
 

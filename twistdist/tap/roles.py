@@ -52,6 +52,7 @@ class Role(Service):
         self._ending = False
         # twistd puts its log in the place of sys.stdout and sys.stderr; these lines are for who started it.
         self.on_ready: Callable[[str], None] = lambda line: print(line, file=sys.__stdout__, flush=True)
+        self.on_leaves: Callable[[str], None] = self._complain
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -88,10 +89,14 @@ class Role(Service):
         print(f"twistdist scheduler standing by: the journal is held by {holder}", file=sys.__stdout__, flush=True)
 
     def stop(self, text: str, failed: bool) -> None:
-        """End the process, with status 1 if ``failed``."""
-        print(f"twistdist: {text}", file=sys.__stderr__, flush=True)
+        """End the process, with status 1 if ``failed``; otherwise it was told to."""
+        (self._complain if failed else self.on_leaves)(text)
         self.status = self.status or int(failed)
         self.end()
+
+    @staticmethod
+    def _complain(text: str) -> None:
+        print(f"twistdist: {text}", file=sys.__stderr__, flush=True)
 
     def end(self) -> None:
         """Stop the reactor, and with it the service, unless that is under way."""

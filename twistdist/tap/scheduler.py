@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
-from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_secret
+from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_secret, silence_limits
 from twistdist.core.resilience import Settings
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
@@ -42,25 +42,14 @@ class Options(RoleOptions):
         self["listen"].append(endpoint)
 
 
-def _silence(suspect: str | None, dead: str | None) -> tuple[float, float]:
-    """The two limits, in seconds; the first is at most half of the second where only one is given."""
-    given = []
-    for name, text in (("--suspect-after", suspect), ("--dead-after", dead)):
-        try:
-            seconds = None if text is None else float(text)
-        except ValueError:
-            seconds = -1.0
-        if seconds is not None and not 0.1 <= seconds <= 86_400:
-            raise ConfigError(f"{name} is a number of seconds from 0.1 to 86400, not {text!r}")
-        given.append(seconds)
-    first, last = given
-    if last is None:
-        last = DEAD_AFTER_S if first is None else max(DEAD_AFTER_S, 2 * first)
-    if first is None:
-        first = min(SUSPECT_AFTER_S, last / 2)
-    if first >= last:
-        raise ConfigError(f"--suspect-after {first:g} must be less than --dead-after {last:g}")
-    return first, last
+def _seconds(name: str, text: str | None) -> float | None:
+    try:
+        seconds = None if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds is not None and not 0.1 <= seconds <= 86_400:
+        raise ConfigError(f"{name} is a number of seconds from 0.1 to 86400, not {text!r}")
+    return seconds
 
 
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
@@ -72,7 +61,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     store = options["checkpoint-store"] or ""
     if store and "://" not in store:
         store = os.path.abspath(store)
-    suspect, dead = _silence(options["suspect-after"], options["dead-after"])
+    suspect, dead = silence_limits(*(_seconds(f"--{name}", options[name]) for name in ("suspect-after", "dead-after")))
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
     tls = None if options["tls"] is None else load(options["tls"])
     service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,

@@ -13,11 +13,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python import usage
 
-from twistdist.config import MEMORY_SHARE, as_secret, parse_addresses, parse_bytes, resource_units
+from twistdist.config import MEMORY_SHARE, as_secret, parse_addresses, resource_units
 from twistdist.core.memory import Limits
 from twistdist.errors import ConfigError
-from twistdist.executors.processes import machine_memory
-from twistdist.net.hosts import default_spill_root, default_store_root, refuse_open_listening
+from twistdist.net.hosts import default_spill_root, default_store_root, memory_limit_of, refuse_open_listening
 from twistdist.net.tls import dialing_side
 from twistdist.net.worker import WorkerService, default_slots, default_worker_name
 from twistdist.storage.store import remove_leftovers
@@ -37,7 +36,7 @@ class Options(RoleOptions):
         ["name", None, None, "The worker's name [default: host and process number]"],
         ["store", None, None, "Folder for results [default: in shared memory where that is large enough]"],
         ["spill", None, None, "Folder on disk for results when memory is short [default: in the temporary folder]"],
-        ["memory-limit", None, None, "Memory for tasks and results, such as 8GiB [default: 80 % of the machine's; 0: none]"],
+        ["memory-limit", None, None, "Memory for tasks and results, as 8GiB, or 0.5 of the machine's [default: 0.8; 0: none]"],
         ["executor-memory-limit", None, None, "Memory of one task's process [default: the worker's limit]"],
         ["resources", None, None, "What tasks may ask for, as NAME=NUMBER,…"],
     ]
@@ -80,10 +79,9 @@ def _resources(text: str | None) -> dict[str, int]:
 
 
 def _limits(options: Options) -> Limits:
-    worker = options["memory-limit"]
-    limit = int(MEMORY_SHARE * machine_memory()) if worker is None else parse_bytes(worker, "--memory-limit")
+    limit = memory_limit_of(options["memory-limit"], "--memory-limit", MEMORY_SHARE)
     own = options["executor-memory-limit"]
-    return Limits(limit, limit if own is None else parse_bytes(own, "--executor-memory-limit"))
+    return Limits(limit, limit if own is None else memory_limit_of(own, "--executor-memory-limit", MEMORY_SHARE))
 
 
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
