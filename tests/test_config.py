@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from twistdist.config import as_number, as_seconds, as_text, as_whole_number
+from twistdist.config import as_number, as_seconds, as_text, as_whole_number, load_secret, parse_address
+from twistdist.errors import ConfigError
 
 
 class Level(enum.IntEnum):
@@ -115,3 +116,34 @@ def test_text_becomes_str(value):
 def test_what_is_no_text_is_refused_by_name(value):
     with pytest.raises(TypeError, match="key is text, not"):
         as_text(value, "key")
+
+
+@pytest.mark.parametrize(("address", "full"), [
+    ("h:1", "tcp:h:1"), ("[::1]:1", r"tcp:\:\:1:1"), ("tcp:h:1", "tcp:h:1"), ("tls:h:1:timeout=5", "tls:h:1:timeout=5"),
+    ("tcp:host=h:port=1", "tcp:host=h:port=1"), (r"tcp:\:\:1:1", r"tcp:\:\:1:1"), ("unix:/run/x", "unix:/run/x")])  # fmt: skip
+def test_addresses(address, full):
+    assert parse_address(address) == full
+
+
+@pytest.mark.parametrize(("address", "better"), [
+    ("tcp://h:8786", "tcp:h:8786"), ("tls://h:1/", "tls:h:1"), ("http://h:8787/status", "tcp:h:8787"),
+    ("tcp://h", "tcp:host:8786"), ("unix:///run/x", "unix:/run/x"), ("tcp:h", "host:port, tcp:host:port"),
+    ("tcp:h:x", "host:port"), ("tcp:h:99999", "host:port"), ("tcp:h:0", "host:port"), ("tcp:h:1:2", "host:port"),
+    ("tcp::1", "host:port"), ("tcp:h:1:wombat=5", "host:port"), ("unix:", "host:port"), ("h:1:2", "host:port"),
+    ("", "host:port")])  # fmt: skip
+def test_what_is_no_address_is_refused_at_once_with_what_was_meant(address, better):
+    with pytest.raises(ConfigError, match=f"{address!r} is no address; write {better}"):
+        parse_address(address)
+
+
+def test_a_secret_file_that_was_named_is_not_made(tmp_path, monkeypatch):
+    missing = tmp_path / "missing"
+    monkeypatch.setenv("TWISTDIST_SECRET_FILE", str(missing))
+    with pytest.raises(ConfigError, match=f"{missing} can't be read .*TWISTDIST_SECRET_FILE names it"):
+        load_secret()
+    with pytest.raises(ConfigError, match=f"{missing} can't be read .*--secret-file"):
+        load_secret(missing)
+    assert not missing.exists()
+    monkeypatch.delenv("TWISTDIST_SECRET_FILE")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_secret() == load_secret(tmp_path / "twistdist" / "secret")  # the default file is

@@ -51,13 +51,37 @@ def parse_address(address: str) -> str:
     """
     if not isinstance(address, str):
         raise ConfigError(f"an address is text such as 'tcp:host:{DEFAULT_PORT}', not {address!r}")
-    if address.startswith(_ENDPOINTS) and not address.endswith(":"):
+    if address.startswith(_ENDPOINTS) and "://" not in address and _is_endpoint(address):
         return address
     match = _HOST_PORT.fullmatch(address)
     if not match or not 0 < int(match[2]) < 65536:
-        raise ConfigError(f"{address!r} is no address; write host:port, tcp:host:port, tls:host:port or unix:path")
+        raise ConfigError(f"{address!r} is no address; write {_better(address)}")
     host = match[1].strip("[]").replace(":", r"\:")
     return f"tcp:{host}:{match[2]}"
+
+
+def _is_endpoint(address: str) -> bool:
+    """Whether Twisted can make an endpoint of it."""
+    kind, _, rest = address.partition(":")
+    parts = re.split(r"(?<!\\):", rest)
+    if kind == "unix":
+        return bool(parts[0])
+    named = dict(part.partition("=")[::2] for part in parts if "=" in part)
+    given = {**dict(zip(("host", "port"), (part for part in parts if "=" not in part), strict=False)), **named}
+    port = given.get("port", "")
+    known = len(given) == len(parts) and given.keys() <= {"host", "port", "timeout", "bindAddress"}
+    return known and bool(given.get("host")) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
+
+
+def _better(address: str) -> str:
+    """What somebody may have meant who wrote ``address``."""
+    scheme, slashes, rest = address.partition("://")
+    if not slashes:
+        return "host:port, tcp:host:port, tls:host:port or unix:path"
+    if scheme == "unix":
+        return f"unix:/{rest.strip('/')}"
+    kind, where = ("tls" if scheme == "tls" else "tcp"), rest.partition("/")[0]
+    return f"{kind}:{where}" if _HOST_PORT.fullmatch(where) else f"{kind}:host:{DEFAULT_PORT}"
 
 
 def parse_addresses(addresses: str) -> list[str]:
@@ -181,15 +205,17 @@ def default_secret_file() -> pathlib.Path:
 def load_secret(path: str | os.PathLike[str] | None = None) -> bytes:
     """The shared secret in ``path``, stripped; the default file is made on first use with mode 0600.
 
-    Raises ``ConfigError`` when the file is missing (a named one), empty or readable by others.
+    Raises ``ConfigError`` when the file is missing (one that somebody has named), empty or readable by others.
     """
+    named = "" if path is not None else os.environ.get("TWISTDIST_SECRET_FILE", "")
     file = pathlib.Path(path) if path is not None else default_secret_file()
-    if path is None and not file.exists():
+    if path is None and not named and not file.exists():
         _create_secret(file)
     try:
         mode, content = file.stat().st_mode, file.read_bytes().strip()
     except OSError as error:
-        raise ConfigError(f"the secret file {file} can't be read ({error.strerror}); name one with --secret-file") from None
+        who = "TWISTDIST_SECRET_FILE names it" if named else "name one with --secret-file"
+        raise ConfigError(f"the secret file {file} can't be read ({error.strerror}); {who}") from None
     if mode & 0o077:
         raise ConfigError(f"the secret file {file} can be read by others; run: chmod 600 {file}")
     if len(content) < 16:

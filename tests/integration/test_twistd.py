@@ -202,9 +202,10 @@ def test_a_worker_waits_for_a_scheduler_that_starts_later(shells):
         port = reserved.getsockname()[1]
     early = shells(TWISTD, "-n", "twistdist-worker", f"127.0.0.1:{port}", "--slots", "1", "--name", "early",
                    "--store", str(shells.folder / "early"))  # fmt: skip
-    early.wait_for("Starting|reactor|Log opened")
+    early.wait_for(rf"worker early waits for its scheduler at tcp:127.0.0.1:{port}: .*refused")
     shells(TWISTD, "-n", "twistdist-scheduler", "--listen", f"tcp:{port}:interface=127.0.0.1")
     early.wait_for("^twistdist worker early ready")
+    early.wait_for(rf"worker early is connected to its scheduler at tcp:127.0.0.1:{port}")
 
 
 def test_version_of_the_command(capsys):

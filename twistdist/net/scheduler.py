@@ -86,6 +86,13 @@ class _Valve:
             (transport.resumeProducing if reading else transport.pauseProducing)()
 
 
+class _Probe(Factory):
+    """Says nothing, to either side."""
+
+    noisy = False
+    protocol = Protocol
+
+
 class SchedulerService(Service):
     """Listens on ``endpoints`` (Twisted server descriptions) and on ``adopt`` (descriptors of listening TCP sockets).
 
@@ -354,7 +361,7 @@ class SchedulerService(Service):
         if is_local(address) and host != self._host:
             return  # it would be our own port of that number
         endpoint = clientFromString(self._reactor, address.replace("tls:", "tcp:", 1))
-        probing = endpoint.connect(Factory.forProtocol(Protocol))
+        probing = endpoint.connect(_Probe())
         limit = self._reactor.callLater(PROBE_S, probing.cancel)
 
         def answered(result: Any) -> None:

@@ -43,6 +43,9 @@ DESCRIPTORS = 5
 #: Seconds that a worker which was told to stop has to hand over what only it holds.
 LEAVE_S = 10.0
 
+#: Pauses before each line that says that the scheduler can't be reached; the last one again and again.
+WAITING_S = (1.0, 4.0, 10.0, 45.0, 300.0)
+
 #: Seconds between two looks at memory while nothing runs.
 IDLE_LOOK_S = 1.0
 
@@ -91,6 +94,8 @@ class WorkerService(Service):
         self._dialing: Dialing | None = None
         self._port: Any = None
         self._alarm = Alarm(reactor, lambda: self._event(self._the_core.tick))
+        self._waiting = Alarm(reactor, self._say_waiting)
+        self._waits = 0  # lines that said so
         self._busy = False
         self._broken = False
         self._left: Deferred[None] | None = None
@@ -125,9 +130,10 @@ class WorkerService(Service):
         self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
         self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
-                                self._messages, self._ready, self._fatal, lambda: self._leaves("the scheduler is gone"),
-                                self._pulse, self._notice, self._tls)  # fmt: skip
+                                self._messages, self._ready, self._fatal, self._lost, self._pulse, self._notice,
+                                self._tls)  # fmt: skip
         self._dialing.start()
+        self._wait()
         self._event(self._core.start)
         if wrong:
             self._event(self._core.damaged, [], "; ".join(wrong))
@@ -159,6 +165,7 @@ class WorkerService(Service):
         """End the executors, close the connections and remove the store."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._alarm.cancel()
+        self._waiting.cancel()
         self._memory_alarm.cancel()
         if self._dialing is not None:
             self._dialing.stop()
@@ -183,7 +190,27 @@ class WorkerService(Service):
         if isinstance(message, m.Beat):
             self._event(self._the_core.heard_beat, message)
 
+    def _lost(self) -> None:
+        self._leaves("the scheduler is gone")
+        self._wait()
+
+    def _wait(self) -> None:
+        """There is no connection; who looks at the log is told if that lasts."""
+        self._waiting.set(self._reactor.seconds() + WAITING_S[min(self._waits, len(WAITING_S) - 1)])
+
+    def _say_waiting(self) -> None:
+        assert self._dialing is not None
+        self._log.warn("worker {name} waits for its scheduler at {address}: {why}", name=self._worker_name,
+                       address=self._scheduler, why=self._dialing.why() or "no answer so far")  # fmt: skip
+        self._waits += 1
+        self._wait()
+
     def _ready(self, fresh: bool) -> None:
+        self._waiting.cancel()
+        if self._waits:
+            self._log.info("worker {name} is connected to its scheduler at {address}", name=self._worker_name,
+                           address=self._scheduler)  # fmt: skip
+            self._waits = 0
         if fresh:
             self._event(self._the_core.welcomed)
             self._on_ready(f"twistdist worker {self._worker_name} ready at {self._the_core.identity.address}, "
