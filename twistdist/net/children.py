@@ -10,10 +10,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twistdist.executors import launch
 from twistdist.executors.supervisor import Reader
 
 #: Seconds between looks at a process whose socket is closed and that has not been reaped yet.
@@ -38,7 +38,7 @@ class Child:
         self._reactor, self._on_line, self._on_exit = reactor, on_line, on_exit
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
-        command = [sys.executable, "-m", "twistdist.tap", "--parent-fd", str(theirs.fileno()), *arguments]
+        command = launch.command("twistdist.tap.__main__", ["--parent-fd", str(theirs.fileno()), *arguments])
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment,
                                         pass_fds=[theirs.fileno(), *descriptors],
                                         start_new_session=True)  # fmt: skip  Ctrl-C is for the parent alone

@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from typing import Any
 
@@ -18,6 +17,7 @@ from twisted.logger import Logger
 
 from twistdist.config import MEMORY_SHARE, as_secret, parse_bytes
 from twistdist.errors import ConfigError, TwistdistError
+from twistdist.executors import launch
 from twistdist.executors.processes import exit_in_words, machine_memory
 from twistdist.net.children import Child
 from twistdist.net.hosts import default_spill_root, default_store_root
@@ -173,8 +173,7 @@ class LocalCluster(Service):
 
     def _environment(self) -> dict[str, str]:
         """Ours, and our module path, so that workers find the modules beside the user's script."""
-        path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
+        return {**os.environ, launch.PATH: launch.path_here()}
 
     def _start_scheduler(self) -> None:
         assert self._listener is not None
