@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-#: The variable: entries of ``sys.path``, one a line.  It goes on from a worker's control process to its template, and ends there.
+#: The variable: entries of ``sys.path``, one a line.  A worker's control process hands it on to its template, where it ends.
 PATH = "TWISTDIST_PATH"
 
 # Like "python -m", which could not find our own package where only this process's sys.path knows of it.
