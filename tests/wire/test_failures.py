@@ -85,9 +85,140 @@ def test_a_local_class_travels_by_value():
 
 def test_long_texts_are_cut_and_that_is_said():
     info = failures.dump_error(raised(ValueError("x" * 10_000_000)))
-    assert len(info.text) < 20_000 and len(info.traceback) < 70_000 and not info.pickled
+    assert len(info.text) < 20_000 and len(info.traceback) < 70_000 and len(info.pickled) < 100_000
     again = failures.load_error(info)
-    assert isinstance(again, errors.TaskError) and "cut: 10000000" in str(again)
+    assert type(again) is ValueError and "cut: 10000000" in str(again)
+    assert "in raised" in "".join(traceback.format_exception(again))
+
+
+class Holder(Exception):
+    """Has slots and attributes, and arguments that only keywords give."""
+
+    __slots__ = ("data",)
+
+    def __new__(cls, *, data, name):
+        return super().__new__(cls)
+
+    def __init__(self, *, data, name):
+        self.data, self.name = data, name
+
+    def __str__(self):
+        return f"{self.name} with {len(self.data)} bytes"
+
+
+class Several(Exception):
+    """Something like a group, and none."""
+
+    def __init__(self, data):
+        self.exceptions = [ValueError(data)]
+
+
+class Lying(Exception):
+    def __reduce__(self):
+        return dict, ()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(bytes(8 << 20), "small"),
+        Holder(data=bytes(8 << 20), name="large"),
+        Holder(data=b"abc", name="small"),
+        OSError(2, "no such file" + " " * (8 << 20), "/a/name"),
+        UnicodeDecodeError("ascii", bytes(8 << 20), 3, 4, "no reason"),
+        KeyError(open),
+        Stubborn("text"),
+        Speechless("text"),
+        Lying("text"),
+        RuntimeError(sys._getframe()),
+        Several(bytes(8 << 20)),
+        SystemExit("x" * (8 << 20)),
+        StopIteration(bytes(8 << 20)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_type_survives_whatever_is_in_it(error):
+    again = travel(error)
+    assert type(again) is type(error)
+    assert "in raised" in "".join(traceback.format_tb(again.__traceback__))
+
+
+def test_small_parts_survive_beside_large_ones():
+    again = travel(ValueError(bytes(8 << 20), "small", ["a", "b"]))
+    assert again.args[1:] == ("small", ["a", "b"]) and "a bytes that is too large" in again.args[0]
+    again = travel(OSError(2, " " * (8 << 20), "/a/name"))
+    assert type(again) is FileNotFoundError and (again.errno, again.filename) == (2, "/a/name")
+    again = travel(Holder(data=bytes(8 << 20), name="n"))
+    assert again.name == "n" and str(again).startswith("n with")
+
+
+def test_a_chain_of_large_ones_stays_a_chain():
+    try:
+        try:
+            raise KeyError("k" * (8 << 20))
+        except KeyError as first:
+            raise Stubborn("s" * (8 << 20)) from first
+    except Stubborn as error:
+        try:
+            raise ValueError("v" * (8 << 20)) from None
+        except ValueError as last:
+            assert last.__context__ is error
+            again = failures.load_error(failures.dump_error(last))
+    assert [type(one) for one in (again, again.__context__, again.__context__.__cause__)] == [ValueError, Stubborn, KeyError]
+    assert again.__suppress_context__ and again.__cause__ is None
+
+
+def test_a_chain_too_long_for_pickle_keeps_its_type():
+    error = None
+    for number in range(5_000):
+        last, error = error, ValueError(number)
+        error.__context__ = last
+    again = travel(error)
+    assert type(again) is ValueError and again.args == (4_999,) and again.__context__.args == (4_998,)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with 3.11")
+def test_notes_are_cut_too():
+    error = ValueError("x")
+    error.add_note("short")
+    error.add_note("long " * 2_000_000)
+    again = travel(error)
+    assert type(again) is ValueError and again.__notes__[0] == "short" and "cut: 10000000" in again.__notes__[1]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")
+def test_groups_of_any_size():
+    class Group(builtins.ExceptionGroup):
+        def __new__(cls, errors, *, reason):
+            return super().__new__(cls, "many", errors)
+
+        def __init__(self, errors, *, reason):
+            self.reason = reason
+
+    small = travel(builtins.ExceptionGroup("many", [raised(ValueError(n)) for n in range(1000)]))
+    assert [one.args[0] for one in small.exceptions] == list(range(1000))
+    again = travel(builtins.ExceptionGroup("many", [raised(ValueError(n, "x" * 10_000)) for n in range(10_000)]))
+    assert type(again) is builtins.ExceptionGroup and again.message == "many"
+    assert [one.args[0] for one in again.exceptions[:3]] == [0, 1, 2] and len(again.exceptions) == failures.MOST_COPIED - 1
+    assert again.__notes__ == [f"{10_000 - len(again.exceptions)} more exceptions of this group are left out"]
+    again = travel(Group([Stubborn("text"), Local()], reason="why"))
+    assert type(again).__name__ == "Group" and again.reason == "why"
+    assert isinstance(again.exceptions[0], Stubborn) and again.exceptions[1].__class__ is Local
+
+
+class Local(Exception):
+    pass
+
+
+def test_telling_of_an_exception_changes_nothing_around_it():
+    import copyreg
+
+    class Own(Exception):
+        pass
+
+    before = dict(copyreg.dispatch_table)
+    travel(Own("x"))
+    assert copyreg.dispatch_table == before
 
 
 def test_a_deep_traceback_keeps_its_ends():

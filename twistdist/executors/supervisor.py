@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,7 +23,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from twistdist.errors import ProtocolError
-from twistdist.executors import packets
+from twistdist.executors import launch, packets
 from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of, state_of
 from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
@@ -185,8 +184,8 @@ class Supervisor:
     def start(self) -> None:
         """Start the template; executors are forked by ``start_executor``."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
-        command = [sys.executable, "-m", "twistdist.executors.template",
-                   str(theirs.fileno()), self._store, self._page_path, str(self._entries)]  # fmt: skip
+        command = launch.command("twistdist.executors.template",
+                                 [str(theirs.fileno()), self._store, self._page_path, str(self._entries)])  # fmt: skip
         # Slots are what says how much runs at a time; libraries that start a thread for each processor would multiply it.
         environment = {**dict.fromkeys(THREAD_COUNTS, "1"), **os.environ}
         self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment,

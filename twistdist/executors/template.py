@@ -1,7 +1,7 @@
 """The template: a small single-threaded process that forks executors and tells how each ended.  No Twisted here.
 
-Started by the control process as ``python -m twistdist.executors.template CONTROL_FD STORE PAGE ENTRIES``.  On the control
-socket (packets of msgpack arrays) it gets
+Started by the control process (``launch.py``) with the arguments CONTROL_FD STORE PAGE ENTRIES.  On the control socket
+(packets of msgpack arrays) it gets
 
 * ``["serve", …]`` with the fields of ``supervisor.Service``, once, first,
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
@@ -32,7 +32,7 @@ import cloudpickle  # noqa: F401  imported here so that every executor has it fo
 import msgspec
 import tblib.pickling_support  # noqa: F401
 
-from twistdist.executors import packets
+from twistdist.executors import launch, packets
 from twistdist.executors.child import Executor, Place
 from twistdist.executors.streams import Output, text_stream
 from twistdist.executors.surroundings import Surroundings
@@ -230,12 +230,10 @@ def _be_taken_first() -> None:
 def main() -> None:
     """Entry of the process."""
     descriptor, store, page, entries = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    del sys.argv[1:]  # no affair of the tasks
+    os.environ.pop(launch.PATH, None)
     control = socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=descriptor)
     template = Template(control, store, packets.Page(page, entries))
     gc.collect()
     gc.freeze()  # what is here now stays shared with the executors
     template.run()
-
-
-if __name__ == "__main__":
-    main()

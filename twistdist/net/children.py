@@ -11,10 +11,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twistdist.executors import launch
 from twistdist.executors.supervisor import Reader
 
 #: What the child's lines begin with.
@@ -47,7 +47,7 @@ class Child:
         self._line = b""
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
-        command = [sys.executable, "-m", "twistdist.tap", "--parent-fd", str(theirs.fileno()), *arguments]
+        command = launch.command("twistdist.tap.__main__", ["--parent-fd", str(theirs.fileno()), *arguments])
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment,
                                         pass_fds=[theirs.fileno(), *descriptors],
                                         start_new_session=True)  # fmt: skip  Ctrl-C is for the parent alone

@@ -9,7 +9,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from datetime import timedelta
 from functools import partial
@@ -21,6 +20,7 @@ from twisted.logger import Logger
 
 from twistdist.config import MEMORY_SHARE, as_path, as_seconds, as_secret, as_whole_number, silence_limits
 from twistdist.errors import TwistdistError
+from twistdist.executors import launch
 from twistdist.executors.processes import exit_in_words
 from twistdist.keywords import unknown_keywords
 from twistdist.net.children import Child
@@ -203,8 +203,7 @@ class LocalCluster(Service):
 
     def _environment(self) -> dict[str, str]:
         """Ours, and our module path, so that workers find the modules beside the user's script."""
-        path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
+        return {**os.environ, launch.PATH: launch.path_here()}
 
     def _start_scheduler(self) -> None:
         assert self._listener is not None

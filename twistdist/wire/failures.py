@@ -1,14 +1,20 @@
 """Exceptions to :class:`~twistdist.wire.messages.ErrorInfo` and back.
 
-Pickling is checked both ways where the exception is born: one that would not load is carried as its type's name,
-text and traceback instead.  tblib carries traceback, cause and context.
+Pickling is checked both ways where the exception is born.  One that would not load, or is too large, travels as a copy of the
+same class without what is the matter with it; one whose class can't travel, as its type's name, text and traceback.  tblib
+carries tracebacks.
 """
 
 from __future__ import annotations
 
+import builtins
+import contextlib
+import functools
 import pickle
 import traceback
 import types
+from collections import deque
+from typing import Any
 
 from twistdist import errors
 from twistdist.wire.messages import ErrorInfo
@@ -17,6 +23,11 @@ from twistdist.wire.messages import ErrorInfo
 MAX_TEXT = 16 << 10
 MAX_TRACEBACK = 64 << 10
 MAX_PICKLE = 4 << 20
+
+#: Exceptions that are looked at of those that one leads to, that a copy has, and values that a copy has of one's arguments.
+MOST_CHAINED = 100
+MOST_COPIED = 50
+_MOST_VALUES = 50
 
 #: Frames kept of a traceback's outer and inner end.
 _OUTER, _INNER = 20, 60
@@ -60,37 +71,221 @@ def _trim(tb: types.TracebackType | None) -> types.TracebackType | None:
     return trimmed
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """``error`` and every exception that it leads to, each once, at most 100."""
-    found: dict[int, BaseException] = {}
-    todo = [error]
-    while todo and len(found) < 100:
-        one = todo.pop()
-        if id(one) not in found:
-            found[id(one)] = one
-            nested = getattr(one, "exceptions", ())
-            more = [one.__cause__, one.__context__, *(nested if isinstance(nested, tuple | list) else ())]
-            todo += [e for e in more if isinstance(e, BaseException)]
+def chain(error: BaseException, most: int = MOST_CHAINED) -> list[BaseException]:
+    """``error`` and what it leads to (cause, context, a group's members), nearest first, each once, at most ``most``."""
+    found = {id(error): error}
+    todo = deque([error])
+    while todo:
+        one = todo.popleft()
+        for linked in (one.__cause__, one.__context__, *_members(one)):
+            if linked is not None and id(linked) not in found and len(found) < most:
+                found[id(linked)] = linked
+                todo.append(linked)
     return list(found.values())
 
 
-def _pickle(error: BaseException) -> bytes:
+def _members(error: BaseException) -> list[BaseException]:
+    """Those of an exception group."""
+    members = getattr(error, "exceptions", ())
+    return [one for one in members if isinstance(one, BaseException)] if isinstance(members, tuple | list) else []
+
+
+#: What ``isinstance`` takes for exception groups; nothing before Python 3.11.
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
+
+
+# ---- as it is --------------------------------------------------------------------------------------
+
+
+class _TooLarge(Exception):
+    """The pickle has passed its limit."""
+
+
+class _Bounded:
+    """A file in memory that takes ``limit`` bytes: what is larger is not even copied."""
+
+    def __init__(self, limit: int) -> None:
+        self._left, self.parts = limit, list[bytes]()
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self._left -= size
+        if self._left < 0:
+            raise _TooLarge
+        self.parts.append(bytes(data))
+        return size
+
+
+@functools.cache
+def _pickler_class(base: type[Any]) -> type[Any]:
+    """A pickler of exceptions with all that belongs to them, which leaves the process's own tables as they are."""
     from tblib import pickling_support
 
-    try:
-        for one in _chain(error):
-            BaseException.with_traceback(one, _trim(one.__traceback__))
-            pickling_support.install(one)
-        try:
-            data = pickle.dumps(error, 5)
-        except Exception:
-            import cloudpickle
+    class Pickler(base):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, types.TracebackType):
+                return pickling_support.pickle_traceback(_trim(obj))
+            if isinstance(obj, BaseException):
+                return pickling_support.pickle_exception(obj)
+            inherited = getattr(super(), "reducer_override", None)
+            return NotImplemented if inherited is None else inherited(obj)
 
-            data = cloudpickle.dumps(error, 5)
-        again = pickle.loads(data)
+    return Pickler
+
+
+def _dumps(obj: Any, limit: int, becomes: type[Any] | None = None) -> bytes:
+    """A pickle that can be loaded again, as an object of class ``becomes`` (default: the same); what goes wrong is raised."""
+    try:
+        stream = _Bounded(limit)
+        _pickler_class(pickle.Pickler)(stream, 5).dump(obj)
+    except _TooLarge:
+        raise
+    except Exception:
+        import cloudpickle
+
+        stream = _Bounded(limit)
+        _pickler_class(cloudpickle.Pickler)(stream, 5).dump(obj)
+    data = b"".join(stream.parts)
+    if type(pickle.loads(data)) is not (becomes or type(obj)):
+        raise pickle.PicklingError("another type comes back")
+    return data
+
+
+def _pickle(error: BaseException) -> bytes:
+    """``error`` as it is; else a copy without what is too large or can't be pickled; b"" when even its class can't."""
+    try:
+        return _dumps(error, MAX_PICKLE)
     except BaseException:  # the user's __reduce__ may do anything
-        return b""  # carried in words: the caller keeps type, text and traceback
-    return data if type(again) is type(error) and len(data) <= MAX_PICKLE else b""
+        pass  # the copy asks nothing of the user's code
+    for copied, limit in ((MOST_COPIED, 16 << 10), (3, 1 << 10)):
+        try:
+            return _dumps(_Copies(error, copied, limit), MAX_PICKLE, type(error))
+        except BaseException:  # a class that can't travel, or still too much
+            continue
+    return b""
+
+
+# ---- as a copy -------------------------------------------------------------------------------------
+
+
+class _Copies:
+    """Copies of ``error`` and the nearest ``most`` that it leads to: class, traceback and links, and of the arguments and
+    attributes what is shorter than ``limit``.  Becomes the exception when it is loaded."""
+
+    def __init__(self, error: BaseException, most: int, limit: int) -> None:
+        errors = chain(error, most)
+        self._numbers = {id(one): number for number, one in enumerate(errors)}
+        self._limit = limit
+        self._records = [self._record(one) for one in errors]
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self._records,)
+
+    def _record(self, error: BaseException) -> _Record:
+        tb = _trim(error.__traceback__)
+        members = _members(error) if isinstance(error, _GROUP) else []
+        numbers = [self._numbers[id(one)] for one in members if id(one) in self._numbers]
+        state = {name: self._short(value) for name, value in _attributes(error).items()}
+        notes = state.get("__notes__")
+        if len(numbers) < len(members):
+            left_out = f"{len(members) - len(numbers)} more exceptions of this group are left out"
+            state["__notes__"] = [*(notes if isinstance(notes, list) else ()), left_out]
+        return (
+            _dumps_class(type(error), must=not self._numbers[id(error)]),
+            _dumps(tuple(self._short(one) for one in (error.args[:1] if members else error.args)[:_MOST_VALUES]), MAX_PICKLE),
+            _dumps(state, MAX_PICKLE),
+            None if tb is None else _tblib_traceback(tb).to_dict(),
+            self._numbers.get(id(error.__cause__)),
+            self._numbers.get(id(error.__context__)),
+            error.__suppress_context__,
+            numbers,
+        )
+
+    def _short(self, value: Any) -> Any:
+        """``value``, or something in its place that is short and can travel."""
+        if type(value) is str:
+            return cut(value, self._limit)
+        if type(value) in (list, tuple) and len(value) <= _MOST_VALUES and all(type(one) is str for one in value):
+            return type(value)(map(self._short, value))
+        try:
+            _dumps(value, self._limit)
+        except BaseException:  # too large, or the user's __reduce__ does not want to
+            return f"<a {type(value).__qualname__} that is too large or can't be pickled>"
+        return value
+
+
+#: Class, arguments and attributes (a pickle each), traceback as tblib's dictionary, numbers of cause and context,
+#: ``__suppress_context__``, numbers of a group's members.
+_Record = tuple[bytes, bytes, bytes, "dict[str, Any] | None", "int | None", "int | None", bool, "list[int]"]
+
+
+def _tblib_traceback(tb: types.TracebackType) -> Any:
+    import tblib
+
+    return tblib.Traceback(tb)
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    """What an exception holds beside ``args``: slots, those of built-in classes too, and ``__dict__``."""
+    found: dict[str, Any] = {}
+    for kind in type(error).__mro__:
+        for name, member in vars(kind).items():
+            if isinstance(member, types.MemberDescriptorType) and not name.startswith("__") and name not in found:
+                with contextlib.suppress(AttributeError):  # an empty slot
+                    found[name] = member.__get__(error)
+    if isinstance(error, _GROUP):
+        del found["exceptions"]  # told by their numbers
+    return {**found, **getattr(error, "__dict__", {})}
+
+
+def _dumps_class(kind: type[BaseException], must: bool) -> bytes:
+    """``must``: else a class that can't travel is stood for by another."""
+    try:
+        return _dumps(kind, MAX_PICKLE // 4)
+    except BaseException:
+        if must:
+            raise
+        return _dumps(errors.TaskError, MAX_PICKLE)
+
+
+def _rebuild(records: list[_Record]) -> BaseException:
+    """The first of the exceptions that :class:`_Copies` has noted, linked with the others."""
+    made: dict[int, BaseException] = {}
+    for number in reversed(range(len(records))):  # members come after their group
+        kind, args, state, _, _, _, _, members = records[number]
+        made[number] = _rebuild_one(pickle.loads(kind), pickle.loads(args), pickle.loads(state),
+                                    [made[one] for one in members if one in made])  # fmt: skip
+    for number, error in made.items():
+        _, _, _, tb, cause, context, suppress, _ = records[number]
+        error.__cause__ = None if cause is None else made[cause]
+        error.__context__ = None if context is None else made[context]
+        error.__suppress_context__ = suppress
+        if tb is not None:
+            BaseException.with_traceback(error, _traceback_from(tb))
+    return made[0]
+
+
+def _traceback_from(described: dict[str, Any]) -> types.TracebackType:
+    import tblib
+
+    tb: types.TracebackType = tblib.Traceback.from_dict(described).as_traceback()
+    return tb
+
+
+def _rebuild_one(
+    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], members: list[BaseException]
+) -> BaseException:
+    """An exception of class ``kind``, made without its own ``__new__`` and ``__init__``, which may want other arguments."""
+    builtin: Any = next(one for one in kind.__mro__ if one.__module__ == "builtins")
+    if issubclass(kind, _GROUP):
+        made: BaseException = builtin.__new__(kind, str(args[0]), members or [errors.TaskError("left out")])
+    else:
+        made = builtin.__new__(kind, *args)
+        made.args = args
+    for name, value in state.items():
+        with contextlib.suppress(AttributeError, TypeError):  # not to be set, or not to this
+            BaseException.__setattr__(made, name, value)
+    return made
 
 
 def dump_error(error: BaseException, kind: str = "", key: str = "", attempt: int = 0, worker: str = "") -> ErrorInfo:

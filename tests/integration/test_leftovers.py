@@ -1,0 +1,68 @@
+"""What a task leaves to the ones after it in its process, and what it finds there: nothing but what the user has set up."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from twistdist import errors
+from twistdist.blocking import Client, LocalCluster
+
+
+def other_pythons():
+    """Interpreters of other versions that work."""
+    here = "{}.{}".format(*sys.version_info)
+    found = {}
+    for path in [*glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")), *glob.glob("/usr/bin/python3.[0-9]*")]:
+        asked = subprocess.run([path, "-c", "import sys, re; print('{}.{}'.format(*sys.version_info))"],
+                               capture_output=True, text=True, env={"PATH": os.environ["PATH"]})  # fmt: skip
+        if asked.returncode == 0 and asked.stdout.strip() != here:
+            found.setdefault(asked.stdout.strip(), path)
+    return list(found.values())
+
+
+# ---- what a task starts ----------------------------------------------------------------------------
+
+
+def test_another_python_starts_in_a_task_as_it_does_elsewhere(one):
+    pythons = other_pythons()
+    if not pythons:
+        pytest.skip("there is no other Python here")
+    for python in pythons:
+        script = "import re, sys; print(*sys.path, sep='\\n')"
+        options = {"capture_output": True, "text": True, "check": True}
+        found = one.submit(subprocess.run, [python, "-c", script], **options).result(60).stdout
+        assert found == subprocess.run([python, "-c", script], **options).stdout
+
+
+def test_tasks_see_the_environment_as_the_user_set_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with LocalCluster(n_workers=1) as cluster, Client(cluster.address) as client:
+        found = client.submit(lambda: dict(os.environ)).result(60)
+        added = {name for name in found.keys() - os.environ.keys() if not name.endswith("_THREADS")}
+        assert found["PYTHONPATH"] == str(tmp_path)
+        assert added <= {"LC_CTYPE"}  # Python's own doing where there is no locale
+        assert client.submit(lambda: sys.argv[1:]).result(60) == []
+
+
+def test_a_script_s_own_modules_are_found_wherever_it_is_started(tmp_path):
+    folder = tmp_path / "with:colon"
+    folder.mkdir()
+    (folder / "beside.py").write_text("def answer():\n    return 42\n")
+    (folder / "script.py").write_text(
+        "import beside\nfrom twistdist.blocking import Client\n"
+        "with Client(n_workers=1) as client: print(client.submit(beside.answer).result())\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "selectors.py").write_text("raise ImportError('what lies in the current folder is not to be imported')\n")
+    here = str(pathlib.Path(__file__).parents[2])
+    code = f"import runpy, sys; sys.path[:0] = [{str(folder)!r}, {here!r}]; runpy.run_path({str(folder / 'script.py')!r})"
+    command = [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, str(folder / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, timeout=120)
+    assert done.stdout == "42\n", done.stderr
