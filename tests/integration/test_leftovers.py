@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from twistdist import errors
 from twistdist.blocking import Client, LocalCluster
 
 
