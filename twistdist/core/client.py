@@ -329,6 +329,25 @@ class Client:
         self.release([record.cid for record in failed])
         return failed
 
+    def unsendable(self, message: Any, why: str) -> bool:
+        """A message of ours can't be encoded and was taken out: what it asked for fails.  False when it asked for nothing."""
+        cids: Iterable[int] = ()
+        if isinstance(message, m.Submit):
+            cids = range(message.first, message.first + len(message.args))
+        elif isinstance(message, m.Scatter):
+            cids = [message.cid]
+        elif isinstance(message, m.Query):
+            self._reply(m.Reply(message.query, f"the question {message.what!r} can't be sent: {why}"))
+        else:
+            return False
+        error = m.ErrorInfo("SerializationError", "", f"it can't be sent to the scheduler: {why}")
+        for cid in cids:
+            record = self.records.get(cid)
+            if record is not None:
+                record.state, record.error, record.place = State.ERROR, error, None
+                self._changed.append(record)
+        return True
+
     def _drop_data(self, message: m.DropData) -> None:
         gone = [cid for cid in message.cids if cid in self._kept]  # after a restart it may be said twice
         self._kept.difference_update(gone)

@@ -10,13 +10,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twistdist.config import DEFAULT_PORT, as_secret, as_text
+from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text
 from twistdist.core.client import Record
 from twistdist.errors import TwistdistError
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.keywords import unknown_keywords
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable
-from twistdist.net.options import check_name, check_number, check_replicas, check_session
+from twistdist.net.options import check_name, check_replicas, check_session, check_workers
 from twistdist.net.session import ClientSession
 from twistdist.net.shapes import Place, flatten, rebuild, replace
 from twistdist.net.tls import dialing_side
@@ -84,9 +84,9 @@ class Client(ClientSession):
 
         The Deferred fires when the copies that are possible now are made.
         """
-        check_replicas(n)
+        copies = check_replicas(n, "n")
         cids = [future._record.cid for future in flatten(futures, "raise")]
-        return self._query("replicate", n, *cids).addCallback(lambda _: self._when_copied(cids))
+        return self._query("replicate", copies, *cids).addCallback(lambda _: self._when_copied(cids))
 
     def rebalance(self, futures: Any = None) -> Deferred[None]:
         """Move values (of ``futures``, or any) from workers that hold much to those that hold little; a Deferred of the end."""
@@ -102,7 +102,7 @@ class Client(ClientSession):
         The Deferred fires when they are gone.  After ``timeout`` seconds (an hour) they end with what is left, and running
         tasks start again elsewhere.
         """
-        chosen = [names] if isinstance(names, str) else list(names)
+        chosen = check_workers(names)
 
         def told(known: list[str]) -> Deferred[None]:
             unknown = sorted(set(chosen) - set(known))
@@ -117,7 +117,7 @@ class Client(ClientSession):
                 self._query("retire", seconds, *forgotten)
             return not left
 
-        seconds = 3600.0 if timeout is None else float(timeout)
+        seconds = 3600.0 if timeout is None else min(3600.0, as_seconds(timeout, "timeout", most=float("inf")))
         return self._query("retire", seconds, *chosen).addCallback(told)
 
     def cancel(self, futures: Any) -> Deferred[None]:
@@ -161,22 +161,21 @@ class Client(ClientSession):
 
     def who_has(self, futures: Iterable[Any] | None = None) -> Deferred[dict[str, list[str]]]:
         """A Deferred of key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
-        names = [] if futures is None else [one._record.cid if isinstance(one, BaseFuture) else str(one) for one in futures]
+        names = [] if futures is None else [_named(one) for one in futures]
         return self._query("who_has", *names)
 
     def has_what(self, workers: Iterable[str] | None = None) -> Deferred[dict[str, list[str]]]:
         """A Deferred of worker name -> keys of the values that it holds."""
-        return self._query("has_what", *(workers or ()))
+        return self._query("has_what", *check_workers(workers))
 
     def why(self, future_or_key: Any) -> Deferred[dict[str, Any] | None]:
         """A Deferred of what the scheduler knows of one task: state, worker, inputs, crashes; None for an unknown key."""
-        name = future_or_key._record.cid if isinstance(future_or_key, BaseFuture) else str(future_or_key)
-        return self._query("why", name)
+        return self._query("why", _named(future_or_key))
 
     def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
         """A Deferred of the faults seen (those of the last ``since`` seconds), oldest first."""
         if since is not None:
-            check_number("since", since, 0, (int, float))
+            since = as_seconds(since, "since", most=float("inf"))
         return self._query("incidents", since).addCallback(lambda found: [Incident(**fields) for fields in found])
 
     def status(self) -> Deferred[dict[str, Any]]:
@@ -189,7 +188,7 @@ class Client(ClientSession):
 
     def take_up(self, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         """Futures of tasks by key, somebody else's too; None where no task has that key."""
-        return self._take_up("watch", keys)
+        return self._take_up("watch", [as_text(key, "a key") for key in keys])
 
     def _take_up(self, what: str, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         records = [(Record(next(self._cids)), key) for key in keys]
@@ -218,7 +217,7 @@ class Client(ClientSession):
     def publish_dataset(self, name: str, futures: Any) -> Deferred[None]:
         """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
         unpublished."""
-        check_name("name", name)
+        name = check_name("name", name)
         found = flatten(futures, "raise")
         refuse_unusable(found)
         places = {id(one): Place(number) for number, one in enumerate(found)}
@@ -227,6 +226,8 @@ class Client(ClientSession):
 
     def get_dataset(self, name: str) -> Deferred[Any]:
         """A Deferred of what was published: futures of this client in the nesting that they had."""
+
+        name = check_name("name", name)
 
         def taken(answer: Any, futures: list[Future]) -> Any:
             shape = load_value(answer[0])
@@ -252,11 +253,16 @@ class Client(ClientSession):
 
     def unpublish_dataset(self, name: str) -> Deferred[None]:
         """The name goes, and what only it kept."""
-        return self._query("unpublish", name)
+        return self._query("unpublish", check_name("name", name))
 
     def shutdown(self) -> Deferred[None]:
         """Stop the whole cluster: workers, scheduler, and this client."""
         return self._query("shutdown").addCallback(lambda _: self.close())
+
+
+def _named(future_or_key: Any) -> int | str:
+    """How a question names a task: by this client's number of the future, or by its key."""
+    return future_or_key._record.cid if isinstance(future_or_key, BaseFuture) else as_text(future_or_key, "a key")
 
 
 #: Keywords of ``connect`` and of the blocking ``Client``, beside those of a LocalCluster.

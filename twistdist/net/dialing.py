@@ -18,7 +18,7 @@ from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import dial
 from twistdist.wire import messages as m
-from twistdist.wire.framing import GREETING_FROM_SCHEDULER, decode_frame
+from twistdist.wire.framing import GREETING_FROM_SCHEDULER, UNENCODABLE, decode_frame, take_out_unencodable
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
@@ -57,7 +57,8 @@ class Dialing:
     ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one),
     ``on_lost()`` when a connection broke and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version,
     replaced.  ``on_pulse()`` is called at the pace of the heartbeats and may give one to be sent; ``on_notice(message)`` for
-    what comes outside the session's numbers: the scheduler's beats, and its troubles.
+    what comes outside the session's numbers: the scheduler's beats, and its troubles.  ``on_unsendable(message, why)`` hears of
+    a message that can't be encoded and was taken out; unless it gives True the session can't go on.
     """
 
     _log = Logger()
@@ -76,6 +77,7 @@ class Dialing:
         on_pulse: Callable[[], m.Beat | None] = lambda: None,
         on_notice: Callable[[Any], None] = lambda message: None,
         tls: Tls | None = None,
+        on_unsendable: Callable[[Any, str], bool] = lambda message, why: False,
     ) -> None:
         self._reactor, self._core, self._decoder = reactor, core, decoder
         self._addresses = parse_addresses(address)
@@ -86,7 +88,7 @@ class Dialing:
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None
         self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
-        self._on_pulse, self._on_notice = on_pulse, on_notice
+        self._on_pulse, self._on_notice, self._on_unsendable = on_pulse, on_notice, on_unsendable
         self._hearing = Hearing()
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
@@ -224,9 +226,10 @@ class Dialing:
             if again is None:
                 connection.send([(0, 0, [self._core.hello(self._reactor.seconds())])])
                 return
-            connection.send(again)
-            self._core.resumed()
             self._greeted_at = self._reactor.seconds()
+            if again:
+                self._send(connection, again)
+            self._core.resumed()
             self._on_ready(dialer.fresh != before)
             self.flush()
 
@@ -286,11 +289,21 @@ class Dialing:
         if self._connection is not None and self._core.dialer.connected:
             frames = self._core.dialer.session.take()
             if frames:
-                try:
-                    self._connection.send(frames)
-                except (ProtocolError, UnicodeError, OverflowError) as error:
-                    # Numbered and never to be sent: the session can't go on, and must say so rather than hang.
-                    self._give_up(ProtocolError(f"a message can't be encoded: {error}"))
+                self._send(self._connection, frames)
+
+    def _send(self, connection: Connection, frames: list[m.Frame]) -> None:
+        """Write frames of the session.  A message that can't be encoded fails alone: its frame goes on without it."""
+        try:
+            connection.send(frames)
+            return
+        except UNENCODABLE as error:
+            why = str(error)
+        taken = take_out_unencodable(frames)
+        if not taken or not all([self._on_unsendable(*one) for one in taken]):
+            # Numbered and never to be sent: the session can't go on, and must say so rather than hang.
+            self._give_up(ProtocolError(f"a message can't be encoded: {why}"))
+            return
+        connection.send(frames)
 
     def _send_ack(self) -> None:
         session = self._core.dialer.session

@@ -1,13 +1,21 @@
-"""The keywords of ``submit`` and ``map`` that are about the task and not for the function."""
+"""The keywords of ``submit`` and ``map`` that are about the task and not for the function.
+
+Whatever numpy, pandas or the standard library hand a user becomes a plain ``str``, ``int`` or ``float`` here: msgspec encodes
+no subclasses, so nothing else may reach a message.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from twistdist.config import resource_units
+from twistdist.config import as_number, as_seconds, as_text, as_whole_number, resource_units
 from twistdist.wire import messages as m
+
+#: Characters that a key may have.
+MOST_KEY = 1_000
 
 
 @attrs.frozen
@@ -19,19 +27,9 @@ class TaskOptions:
     wire: m.Options | None
 
 
-def check_number(name: str, value: Any, least: float, kind: type | tuple[type, ...] = int) -> Any:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{name} is a number, not {value!r}")
-    if not least <= float(value) <= 1e9:  # type: ignore[arg-type]
-        raise ValueError(f"{name} is a number from {least:g} to 1,000,000,000, not {value!r}")
-    return value
-
-
-def check_replicas(value: Any) -> int:
+def check_replicas(value: Any, name: str = "replicas") -> int:
     """A number of copies: ``ValueError`` or ``TypeError`` unless it is a whole number from 1 to 10,000."""
-    if check_number("replicas", value, 1) > 10_000:
-        raise ValueError(f"replicas is a number from 1 to 10,000, not {value!r}")
-    return int(value)
+    return as_whole_number(value, name, 1, 10_000)
 
 
 def check_encodable(what: str, text: str) -> None:
@@ -43,12 +41,37 @@ def check_encodable(what: str, text: str) -> None:
 
 def check_name(what: str, name: Any) -> str:
     """A name that people gave: ``TypeError`` or ``ValueError`` unless it is text of 1 to 200 characters."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} is text, not {name!r}")
-    if not 1 <= len(name) <= 200:
+    plain = as_text(name, what)
+    if not 1 <= len(plain) <= 200:
         raise ValueError(f"{what} is text of 1 to 200 characters, not {name!r}")
-    check_encodable(what, name)
-    return name
+    check_encodable(what, plain)
+    return plain
+
+
+def check_key(key: Any) -> str:
+    """A task's key that a user chose: ``TypeError`` or ``ValueError`` for what can't be a key."""
+    plain = as_text(key, "a key") if isinstance(key, str) else ""
+    if not plain or plain.endswith("-") or len(plain) > MOST_KEY:
+        raise ValueError(f"a key is text of 1 to {MOST_KEY:,} characters that does not end with '-', not {key!r}")
+    check_encodable("a key", plain)
+    return plain
+
+
+def check_workers(workers: Any) -> list[str]:
+    """Worker names: one, or an iterable of names; [] for None."""
+    if workers is None:
+        return []
+    if isinstance(workers, str):
+        workers = [workers]
+    if not isinstance(workers, Iterable) or isinstance(workers, bytes):
+        raise TypeError(f"workers is a list of worker names, not {workers!r}")
+    names = list(workers)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"workers is a list of worker names, not {workers!r}")
+    plain = [as_text(name, "workers") for name in names]
+    for name in plain:
+        check_encodable("the name of a worker", name)
+    return plain
 
 
 def check_session(name: Any) -> str:
@@ -56,10 +79,24 @@ def check_session(name: Any) -> str:
     return "" if name is None else check_name("session", name)
 
 
+def _check_resources(resources: Any) -> dict[str, int] | None:
+    """Amounts by name, in millionths; None where nothing is asked for."""
+    if resources is None:
+        return None
+    if not isinstance(resources, Mapping):
+        raise TypeError(f"resources is a dict such as {{'GPU': 1}}, not {resources!r}")
+    found = {}
+    for name, amount in resources.items():
+        plain = as_text(name, "the name of a resource")
+        check_encodable("the name of a resource", plain)
+        found[plain] = resource_units(as_number(amount, f"resources[{plain!r}]"))
+    return {name: units for name, units in found.items() if units} or None
+
+
 def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value."""
     if not kwargs:
-        return _NO_OPTIONS
+        return NO_OPTIONS
     take = kwargs.pop
     replay = take("replay", "always")
     if replay not in ("always", "verify", "never"):
@@ -68,26 +105,15 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     if key is not None and pure:
         raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
     limit = take("time_limit", None)
-    workers = take("workers", None)
-    if isinstance(workers, str):
-        workers = [workers]
-    if not all(isinstance(name, str) for name in workers or ()):
-        raise TypeError(f"workers is a list of worker names, not {workers!r}")
-    resources = take("resources", None)
-    for name in (*(workers or ()), *(resources or ())):
-        check_encodable("a name", str(name))
-    if resources is not None:
-        amounts = {str(name): check_number(f"resources[{name!r}]", v, 0, (int, float)) for name, v in resources.items()}
-        resources = {name: units for name, v in amounts.items() if (units := resource_units(v))}
     options = m.Options(
-        retries=check_number("retries", take("retries", 0), 0),
-        crash_limit=check_number("crash_limit", take("crash_limit", 3), 1),
-        time_limit=0.0 if limit is None else float(check_number("time_limit", limit, 1e-3, (int, float))),
-        priority=check_number("priority", take("priority", 0), -1_000_000_000),
-        workers=tuple(workers or ()),
+        retries=as_whole_number(take("retries", 0), "retries"),
+        crash_limit=as_whole_number(take("crash_limit", 3), "crash_limit", 1),
+        time_limit=0.0 if limit is None else as_seconds(limit, "time_limit", 1e-3),
+        priority=as_whole_number(take("priority", 0), "priority", -1_000_000_000),
+        workers=tuple(check_workers(take("workers", None))),
         allow_other_workers=bool(take("allow_other_workers", False)),
-        resources=resources or None,
-        replay=replay,
+        resources=_check_resources(take("resources", None)),
+        replay=as_text(replay, "replay"),
         replicas=check_replicas(take("replicas", 1)),
         checkpoint=bool(take("checkpoint", False)),
     )
@@ -95,4 +121,4 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
 
 
 _DEFAULTS = m.Options()
-_NO_OPTIONS = TaskOptions(None, False, None)
+NO_OPTIONS = TaskOptions(None, False, None)

@@ -20,6 +20,7 @@ from twistdist.errors import JournalError, ProtocolError
 from twistdist.net.connection import Connection
 from twistdist.net.journal import CHECK_S, RETRY_S, JournalThread
 from twistdist.wire import messages as m
+from twistdist.wire.framing import UNENCODABLE
 
 Peer = Client | Worker
 
@@ -71,7 +72,7 @@ class Outbox:
         connection.told = True
         try:
             connection.send(frames)
-        except (ProtocolError, UnicodeError, OverflowError) as error:
+        except UNENCODABLE as error:
             connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
 
     def _goes_on(self, peer: Peer, frames: list[m.Frame]) -> bool:

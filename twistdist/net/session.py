@@ -24,12 +24,12 @@ from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
 from twistdist.net.futures import BaseFuture, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
-from twistdist.net.options import TaskOptions, check_encodable, check_replicas, split_options
+from twistdist.net.options import TaskOptions, check_key, check_replicas, check_workers, split_options
 from twistdist.net.supplier import Supplier, all_of
 from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
-from twistdist.wire.framing import TO_CLIENT
+from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame
 from twistdist.wire.payload import canonical_digest, dump_call, dump_value
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ClientSession:
         self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supplier = Supplier(self._fetcher, self._host, self._not_supplied)
         self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal,
-                                on_notice=self._notice,
+                                on_notice=self._notice, on_unsendable=self._unsendable,
                                 tls=tls)  # fmt: skip
         self._queries: dict[int, Deferred[Any]] = {}
         self._opening: Deferred[Any] | None = None
@@ -127,6 +127,12 @@ class ClientSession:
         if isinstance(message, m.Trouble):
             self._update(partial(self._core.notice, message))
             self._dialing.flush()
+
+    def _unsendable(self, message: Any, why: str) -> bool:
+        self._log.error("a message can't be encoded, and what it asks for fails: {why}", why=why)
+        known = self._core.unsendable(message, why)
+        self._order(self._messages, [])  # not in the middle of sending: whoever is told may send again
+        return known
 
     def _fail_queries(self, error: Exception, upto: int) -> None:
         """Questions up to this number will not be answered any more."""
@@ -323,10 +329,7 @@ class ClientSession:
             return None
         if number >= 0:
             key = f"{key}-{number}" if isinstance(key, str) else key[number]
-        if not isinstance(key, str) or not key or key.endswith("-") or len(key) > 1000:
-            raise ValueError(f"a key is text of 1 to 1,000 characters that does not end with '-', not {key!r}")
-        check_encodable("a key", key)
-        return key
+        return check_key(key)
 
     # ---- what came ----------------------------------------------------------------------------
 
@@ -438,6 +441,10 @@ class ClientSession:
         return result
 
     def _query(self, what: str, *args: Any) -> Deferred[Any]:
+        try:
+            encode_frame((0, 0, [m.Query(0, what, list(args))]))
+        except UNENCODABLE as error:
+            raise TypeError(f"the question {what!r} can't be asked with {args!r}: {error}") from None
         result: Deferred[Any] = Deferred()
         self._order(self._ask, what, args, result)
         return result
@@ -462,9 +469,7 @@ class ClientSession:
         if self._error is not None:
             raise ClientClosed(f"this client can't be used: {self._error}")
         copies = 0 if broadcast else check_replicas(replicas)
-        names = [workers] if isinstance(workers, str) else list(workers or ())
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError(f"workers is a list of worker names, not {workers!r}")
+        names = check_workers(workers)
         futures: list[Any] = []
 
         def one(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Exceptions to :class:`~twistdist.wire.messages.ErrorInfo` and back.
 
-Pickling is checked both ways where the exception is born.  One that would not load, or is too large, travels as a copy of the
-same class without what is the matter with it; one whose class can't travel, as its type's name, text and traceback.  tblib
-carries tracebacks.
+Pickling is checked both ways where the exception is born.  One that is too large travels as a copy of the same class without
+what makes it so; one that can't be pickled, or would not load, as its type's name, text and traceback.  tblib carries
+tracebacks.
 """
 
 from __future__ import annotations
@@ -152,11 +152,12 @@ def _dumps(obj: Any, limit: int, becomes: type[Any] | None = None) -> bytes:
 
 
 def _pickle(error: BaseException) -> bytes:
-    """``error`` as it is; else a copy without what is too large or can't be pickled; b"" when even its class can't."""
+    """``error`` as it is; where it is too large a copy without what makes it so; b"" when it can't be pickled at all."""
     try:
         return _dumps(error, MAX_PICKLE)
-    except BaseException:  # the user's __reduce__ may do anything
-        pass  # the copy asks nothing of the user's code
+    except BaseException as trouble:  # the user's __reduce__ may do anything
+        if not isinstance(trouble, _TooLarge | RecursionError) and not isinstance(trouble.__cause__, RecursionError):
+            return b""
     for copied, limit in ((MOST_COPIED, 16 << 10), (3, 1 << 10)):
         try:
             return _dumps(_Copies(error, copied, limit), MAX_PICKLE, type(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +22,9 @@ MAX_FRAME_BYTES = 256 << 20
 
 #: What decoders raise for bytes that are no message: text that is not UTF-8 has an error of its own.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+#: What encoders raise for a message that has something in it which no message may have.
+UNENCODABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError)
 
 _HEADER = 4
 _encode_into = msgspec.msgpack.Encoder().encode_into
@@ -35,6 +39,22 @@ def encode_frame(frame: m.Frame) -> bytes:
         raise ProtocolError(f"a frame of {length} bytes is larger than the limit of {MAX_FRAME_BYTES}")
     buffer[:_HEADER] = length.to_bytes(_HEADER, "big")
     return bytes(buffer)
+
+
+def take_out_unencodable(frames: Sequence[m.Frame]) -> list[tuple[Any, str]]:
+    """Take out of the frames the messages that can't be encoded; each with the reason.
+
+    A frame goes on without them, and may be empty: only the numbers of frames matter to the other side.
+    """
+    taken = []
+    for _, _, messages in frames:
+        for message in list(messages):
+            try:
+                encode_frame((0, 0, [message]))
+            except UNENCODABLE as error:
+                messages.remove(message)
+                taken.append((message, str(error)))
+    return taken
 
 
 def _decoder(*kinds: Any) -> msgspec.msgpack.Decoder[m.Frame]:
