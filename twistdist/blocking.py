@@ -14,7 +14,9 @@ import atexit
 import concurrent.futures
 import contextlib
 import importlib
+import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,7 @@ from concurrent.futures import as_completed, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from twistdist.config import as_secret
+from twistdist.config import as_seconds, as_secret
 from twistdist.core.client import Record, State
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
@@ -31,9 +33,9 @@ from twistdist.net import client as net_client
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
-from twistdist.net.options import check_session
+from twistdist.net.options import NO_OPTIONS, TaskOptions, check_session, split_options
 from twistdist.net.session import Parent
-from twistdist.net.shapes import flatten, rebuild, replace
+from twistdist.net.shapes import as_shape, flatten, rebuild, replace
 from twistdist.net.timers import use_monotonic_time
 from twistdist.net.tls import dialing_side
 from twistdist.wire import messages as m
@@ -63,6 +65,7 @@ class _Loop:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.reactor = _new_reactor()
+        self._callbacks: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]] | None = None
         use_monotonic_time(self.reactor)
         started = threading.Event()
         self.reactor.callWhenRunning(started.set)
@@ -74,6 +77,7 @@ class _Loop:
     def call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
         """Run ``function`` in the reactor's thread and wait for its value, or for that of the Deferred it returns."""
         self.check()
+        timeout = _seconds(timeout)
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.reactor.callFromThread(self._run, function, outcome)
         done = threading.Event()
@@ -89,12 +93,43 @@ class _Loop:
 
         maybeDeferred(function).addCallbacks(outcome.set_result, lambda failure: outcome.set_exception(failure.value))
 
-    def check(self) -> None:
-        """``TwistdistError`` where blocking could never end: in the reactor's own thread, and after a fork."""
+    def check_process(self) -> None:
+        """``TwistdistError`` after a fork: the thread is not there."""
         if os.getpid() != self.pid:
             raise TwistdistError("a client can't be used in a process forked after it was made; make another client there")
+
+    def check(self) -> None:
+        """``TwistdistError`` where blocking could never end: in the reactor's own thread, and after a fork."""
+        self.check_process()
         if threading.current_thread() is self.thread:
-            raise TwistdistError("a blocking call in a callback would wait for itself; use the future's add_done_callback")
+            raise TwistdistError("a blocking call in the thread of the reactor would wait for itself")
+
+    def call_back(self, function: Callable[[Any], Any], argument: Any) -> None:
+        """Have ``function(argument)`` called in the thread of callbacks, where everything may block, in the order asked for."""
+        if self._callbacks is None:
+            self._callbacks = queue.SimpleQueue()
+            threading.Thread(target=_run_callbacks, args=(self._callbacks,), name="twistdist-callbacks", daemon=True).start()
+        self._callbacks.put((function, argument))
+
+
+def _run_callbacks(waiting: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]]) -> None:
+    while True:
+        _call_back(*waiting.get())
+
+
+def _call_back(function: Callable[[Any], Any], argument: Any) -> None:
+    try:
+        function(argument)
+    except Exception:  # concurrent.futures logs it and goes on too
+        logging.getLogger("twistdist").exception("calling the callback %r of %r failed", function, argument)
+
+
+def _seconds(timeout: Any) -> float | None:
+    """A timeout as the standard library takes it; None, and what is too long to be waited for, is no bound."""
+    if timeout is None:
+        return None
+    seconds = as_seconds(timeout, "timeout", float("-inf"), float("inf"))
+    return None if seconds > threading.TIMEOUT_MAX else seconds
 
 
 def _wait(wait: Callable[[float | None], bool], timeout: float | None) -> bool:
@@ -175,6 +210,7 @@ class _Session(net_client.Client):
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
         self.condition = threading.Condition()
         self.waiters: dict[int, _Waiters] = {}
+        self.called_back: dict[int, list[tuple[Callable[[Future], Any], Future]]] = {}
 
     def _update(self, change: Callable[[], list[Record]]) -> None:
         """Change and tell in one hold of the lock: ``concurrent.futures`` counts on that when it installs its waiters."""
@@ -184,8 +220,13 @@ class _Session(net_client.Client):
                 for record in changed:
                     if record.cid in self.waiters:
                         self.waiters[record.cid].tell()
+            if self.called_back:
+                for record in changed:
+                    if record.state is not State.PENDING:
+                        for function, future in self.called_back.pop(record.cid, ()):
+                            self.loop.call_back(function, future)
             self.condition.notify_all()
-        self._call_back(changed)  # users' callbacks, and so without the lock
+        self._call_back(changed)
 
 
 class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
@@ -202,6 +243,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
+        self._client.loop.check_process()
         return self._client.condition
 
     @property
@@ -220,6 +262,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
     def _wait(self, timeout: float | None) -> Raw:
         """The bytes of the value, or the error, when the task has ended."""
         record, condition, loop = self._record, self._client.condition, self._client.loop
+        timeout = _seconds(timeout)
         if record.state is State.PENDING:
             loop.check()
 
@@ -261,8 +304,14 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         return False
 
     def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
-        """Call ``fn(future)`` in the reactor's thread when the task has ended, soon when it has already."""
-        self._client.call_when_done(self._record, lambda _: fn(self))
+        """Call ``fn(future)`` when the task has ended: at once, in this thread, when it has already, else in a thread for
+        callbacks, in the order in which they were added.  All that blocks may be done there."""
+        self._client.loop.check_process()
+        with self._client.condition:
+            if self._record.state is State.PENDING:
+                self._client.called_back.setdefault(self._record.cid, []).append((fn, self))
+                return
+        _call_back(fn, self)
 
     def __repr__(self) -> str:
         return BaseFuture.__repr__(self)
@@ -325,19 +374,20 @@ class Client:
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.  Options as in :meth:`twistdist.Client.submit`."""
-        self._loop.check()
-        future: Future = self._session.submit_records(fn, [args], kwargs, self._make, batch=False)[0]
+        self._loop.check_process()
+        options = split_options(kwargs)
+        future: Future = self._session.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
         """``submit`` for each tuple of ``zip(*iterables)``, in one message."""
-        self._loop.check()
-        return self._session.submit_records(fn, zip(*iterables), kwargs, self._make, batch=True)  # noqa: B905
+        self._loop.check_process()
+        options = split_options(kwargs)
+        return self._session.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise", timeout: float | None = None) -> Any:
         """The values, in the same nesting of lists, tuples, sets and dicts; ``errors="skip"`` leaves out what failed."""
-        if hasattr(futures, "__next__"):
-            futures = list(futures)
+        futures = as_shape(futures)
         found = flatten(futures, errors)
         records = [one._record for one in found]
         raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
@@ -346,7 +396,7 @@ class Client:
     def scatter(self, data: Any, *, replicas: int = 2, broadcast: bool = False, hash: bool = False,
                 workers: Iterable[str] | None = None, resupply: bool = True, timeout: float | None = None) -> Any:  # fmt: skip
         """Put data on the cluster: a Future, or a list or dict of Futures; see :meth:`twistdist.Client.scatter`."""
-        self._loop.check()
+        self._loop.check_process()
         shape, futures = self._session.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
         self._call(lambda: self._session.announced(futures), timeout)
         return shape
@@ -437,9 +487,14 @@ class Client:
         """The name goes, and what only it kept."""
         self._call(lambda: self._session.unpublish_dataset(name), timeout)
 
-    def executor(self) -> Executor:
-        """A ``concurrent.futures.Executor`` on this client."""
-        return Executor(self)
+    def executor(self, **options: Any) -> Executor:
+        """A ``concurrent.futures.Executor`` on this client, all of whose tasks have these task options (see ``submit``)."""
+        if options.get("key") is not None:
+            raise TypeError("key names one task; an executor's options are for all of its tasks (pure=True makes keys)")
+        chosen = split_options(options)
+        if options:
+            raise TypeError(f"{', '.join(options)}: no task options; an executor takes those of submit")
+        return Executor(self, chosen)
 
     def shutdown(self, timeout: float | None = None) -> None:
         """Stop the whole cluster, and this client."""
@@ -479,8 +534,8 @@ def current_client() -> Client:
 class Executor(concurrent.futures.Executor):
     """The standard interface on a client; shutting it down leaves the client open."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, options: TaskOptions = NO_OPTIONS) -> None:
+        self._client, self._options = client, options
         self._futures: set[Future] = set()
         self._open = True
         self._max_workers = max(1, sum(one.slots for one in client.workers().values()))
@@ -488,24 +543,46 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future = self._client.submit(fn, *args, **kwargs)
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
-        return future
+        return self._submit(fn, [args], kwargs)[0]
+
+    def _submit(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Future]:
+        """All keywords are the function's."""
+        client = self._client
+        client._loop.check_process()
+        futures: list[Future] = client._session.submit_records(fn, calls, kwargs, self._options, client._make, batch=False)
+        for future in futures:
+            self._futures.add(future)
+            client._session.call_when_done(future._record, partial(self._forget, future))
+        return futures
+
+    def _forget(self, future: Future, _: Record) -> None:
+        self._futures.discard(future)
 
     def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
             chunksize: int = 1, **_: Any) -> Iterator[Any]:  # fmt: skip
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        futures = self._client.map(fn, *iterables)
-        end = None if timeout is None else time.monotonic() + timeout
-        return (one.result(None if end is None else max(0.0, end - time.monotonic())) for one in futures)
+        bound = _seconds(timeout)
+        end = None if bound is None else time.monotonic() + bound
+        return self._results(self._submit(fn, zip(*iterables), {}), end)  # noqa: B905
+
+    def _results(self, futures: list[Future], end: float | None) -> Iterator[Any]:
+        """Values in order, each future let go when its value is taken; whoever stops early wants no more of them."""
+        futures.reverse()
+        try:
+            while futures:
+                yield futures[-1].result(None if end is None else max(0.0, end - time.monotonic()))
+                futures.pop()
+        finally:
+            if futures:
+                self._client._session.cancel_records([one._record for one in futures], unstarted=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._open = False
         left: list[concurrent.futures.Future[Any]] = list(self._futures)
-        if cancel_futures and left:
-            self._client.cancel(left)
+        if cancel_futures and left:  # those that run go on, as with every executor
+            session = self._client._session
+            self._client._call(lambda: session.cancel(left, unstarted=True))
         if wait:
             concurrent.futures.wait(left)
 

@@ -222,15 +222,41 @@ def test_our_own_kill_is_not_a_crash(story):
 
 def test_cancel_stops_what_nobody_else_wants(story):
     worker = story.worker()
-    first = story.submit()
+    first = story.submit(key="k")
     second = story.submit(first)
+    third = story.submit(second)
     (compute,) = story.given(worker)
+    story.tell(story.client, m.Submit(50, 1, [b"%d" % first], None, ["k"]))
+    story.tell(story.client, m.Release([second]))
     story.tell(story.client, m.Cancel([first]))
-    assert story.said(worker, m.Abort) == []  # the second still needs it
-    story.tell(story.client, m.Cancel([second]))
-    assert {one.cid for one in story.said(story.client, m.Erred)} == {first, second}
-    assert story.said(worker, m.Abort) == [m.Abort([compute.attempt], False)]
+    erred = {one.cid: one.error for one in story.said(story.client, m.Erred)}
+    assert set(erred) == {first, third} and "with its input k" in erred[third].text
+    assert story.said(worker, m.Abort) == []  # the other future of that key still wants it
+    story.tell(story.client, m.Cancel([50]))
+    assert story.said(worker, m.Abort) == [m.Abort([compute.attempt], True)]
     assert not story.core.tasks
+
+
+def test_cancel_leaves_alone_what_has_been_given_out_if_so_asked(story):
+    worker = story.worker()
+    cids = [story.submit() for _ in range(4)]
+    given = len(story.given(worker))
+    story.tell(story.client, m.Cancel(cids, True))
+    assert [one.cid for one in story.said(story.client, m.Erred)] == cids[given:] and 0 < given < 4
+    assert story.said(worker, m.Abort) == []
+
+
+def test_a_preference_is_followed_while_the_preferred_worker_is_free(story):
+    names = ["a", "b", "c"]
+    workers = {name: story.worker(name=name) for name in names}
+    for _ in range(5):
+        story.submit(workers=("b",), allow_other_workers=True)
+        given = {name: story.given(workers[name]) for name in names}
+        assert [len(given[name]) for name in names] == [0, 1, 0]
+        story.done(workers["b"], given["b"][0])
+    story.submit(workers=("b",), allow_other_workers=True)
+    story.submit(workers=("b",), allow_other_workers=True)
+    assert story.given(workers["b"]) and (story.given(workers["a"]) or story.given(workers["c"]))
 
 
 def test_cancel_kills_a_running_task(story):

@@ -29,12 +29,15 @@ def test_buffers_travel_out_of_band_aligned_and_uncopied():
     data = b"".join(payload.dump_value(arrays))
     mapped = mmap.mmap(-1, len(data))
     mapped.write(data)
-    back = payload.load_value(memoryview(mapped).toreadonly())
+    back = payload.load_value(memoryview(mapped))
     for array, again in zip(arrays, back, strict=True):
         assert (array == again).all()
-    assert not back[0].flags.writeable
+    assert all(array.flags.writeable for array in back), "as they were"
     assert back[0].ctypes.data % 64 == 0
     assert not back[0].flags.owndata
+    assert all(array.flags.writeable for array in payload.load_value(bytes(data)))
+    arrays[0].flags.writeable = False
+    assert not payload.load_value(b"".join(payload.dump_value(arrays)))[0].flags.writeable, "as it was"
 
 
 class Reference:

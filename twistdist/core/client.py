@@ -175,11 +175,11 @@ class Client:
         if known:
             self._post(m.Release(known))
 
-    def cancel(self, cids: Sequence[int]) -> None:
+    def cancel(self, cids: Sequence[int], unstarted: bool = False) -> None:
         """Stop these where nobody else wants them; pending ones are cancelled when the scheduler says so."""
         pending = [cid for cid in cids if cid in self.records and self.records[cid].state is State.PENDING]
         if pending:
-            self._post(m.Cancel(pending))
+            self._post(m.Cancel(pending, unstarted))
 
     def unreachable(self, record: Record) -> None:
         """The value could not be had from where it is said to be; the record is pending again until it is told anew."""

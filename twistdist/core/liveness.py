@@ -12,7 +12,7 @@ from typing import Any
 from twistdist.core import placement
 from twistdist.core.records import Audit, Client, Incident, Worker
 from twistdist.core.scatter import Scattered
-from twistdist.core.tasks import DONE, READY, WAITING, has_resources
+from twistdist.core.tasks import DONE, READY, WAITING
 from twistdist.wire import messages as m
 
 #: Seconds of uninterrupted traffic after which the books are compared by a question, since beats can't tell.
@@ -254,7 +254,8 @@ class Liveness(Scattered):
         nobody: set[int] = set()  # options that no idle worker fits, by identity: the tasks of a map share theirs
         for task in self.tasks.values():
             if task.state is READY and task not in self.alone and id(task.options) not in nobody:
-                fit = [one for one in self.placement.idle if placement.allowed(task, one) and has_resources(one, task)]
+                fit = [one for one in self.placement.idle
+                       if placement.allowed(task, one) and placement.has_resources(one, task)]  # fmt: skip
                 if not fit:
                     nobody.add(id(task.options))
                 for able in fit:  # some may be left out, where they can't fetch its inputs and others can

@@ -89,6 +89,13 @@ class Placement:
                 best = queue
         return heapq.heappop(best)[1] if best else None
 
+    def wished_for(self, task: Task, worker: Worker) -> Worker:
+        """``worker``, or one that the task would rather have, where such a one is idle too."""
+        names = task.options.workers
+        if not task.options.allow_other_workers or not names or worker.name in names:
+            return worker
+        return next((one for one in self.idle if one.name in names and has_resources(one, task)), worker)
+
     def has_room(self, worker: Worker) -> bool:
         return worker in self.idle or worker in self.open
 
@@ -109,6 +116,11 @@ def allowed(task: Task, worker: Worker) -> bool:
         return False
     total = worker.hello.resources
     return all(total.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
+
+
+def has_resources(worker: Worker, task: Task) -> bool:
+    """Whether what the task asks for is free on ``worker`` now."""
+    return all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
 
 
 def offered(task: Task, worker: Worker) -> bool:

@@ -16,7 +16,7 @@ from twistdist import config
 from twistdist.core import placement
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Client, Incident, Task, Worker
-from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING, has_resources
+from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -324,7 +324,7 @@ class Resilience(Outcomes):
         """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced,
         goes on."""
         task = self.tasks.get(number)
-        if task is None or not attempt or not placement.allowed(task, worker) or not has_resources(worker, task):
+        if task is None or not attempt or not placement.allowed(task, worker) or not placement.has_resources(worker, task):
             return False  # it was never given that
         if self._is_of_earlier_life(task, attempt):
             if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one

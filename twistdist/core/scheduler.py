@@ -18,7 +18,7 @@ from twistdist.core.records import Care, Client, Function, Task, Worker
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
 from twistdist.core.restart import Restarting
-from twistdist.core.tasks import DONE, FAILED, IDLE, UNFINISHED, Peer
+from twistdist.core.tasks import ASSIGNED, DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -356,17 +356,41 @@ class Scheduler(Restarting):
     def _cancel(self, now: float, client: Client, message: m.Cancel) -> None:
         for cid in message.cids:
             task = client.futures.get(cid)
-            if task is None or task.state not in UNFINISHED:
+            if task is None or task.state not in UNFINISHED or (message.unstarted and task.state is ASSIGNED):
                 continue
+            for dependent in self._unfinished_dependents(task):
+                text = f"{dependent.key} was cancelled with its input {task.key}"
+                cids = [one for owner, one in dependent.watchers if owner is client]
+                self._cancel_futures(client, dependent, cids, m.ErrorInfo("TaskCancelled", "", text, key=dependent.key))
+            error = m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)
+            self._cancel_futures(client, task, [cid], error)
+
+    @staticmethod
+    def _unfinished_dependents(task: Task) -> list[Task]:
+        """What can't be computed without ``task``, at any depth, the deepest first."""
+        found: dict[Task, None] = {}
+        todo = [task]
+        while todo:
+            for one in todo.pop().dependents or ():
+                if one.state in UNFINISHED and one not in found:
+                    found[one] = None
+                    todo.append(one)
+        return sorted(found, key=lambda one: -one.depth)
+
+    def _cancel_futures(self, client: Client, task: Task, cids: list[int], error: m.ErrorInfo) -> None:
+        """These futures of ``client`` are cancelled; the task is stopped when nobody else wants it."""
+        for cid in cids:
             task.watchers.pop((client, cid), None)
             client.futures[cid] = None
             if self.ledger is not None:
                 self.ledger.unwatch(task, client, cid)
                 self.ledger.watch(None, client, cid)
-            self.post(client, m.Erred(cid, m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)))
-            if not task.watchers and not task.pending:
-                self._stop(task, kill=True)
-            self._garbage.append(task)
+            self.post(client, m.Erred(cid, error))
+        if client.name and (holder := self.held.get(client.name)) is not None:
+            self._unhold_task(holder, task)
+        if not task.watchers and not task.pending and task.state in UNFINISHED:
+            self._stop(task, kill=True)
+        self._garbage.append(task)
 
     def _unreachable(self, now: float, client: Client, message: m.Unreachable) -> None:
         """A client can't get a value: check the holders; the answer comes when the value is placed anew, or again."""

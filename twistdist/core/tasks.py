@@ -259,7 +259,7 @@ class TaskBook:
         for worker in [w for w in place.idle if w.own] if self.restricted else ():
             while worker in place.idle and (task := place.next_restricted(worker)) is not None:
                 if task in self.restricted:  # else it waits elsewhere by now: to run alone, or for whoever is idle
-                    self._assign(now, task, worker)
+                    self._assign(now, task, place.wished_for(task, worker))
         while place:
             task = self.ready.pop()
             if task is None:
@@ -284,7 +284,7 @@ class TaskBook:
                 reserved = min(free, key=lambda one: (one.given, one.number))
                 reserved.exclusive = task
                 self.placement.update(reserved)
-            if not reserved.given and has_resources(reserved, task):
+            if not reserved.given and placement.has_resources(reserved, task):
                 del self.alone[task]
                 self._assign(now, task, reserved)
                 if task.worker is not reserved:  # it can't be run at all
@@ -496,11 +496,6 @@ class TaskBook:
 
 def _has_or_gets_value(task: Task) -> bool:
     return task.state is not IDLE
-
-
-def has_resources(worker: Worker, task: Task) -> bool:
-    """Whether what the task asks for is free on ``worker`` now."""
-    return all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
 
 
 def _is_irreplaceable(task: Task) -> bool:

@@ -16,9 +16,9 @@ from twistdist.errors import TwistdistError
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.keywords import unknown_keywords
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable
-from twistdist.net.options import check_name, check_replicas, check_session, check_workers
+from twistdist.net.options import check_name, check_replicas, check_session, check_workers, split_options
 from twistdist.net.session import ClientSession
-from twistdist.net.shapes import Place, flatten, rebuild, replace
+from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.tls import dialing_side
 from twistdist.wire.payload import dump_value, load_value
 
@@ -40,7 +40,8 @@ class Client(ClientSession):
         ``time_limit``, ``priority``, ``workers``, ``allow_other_workers``, ``resources``) are not passed to ``fn``.  Raises
         ``SerializationError`` for what can't be pickled, ``TypeError`` and ``ValueError`` for impossible options.
         """
-        future: Future = self.submit_records(fn, [args], kwargs, self._make, batch=False)[0]
+        options = split_options(kwargs)
+        future: Future = self.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
@@ -48,15 +49,15 @@ class Client(ClientSession):
 
         ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
         """
-        return self.submit_records(fn, zip(*iterables), kwargs, self._make, batch=True)  # noqa: B905
+        options = split_options(kwargs)
+        return self.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise") -> Deferred[Any]:
         """A Deferred of the values, in the same nesting of lists, tuples, sets and dicts.
 
         ``errors="skip"`` leaves out what failed; otherwise the first failure ends it.
         """
-        if hasattr(futures, "__next__"):
-            futures = list(futures)
+        futures = as_shape(futures)
         found = flatten(futures, errors)
 
         def load(raws: list[Raw]) -> Any:
@@ -120,9 +121,13 @@ class Client(ClientSession):
         seconds = 3600.0 if timeout is None else min(3600.0, as_seconds(timeout, "timeout", most=float("inf")))
         return self._query("retire", seconds, *chosen).addCallback(told)
 
-    def cancel(self, futures: Any) -> Deferred[None]:
-        """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so."""
-        self.cancel_records([future._record for future in flatten(futures, "raise")])
+    def cancel(self, futures: Any, *, unstarted: bool = False) -> Deferred[None]:
+        """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so.
+
+        This client's unfinished tasks that depend on them are cancelled too.  With ``unstarted`` tasks that a worker has been
+        given go on.
+        """
+        self.cancel_records([future._record for future in flatten(futures, "raise")], unstarted)
         return self._query("sync")
 
     def workers(self) -> Deferred[dict[str, WorkerInfo]]:
@@ -218,6 +223,7 @@ class Client(ClientSession):
         """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
         unpublished."""
         name = check_name("name", name)
+        futures = as_shape(futures)
         found = flatten(futures, "raise")
         refuse_unusable(found)
         places = {id(one): Place(number) for number, one in enumerate(found)}

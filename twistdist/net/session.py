@@ -24,7 +24,7 @@ from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
 from twistdist.net.futures import BaseFuture, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
-from twistdist.net.options import TaskOptions, check_key, check_replicas, check_workers, split_options
+from twistdist.net.options import TaskOptions, check_key, check_replicas, check_workers
 from twistdist.net.supplier import Supplier, all_of
 from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import file_path, read_file
@@ -249,8 +249,9 @@ class ClientSession:
                 self._order(self._core.let_go, record.cid)
             self._order(ClientSession.forget, record.cid)
 
-    def cancel_records(self, records: Sequence[Record]) -> None:
-        self._order(self._core.cancel, [record.cid for record in records])
+    def cancel_records(self, records: Sequence[Record], unstarted: bool = False) -> None:
+        """With ``unstarted`` only those that no worker has been given."""
+        self._order(self._core.cancel, [record.cid for record in records], unstarted)
 
     def call_when_done(self, record: Record, function: Callable[[Record], Any]) -> None:
         self._order(self._add_callback, record, function)
@@ -264,14 +265,13 @@ class ClientSession:
             self._fire(record)
 
     def submit_records(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any],
-                       make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
+                       options: TaskOptions, make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
         """Pickle and order one task for each of ``calls``; ``make(record, name)`` makes the future of each.
 
         All that can go wrong here goes wrong before anything is sent.
         """
         if self._error is not None:
             raise ClientClosed(f"this client can't be used: {self._error}")
-        options = split_options(kwargs)
         ref = self._functions.ref(fn)
         if batch and options.key is not None and not isinstance(options.key, str):
             calls, keys = list(calls), list(options.key)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -25,11 +26,24 @@ def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     if isinstance(shape, kind):
         return function(shape)
     if isinstance(shape, dict):
-        return {key: replace(one, kind, function) for key, one in shape.items()}
-    values = [replace(one, kind, function) for one in shape]
-    if hasattr(shape, "_make"):  # a named tuple
-        return shape._make(values)
-    return values if isinstance(shape, list) else type(shape)(values)
+        return _like(shape, {key: replace(one, kind, function) for key, one in shape.items()})
+    return _of_kind(shape, [replace(one, kind, function) for one in shape])
+
+
+def as_shape(futures: Any) -> Any:
+    """A nesting of futures that can be walked more than once: any iterable in it that is no list, tuple, set or dict (views,
+    a deque, a generator, an array of objects, a Series) becomes a list."""
+    if isinstance(futures, BaseFuture | str | bytes | bytearray):
+        return futures
+    if isinstance(futures, dict):
+        return _like(futures, {key: as_shape(one) for key, one in futures.items()})
+    if isinstance(futures, list | tuple):
+        if all(isinstance(one, BaseFuture) for one in futures):
+            return futures
+        return _of_kind(futures, [as_shape(one) for one in futures])
+    if isinstance(futures, set | frozenset) or not isinstance(futures, Iterable):
+        return futures
+    return [as_shape(one) for one in futures]
 
 
 def flatten(futures: Any, errors: str = "raise") -> list[Any]:
@@ -37,7 +51,7 @@ def flatten(futures: Any, errors: str = "raise") -> list[Any]:
     if errors not in ("raise", "skip"):
         raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
     found: list[Any] = []
-    todo = [futures]
+    todo = [as_shape(futures)]
     while todo:
         one = todo.pop()
         if isinstance(one, BaseFuture):
@@ -49,26 +63,54 @@ def flatten(futures: Any, errors: str = "raise") -> list[Any]:
         elif isinstance(one, set | frozenset):
             todo.extend(one)
         else:
-            raise TypeError(f"gather takes futures in lists, tuples, sets and dicts, not {one!r}")
+            raise TypeError(f"futures are given in lists, tuples, sets, dicts and other iterables; this is none: {one!r}")
     return found
 
 
 def rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
     """``shape`` with each future replaced by its value; raises the first error unless ``errors`` is "skip"."""
-    if isinstance(shape, list) and shape and isinstance(shape[0], BaseFuture) and errors == "raise":
-        return [unpack(raws[id(one)]) if isinstance(one, BaseFuture) else rebuild(one, raws, errors) for one in shape]
-    value = _rebuild(shape, raws, errors)
+    value = _Rebuilder(raws, errors == "skip").rebuild(shape)
     return None if value is _SKIP else value
 
 
-def _rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
-    if isinstance(shape, BaseFuture):
-        raw = raws[id(shape)]
-        return _SKIP if errors == "skip" and isinstance(raw, m.ErrorInfo) else unpack(raw)
-    if isinstance(shape, dict):
-        pairs = ((key, _rebuild(one, raws, errors)) for key, one in shape.items())
-        return {key: value for key, value in pairs if value is not _SKIP}
-    values = [value for one in shape if (value := _rebuild(one, raws, errors)) is not _SKIP]
+class _Rebuilder:
+    """Puts values in the places of futures."""
+
+    def __init__(self, raws: dict[int, Raw], skip: bool) -> None:
+        self._raws, self._skip = raws, skip
+        self._used: set[int] = set()
+
+    def rebuild(self, shape: Any) -> Any:
+        if isinstance(shape, BaseFuture):
+            return self._value(shape)
+        if isinstance(shape, dict):
+            pairs = ((key, self.rebuild(one)) for key, one in shape.items())
+            return _like(shape, {key: value for key, value in pairs if value is not _SKIP})
+        return _of_kind(shape, [value for one in shape if (value := self.rebuild(one)) is not _SKIP])
+
+    def _value(self, future: BaseFuture) -> Any:
+        raw = self._raws[id(future)]
+        if isinstance(raw, m.ErrorInfo):
+            return _SKIP if self._skip else unpack(raw)
+        if isinstance(raw, memoryview):  # a future that comes twice gives two values
+            if id(raw) in self._used:
+                return unpack(memoryview(bytearray(raw)))
+            self._used.add(id(raw))
+        return unpack(raw)
+
+
+def _like(mapping: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
+    """``values`` as a mapping of the same kind: a defaultdict or an OrderedDict stays what it is."""
+    if type(mapping) is dict:
+        return values
+    made = copy.copy(mapping)
+    made.clear()
+    made.update(values)
+    return made
+
+
+def _of_kind(shape: Any, values: list[Any]) -> Any:
+    """``values`` as what ``shape`` is: list, tuple, named tuple or set; a list in the place of any other iterable."""
     if hasattr(shape, "_make"):  # a named tuple
-        return shape._make(values)
-    return values if isinstance(shape, list) else type(shape)(values)
+        return shape._make(values) if len(values) == len(shape) else tuple(values)
+    return type(shape)(values) if isinstance(shape, tuple | set | frozenset) else values

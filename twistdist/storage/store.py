@@ -113,16 +113,16 @@ def pack_header(stored: Stored) -> bytes:
 
 
 def read_file(path: str) -> memoryview:
-    """The value's bytes in a result file, mapped read-only when there are many.
+    """The value's bytes in a result file, mapped when there are many: what is written to them stays with the reader.
 
     Raises ``FileNotFoundError`` when there is no such file, ``ValueError`` when it is not one of ours.
     """
     with open(path, "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= _READ_UP_TO:
-            view = memoryview(stream.read())
-        else:
-            view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            view = memoryview(bytearray(stream.read()))
+        else:  # a private map: a page is copied when it is first written to, and not before
+            view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     if size < HEADER_BYTES or _HEADER.unpack_from(view)[0] != _MAGIC:
         raise ValueError(f"{path} is no result file")
     return view[HEADER_BYTES:]

@@ -226,9 +226,10 @@ class Release(Message, tag=12):
 
 
 class Cancel(Message, tag=13):
-    """Stop these, unless somebody else wants them too."""
+    """Stop these, unless somebody else wants them too; with ``unstarted`` only those that no worker was given."""
 
     cids: list[int]
+    unstarted: bool = False
 
 
 class Unreachable(Message, tag=14):

@@ -128,10 +128,12 @@ def dump_value(value: Any) -> list[Buffer]:
 
 
 def load_value(data: Buffer) -> Any:
-    """The value in ``data``; its large buffers are views of ``data``, not copies (read-only where ``data`` is)."""
+    """The value in ``data``; its buffers are views of ``data``, not copies, where that can be written to."""
     view = memoryview(data)
     if view[:4] != _MAGIC:
         return pickle.loads(view)
+    if view.readonly:  # arrays are to be writable, as they were
+        view = memoryview(bytearray(view))
     _, count, length = _FIXED.unpack_from(view)
     sizes = struct.unpack_from(f"<{count}Q", view, _FIXED.size)
     at = _FIXED.size + 8 * count

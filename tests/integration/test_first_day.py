@@ -1,0 +1,145 @@
+"""What people do on their first day with real processes: values that can be changed, callbacks, executors, cancelling."""
+
+import collections
+import concurrent.futures
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from twistdist import errors
+from twistdist.blocking import Client, wait
+
+
+@pytest.fixture(scope="module")
+def client():
+    with Client(n_workers=2) as client:
+        yield client
+
+
+def add_one(array):
+    array += 1
+    return array.sum()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_that_come_back_can_be_written_to_and_nobody_else_sees_it(client, size):
+    future = client.submit(np.zeros, size)
+    future.result()[:] = 7
+    assert [client.submit(add_one, future).result(60) for _ in range(2)] == [size, size]
+    one, other = client.gather([future, future])
+    one += 1
+    assert not other.any() and not future.result().any()
+    scattered = client.scatter(np.zeros(size))
+    assert client.submit(add_one, scattered).result(60) == size
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_in_a_callback_everything_may_block(client, size):
+    seen = concurrent.futures.Future()
+
+    def call_back(future):
+        value, error = future.result(), future.exception()
+        seen.set_result((len(value), error, client.submit(abs, -5).result(), client.map(abs, [-1])[0].result()))
+
+    client.submit(bytes, size).add_done_callback(call_back)
+    assert seen.result(60) == (size, None, 5, 1)
+
+
+def test_callbacks_come_in_their_order_and_at_once_when_it_is_over(client):
+    order, all_called = [], threading.Event()
+    future = client.submit(time.sleep, 0.2)
+    for number in range(5):
+        future.add_done_callback(lambda _, number=number: order.append(number))
+    future.add_done_callback(lambda _: all_called.set())
+    assert all_called.wait(60) and order == [0, 1, 2, 3, 4]
+    future.add_done_callback(lambda _: order.append(threading.current_thread()))
+    assert order[-1] is threading.current_thread()
+
+
+def test_a_callback_that_raises_is_told_of_and_harms_nobody(client, caplog):
+    future = client.submit(abs, -1)
+    future.result(60)
+    future.add_done_callback(lambda _: 1 / 0)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_gather_takes_any_iterable(client):
+    one, two = client.map(abs, [-1, -2])
+    named = {"a": one, "b": two}
+    assert client.gather(named.values()) == [1, 2] == client.gather(collections.deque([one, two]))
+    array = np.empty(2, dtype=object)
+    array[:] = one, two
+    assert client.gather(array) == [1, 2] == client.gather(future for future in (one, two))
+    gathered = client.gather(collections.defaultdict(list, a=[one], b=(two,)))
+    assert gathered == {"a": [1], "b": (2,)} and gathered.default_factory is list
+    with pytest.raises(TypeError, match="3"):
+        client.gather([one, 3])
+
+
+def test_keywords_of_an_executor_s_submit_are_the_function_s(client):
+    def train(x, retries=0, key=None):
+        return x, retries, key
+
+    executor = client.executor(retries=2)
+    assert executor.submit(train, 1, retries=3, key="k-").result(60) == (1, 3, "k-")
+    assert executor.submit(sorted, [1, -2], key=abs).result(60) == [1, -2]
+    assert list(executor.map(abs, [-1, -2])) == [1, 2]
+    with pytest.raises(TypeError, match="max_workers"):
+        client.executor(max_workers=3)
+
+
+def test_shutdown_of_an_executor_cancels_what_waits_and_lets_run_what_runs(client):
+    executor = client.executor()  # as CPython's test_cancel_futures
+    futures = [executor.submit(time.sleep, 0.1) for _ in range(50)]
+    executor.shutdown(cancel_futures=True)
+    cancelled = [future for future in futures if future.cancelled()]
+    others = [future for future in futures if not future.cancelled()]
+    assert len(cancelled) > 20 and others
+    assert all(future.done() and future.exception() is None for future in others)
+
+
+def test_what_depends_on_a_cancelled_task_is_cancelled_with_it(client):
+    running = client.submit(time.sleep, 600)
+    dependent = client.submit(abs, client.submit(abs, running))
+    client.cancel([running])
+    with pytest.raises(errors.TaskCancelled, match=f"with its input {running.key}"):
+        dependent.result(60)
+    assert client.submit(abs, -1).result(60) == 1
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), np.float32(60), 60])
+def test_timeouts_of_every_kind(client, timeout):
+    assert client.submit(abs, -1).result(timeout) == 1
+    assert client.status(timeout=timeout)
+
+
+def test_numpy_values_as_keys_names_and_numbers(client):
+    names = np.array(["first", "second"])
+    assert client.gather(client.map(abs, [-1, -2], key=names, workers=np.str_("w0"), retries=np.int64(1))) == [1, 2]
+    future = client.submit(abs, -3, key=np.str_("third"), time_limit=np.timedelta64(60, "s"))
+    assert future.result(60) == 3 and type(future.key) is str and client.why(np.str_("third"))
+    assert client.has_what([np.str_("w0")]).keys() == {"w0"}
+    with pytest.raises(TypeError, match="who_has"):
+        client._session._query("who_has", object())
+    assert client.submit(abs, -4).result(60) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_in_a_forked_child_nothing_hangs(client):
+    future = client.submit(time.sleep, 0.5)
+    calls = [lambda: wait([future]), lambda: next(concurrent.futures.as_completed([future])),
+             lambda: future.add_done_callback(print), future.result, lambda: client.submit(abs, 1)]  # fmt: skip
+    pid = os.fork()
+    if not pid:
+        refused = 0
+        for call in calls:
+            try:
+                call()
+            except errors.TwistdistError:
+                refused += 1
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == len(calls)
