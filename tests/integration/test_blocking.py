@@ -55,11 +55,11 @@ def test_values_of_all_sizes(client):
     assert list(client.who_has([large]).values()) != [[]]
 
 
-def test_numpy_arrays_arrive_read_only_on_the_same_host(client):
+def test_numpy_arrays_arrive_on_the_same_host(client):
     np = pytest.importorskip("numpy")
     array = client.submit(np.arange, 1_000_000.0)
     assert client.submit(np.sum, array).result(30) == 499999500000.0
-    assert not array.result(30).flags.writeable
+    assert array.result(30).flags.writeable
 
 
 def test_futures_nested_anywhere(client):
@@ -168,7 +168,7 @@ def test_bad_input_is_an_error_at_the_call(client, cluster):
         foreign = other.submit(add, 1)
         with pytest.raises(errors.TwistdistError, match="another client"):
             client.submit(add, foreign)
-    with pytest.raises(TypeError, match="gather takes futures"):
+    with pytest.raises(TypeError, match="futures are given in"):
         client.gather([1])
 
 

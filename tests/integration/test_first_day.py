@@ -3,6 +3,8 @@
 import collections
 import concurrent.futures
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from twistdist import errors
-from twistdist.blocking import Client, wait
+from twistdist.blocking import Client, LocalCluster, wait
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +145,22 @@ def test_in_a_forked_child_nothing_hangs(client):
                 refused += 1
         os._exit(refused)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == len(calls)
+
+
+@pytest.mark.parametrize("journal", ["none", None])
+def test_a_client_that_was_closed_is_gone(journal):
+    script = ("import sys, twistdist\nfrom twisted.internet import defer, task\n"
+              "@defer.inlineCallbacks\n"
+              "def main(reactor):\n"
+              "    client = yield twistdist.connect(reactor, sys.argv[1])\n"
+              "    yield client.submit(abs, -1).result()\n"
+              "    yield client.close()\n"
+              "task.react(main)")  # fmt: skip
+    with LocalCluster(n_workers=1, journal=journal) as cluster:
+        for _ in range(3):  # nothing comes behind close() that could hide that it was not delivered
+            subprocess.run([sys.executable, "-c", script, cluster.address], check=True, timeout=60)
+            with Client(cluster.address) as client:
+                client.submit(abs, -1).result(60)
+        with Client(cluster.address) as client:
+            sessions = client.status()["sessions"]
+            assert (sessions["connected"], sessions["away"]) == (1, 0)

@@ -100,6 +100,8 @@ class Dialing:
         self._failures = 0
         self._greeted_at = 0.0
         self._stopped = False
+        self._draining: Deferred[None] | None = None
+        self._drain_limit: Any = None
         self._jitter = random.Random()
         self._ack = Alarm(reactor, self._send_ack)
         self.last_error: Exception | None = None
@@ -130,6 +132,7 @@ class Dialing:
         self._stopped = True
         self._ack.cancel()
         self._pulse.cancel()
+        self._drained()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -139,6 +142,23 @@ class Dialing:
             self._connection.close()
         elif self._proving is not None and self._proving.transport is not None:
             self._proving.transport.abortConnection()
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """A Deferred that fires, and all is stopped, when the other side has acknowledged everything that was said, or after
+        ``seconds``."""
+        drained = self._draining = Deferred()
+        if self._core.dialer.epoch and self._core.dialer.session.undelivered():
+            self._drain_limit = self._reactor.callLater(seconds, self.stop)
+        else:
+            self.stop()
+        return drained
+
+    def _drained(self) -> None:
+        draining, self._draining = self._draining, None
+        if draining is not None:
+            if self._drain_limit is not None and self._drain_limit.active():
+                self._drain_limit.cancel()
+            draining.callback(None)
 
     def renew(self, age: float) -> None:
         """Another connection in the place of one that is older than ``age`` seconds and does not bring through what we
@@ -212,7 +232,9 @@ class Dialing:
                 raise ProtocolError(str(gap)) from None
             if messages:
                 self._on_messages(messages)
-        if dialer.session.owes_ack:
+        if self._draining is not None and not dialer.session.undelivered():
+            self.stop()
+        elif dialer.session.owes_ack:
             self._ack.set(self._reactor.seconds() + ACK_S)
 
     def _greeted(self, connection: Connection, body: memoryview) -> None:

@@ -215,7 +215,7 @@ class SchedulerService(Service):
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         if not self.running:
             return  # what is still received is not acknowledged, and will be said to the next scheduler
-        changed = False
+        changed = left = False
         for body in bodies:
             peer = connection.peer
             if peer is None:
@@ -234,6 +234,7 @@ class SchedulerService(Service):
                 self._guard(self.core.receive, peer, messages)
                 self._out.touch(peer.session)
                 changed = True
+                left = left or any(isinstance(one, m.Bye) for one in messages)
                 if self._flooded and any(isinstance(one, m.Submit) for one in messages):
                     self._valves[connection].flooding(True)  # who only asks, cancels or leaves is heard
             elif not frame[0] and isinstance(peer, Worker):
@@ -244,6 +245,8 @@ class SchedulerService(Service):
                 self._owing[peer] = None
         if changed or self.core.dirty:
             self._flush()
+        if left:
+            self._send_acks()  # who leaves waits for nothing else
 
     def _greet(self, connection: Connection, body: memoryview) -> None:
         for greeting in decode_frame(GREETING_TO_SCHEDULER, body)[2][:1]:

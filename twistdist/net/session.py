@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
 
+#: Seconds that closing a client may take: what it has said last is to reach the scheduler.
+CLOSE_S = 2.0
+
 #: How often a value is tried to be had, each time from where the scheduler says it is now.
 MOST_FETCHES = 8
 
@@ -89,6 +92,7 @@ class ClientSession:
         self._deadline: Any = None
         self._error: Exception | None = None
         self._cluster: Any = None
+        self._closing: Deferred[None] | None = None
 
     @property
     def address(self) -> str:
@@ -114,6 +118,8 @@ class ClientSession:
         )
 
     def _ready(self, fresh: bool) -> None:
+        if self._error is not None:
+            return
         opening, self._opening = self._opening, None
         if opening is not None:
             self._deadline.cancel()
@@ -154,7 +160,7 @@ class ClientSession:
         if opening is not None:
             opening.errback(error)
 
-    def _end(self, error: Exception) -> None:
+    def _end(self, error: Exception, at_once: bool = True) -> None:
         """No more traffic; whatever waits fails with ``error``."""
         if self._error is not None:
             return
@@ -162,7 +168,8 @@ class ClientSession:
         self._opening = None
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
-        self._dialing.stop()
+        if at_once:
+            self._dialing.stop()
         self._fetcher.close()
         self._supplier.close()
         info = m.ErrorInfo(type(error).__name__, "", str(error))
@@ -174,12 +181,22 @@ class ClientSession:
             query.errback(error)
 
     def close(self) -> Deferred[None]:
-        """Leave: everything that only this client wants is released.  The Deferred fires when that is said."""
+        """Leave: everything that only this client wants is released.  The Deferred fires when the scheduler has heard so, or
+        after ``CLOSE_S`` seconds without it."""
         if self._error is None:
             self._carry_out()
             self._core.bye()
             self._dialing.flush()
-            self._end(ClientClosed("this client was closed"))
+            drained = self._dialing.drain(CLOSE_S)
+            self._end(ClientClosed("this client was closed"), at_once=False)
+            self._closing = drained.addCallback(lambda _: self._stop_cluster())
+        if self._closing is None:
+            return self._stop_cluster()
+        closed: Deferred[None] = Deferred()
+        self._closing.addCallback(lambda _: closed.callback(None))
+        return closed
+
+    def _stop_cluster(self) -> Deferred[None]:
         cluster, self._cluster = self._cluster, None
         return succeed(None) if cluster is None else cluster.stopService()
 
@@ -334,6 +351,8 @@ class ClientSession:
     # ---- what came ----------------------------------------------------------------------------
 
     def _messages(self, messages: list[Any]) -> None:
+        if self._error is not None:
+            return  # closing: only acknowledgements are of interest
         self._update(partial(self._core.receive, messages))
         dropped, self._core.dropped = self._core.dropped, []
         self._supplier.forget(dropped)
