@@ -107,7 +107,8 @@ class Client:
     # ---- orders -----------------------------------------------------------------------------
 
     def submit(self, record: Record, function: FunctionRef, args: bytes, inputs: Sequence[int] = (),
-               key: str | None = None, options: m.Options | None = None, recipe: bytes = b"") -> None:  # fmt: skip
+               key: str | None = None, options: m.Options | None = None, recipe: bytes = b"",
+               replace: bool = False) -> None:  # fmt: skip
         """One task.  Tasks that follow one another with the same function and options leave as one message."""
         fn = self._function(function)
         batch = self._batch
@@ -117,11 +118,12 @@ class Client:
             or batch.options != options
             or record.cid != batch.first + len(batch.args)
             or (batch.keys is None) != (key is None)
+            or batch.replace != replace
             or self._batch_bytes > BATCH_BYTES
         ):
             self.close_batch()
             keys: tuple[Any, Any] = (None, None) if key is None else ([], [])
-            batch = self._batch = m.Submit(record.cid, fn, [], None, keys[0], options, keys[1])
+            batch = self._batch = m.Submit(record.cid, fn, [], None, keys[0], options, keys[1], replace)
         batch.args.append(args)
         self._batch_bytes += len(args)
         if inputs and batch.inputs is None:

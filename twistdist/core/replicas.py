@@ -195,7 +195,8 @@ class Replicas(Resilience):
         return False
 
     def checkpoint_of(self, task: Task) -> str:
-        return f"{self.settings.checkpoints}/{hashlib.blake2b(task.key.encode(), digest_size=20).hexdigest()}"
+        name = task.key.encode() + task.recipe  # another function under the same key finds no old result
+        return f"{self.settings.checkpoints}/{hashlib.blake2b(name, digest_size=20).hexdigest()}"
 
     def _await(self, task: Task) -> None:
         raise TypeError("the module above says how scattered data come again")

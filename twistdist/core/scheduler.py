@@ -25,6 +25,9 @@ from twistdist.wire import messages as m
 #: Submits of one session within this many seconds form one batch of the priority order.
 BATCH_S = 0.1
 
+#: A recipe as clients make it: the digest of the function and that of the arguments.
+RECIPE_BYTES = 32
+
 #: Numbers of futures are below: they can always be sent back.
 MOST_CIDS = 1 << 63
 
@@ -256,9 +259,11 @@ class Scheduler(Restarting):
                 if client.name:
                     self._hold_task(client.name, known)
                 continue
+            if known is not None and message.replace:
+                self._give_up_key(client, known)
+                known = None
             if known is not None:
-                error = m.ErrorInfo("KeyConflict", "", f"the key {key!r} is in use with another function or other arguments;"
-                                    " choose another key, or release every future of the old one first")  # fmt: skip
+                error = m.ErrorInfo("KeyConflict", "", _conflict(str(key), known.recipe, recipe))
             elif None in inputs:
                 error = m.ErrorInfo("TaskCancelled", "", "an argument of this task is a future that was cancelled")
             task = self._new_task(client, cid, function, args, inputs if error is None else (), options,
@@ -298,6 +303,16 @@ class Scheduler(Restarting):
             self.collect()
             task = self.keys.get(key)
         return task
+
+    def _give_up_key(self, client: Client, task: Task) -> None:
+        """The key goes to another task, on purpose.  The durable session wants the new one instead of this; whoever else
+        wants this one keeps it."""
+        if self.keys.get(task.chosen or "") is task:
+            del self.keys[task.chosen or ""]
+        holder = self.held.get(client.name) if client.name else None
+        if holder is not None:
+            self._unhold_task(holder, task)
+        self._garbage.append(task)
 
     def _is_strange(self, options: m.Options) -> bool:
         """Whether a task names only workers that were never here."""
@@ -436,6 +451,19 @@ class Scheduler(Restarting):
 
 
 _DEFAULTS = m.Options()
+
+
+def _conflict(key: str, known: bytes, recipe: bytes) -> str:
+    """What differs.  The first half of a recipe is the function's, the second that of the arguments."""
+    half = RECIPE_BYTES // 2
+    if len(known) == len(recipe) == RECIPE_BYTES:
+        changed = [name for name, differs in (("another function", known[:half] != recipe[:half]),
+                                              ("other arguments", known[half:] != recipe[half:])) if differs]  # fmt: skip
+        what = " and ".join(changed)
+    else:
+        what = "another function or other arguments"
+    return (f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, when "
+            "it was changed on purpose, submit it with replace=True")  # fmt: skip
 
 
 def _recipe(function: Function, args: bytes, inputs: tuple[Task | None, ...]) -> bytes:

@@ -3,44 +3,90 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import types
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from twistdist.config import MAX_ARGUMENT_BYTES
 from twistdist.core.client import FunctionRef
 from twistdist.errors import SerializationError
-from twistdist.wire.payload import canonical_digest, dump_function
+from twistdist.wire.identity import identity_of
+from twistdist.wire.payload import dump_function
 
 #: Functions whose pickles are remembered; more and the memory starts over.
 MOST_FUNCTIONS = 1_000
+
+
+@attrs.frozen
+class _Known:
+    """A function that was pickled, and what its pickle rests on: it is good as long as all of that is what it was."""
+
+    function: Any
+    ref: FunctionRef
+    parts: tuple[Any, Any, Any] | None = None
+    names: tuple[tuple[str, Any], ...] = ()
+
+    def holds(self) -> bool:
+        if self.parts is None:
+            return True
+        function = self.function
+        code, defaults, kwdefaults = self.parts
+        if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not kwdefaults:
+            return False
+        found = function.__globals__
+        return all(found.get(name) is one for name, one in self.names)
 
 
 class Functions:
     """Pickles functions, and remembers what can be remembered.
 
     A function that is found again by its name pickles to the same bytes for ever.  One that travels by value may have other
-    globals or another closure each time, so it is pickled anew unless it refers to nothing that can change.
+    globals or another closure each time, so it is pickled anew unless it refers to nothing but modules and builtins, and still
+    does.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, FunctionRef]] = {}
+        self._known: dict[int, _Known] = {}
+        self._identities: dict[int, tuple[FunctionRef, bytes]] = {}
+
+    def identity(self, function: Callable[..., Any], ref: FunctionRef) -> bytes:
+        """What the function computes, as a digest; ``ref`` is what :meth:`ref` has just given for it."""
+        known = self._identities.get(id(function))
+        if known is not None and known[0] is ref:
+            return known[1]
+        found = identity_of(function)
+        if id(function) in self._known:  # which also keeps its id its own
+            self._identities[id(function)] = (ref, found)
+        return found
 
     def ref(self, function: Callable[..., Any]) -> FunctionRef:
         known = self._known.get(id(function))
         if known is not None:
-            return known[1]
+            if known.holds():
+                return known.ref
+            del self._known[id(function)]
         blob, by_name = dump_function(function)
         if len(blob) > MAX_ARGUMENT_BYTES:
             raise SerializationError(
                 f"the function {function!r} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
                 "pass the data in its closure as an argument, or let a task read it"
             )
-        ref = FunctionRef(_name_of(function), canonical_digest(blob), blob)
-        if (by_name and _is_reference(function)) or _is_self_contained(function):
+        ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
+        known = None
+        if by_name and _is_reference(function):
+            known = _Known(function, ref)
+        elif _is_self_contained(function):
+            names = function.__globals__
+            used = tuple((name, names.get(name)) for name in sorted(_names_in(function.__code__)))
+            known = _Known(function, ref, (function.__code__, function.__defaults__, function.__kwdefaults__), used)
+        if known is not None:
             if len(self._known) >= MOST_FUNCTIONS:
                 self._known.clear()
-            self._known[id(function)] = (function, ref)  # holding the function keeps its id its own
+                self._identities.clear()
+            self._known[id(function)] = known  # holding the function keeps its id its own
         return ref
 
 
@@ -58,6 +104,14 @@ def _is_self_contained(function: Any) -> bool:
     if not isinstance(function, types.FunctionType) or function.__closure__ or function.__defaults__:
         return False
     return not function.__kwdefaults__ and _reads_nothing(function.__code__, function.__globals__)
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    found = set(code.co_names)
+    for one in code.co_consts:
+        if isinstance(one, types.CodeType):
+            found |= _names_in(one)
+    return found
 
 
 def _reads_nothing(code: types.CodeType, names: dict[str, Any]) -> bool:

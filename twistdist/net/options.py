@@ -25,6 +25,7 @@ class TaskOptions:
     key: Any
     pure: bool
     wire: m.Options | None
+    replace: bool = False
 
 
 def check_replicas(value: Any, name: str = "replicas") -> int:
@@ -104,6 +105,9 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     key, pure = take("key", None), take("pure", False)
     if key is not None and pure:
         raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
+    replace = bool(take("replace", False))
+    if replace and key is None:
+        raise ValueError("replace=True gives a key to another task; name the key with key=")
     limit = take("time_limit", None)
     options = m.Options(
         retries=as_whole_number(take("retries", 0), "retries"),
@@ -117,7 +121,7 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
         replicas=check_replicas(take("replicas", 1)),
         checkpoint=bool(take("checkpoint", False)),
     )
-    return TaskOptions(key, bool(pure), None if options == _DEFAULTS else options)
+    return TaskOptions(key, bool(pure), None if options == _DEFAULTS else options, replace)
 
 
 _DEFAULTS = m.Options()

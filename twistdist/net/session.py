@@ -30,7 +30,8 @@ from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame
-from twistdist.wire.payload import canonical_digest, dump_call, dump_value
+from twistdist.wire.identity import identity_of
+from twistdist.wire.payload import dump_call, dump_value
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
@@ -308,14 +309,14 @@ class ClientSession:
             inputs = self._own(found) if found else ()
             key, recipe = self._key(options, number if batch else -1, ref), b""
             if key is not None or options.pure or self._parent is not None:
-                recipe = _recipe(ref, data, found)
+                recipe = self._functions.identity(fn, ref) + identity_of(args, kwargs)
             if options.pure:
-                key = f"{ref.name}-{recipe.hex()}"
+                key = f"{ref.name}-{hashlib.blake2b(recipe, digest_size=16).hexdigest()}"
             elif key is None and self._parent is not None:
                 key = self._parent.child_key(ref.name, recipe)
             record = Record(next(self._cids))
             futures.append(make(record, key or generated))
-            chunk.append((record, ref, data, inputs, key, options.wire, recipe))
+            chunk.append((record, ref, data, inputs, key, options.wire, recipe, options.replace))
             if len(chunk) == MAP_CHUNK:
                 self._order(self._submit, chunk)
                 chunk = []
@@ -614,11 +615,3 @@ def load_one(record: Record) -> BaseException:
     except BaseException as error:
         return error
     raise AssertionError("an ErrorInfo unpacks to an exception")
-
-
-def _recipe(ref: FunctionRef, data: bytes, found: Iterable[Any]) -> bytes:
-    """What a call computes: equal for equal functions, arguments and keys of inputs."""
-    digest = hashlib.blake2b(ref.digest + canonical_digest(data), digest_size=16)
-    for future in found:
-        digest.update(b"\0" + future.key.encode())
-    return digest.digest()

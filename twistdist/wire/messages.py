@@ -206,7 +206,8 @@ class Submit(Message, tag=11):
     """Tasks of one function and one set of options, numbered ``first``, ``first + 1``, …
 
     ``inputs`` (None: no task has any) lists for each task the cids that its arguments name; ``keys`` (None: generated)
-    a name for each, and ``recipes`` a digest of function, arguments and inputs' keys for each that has a name.
+    a name for each, and ``recipes`` a digest of function, arguments and inputs' keys for each that has a name.  With
+    ``replace`` a key that is in use with another recipe goes to the new task.
     """
 
     first: int
@@ -216,6 +217,7 @@ class Submit(Message, tag=11):
     keys: list[str] | None = None
     options: Options | None = None
     recipes: list[bytes] | None = None
+    replace: bool = False
 
 
 class Release(Message, tag=12):
