@@ -27,7 +27,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from twistdist.wire.payload import canonical_digest, collecting, dumps
+from twistdist.wire.payload import canonical_digest, collecting, dumps, is_importable
 
 #: Types whose values are told by ``marshal`` (version 2: no references, and so the same bytes in every Python).
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
@@ -215,21 +215,6 @@ _SPECIAL: dict[type, Callable[[_Walk, Any], bytes]] = {
     functools.cached_property: _Walk._cached_property,
     pickle.PickleBuffer: _Walk._buffer,
 }
-
-
-def is_importable(obj: Any) -> bool:
-    """Whether a function or class travels as a mere name: found under it in a module that is not the script."""
-    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
-    found: Any
-    if module in (None, "__main__") or "<locals>" in name:
-        return False
-    found = sys.modules.get(module)
-    cloudpickle = sys.modules.get("cloudpickle")
-    if found is None or (cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()):
-        return False
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is obj
 
 
 def _reducer(kind: type) -> Callable[[Any], Any] | None:

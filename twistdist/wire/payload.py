@@ -11,13 +11,20 @@ Only clients and executors call the loading functions; the scheduler and the wor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import inspect
 import io
+import linecache
+import os
 import pickle
 import pickletools
 import struct
+import sys
 import threading
+import tokenize
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -93,14 +100,85 @@ def _cloudpickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]
 @functools.cache
 def _pickler_class(base: type[Any]) -> type[Any]:
     class Pickler(base):  # type: ignore[misc]
-        """cloudpickle's, but for open files: it would send the content that is left as a file in memory."""
+        """cloudpickle's, but for what it can't send or sends otherwise than people expect: code keeps the name of its file (and
+        brings its lines), cached and dispatching functions and cached properties of a script travel, and open files don't, of
+        which it would send the content that is left as a file in memory."""
 
         def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, types.CodeType):
+                return _reduce_code(obj, self.dispatch_table[types.CodeType](obj))
+            if isinstance(obj, functools._lru_cache_wrapper) and not is_importable(obj):
+                return _cached, (obj.__wrapped__, obj.cache_parameters())
+            if isinstance(obj, functools.cached_property):  # before Python 3.12 it has a lock
+                return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
+            if isinstance(obj, types.FunctionType) and _is_dispatching(obj) and not is_importable(obj):
+                registry: Any = getattr(obj, "registry")  # noqa: B009  made by singledispatch
+                return _dispatching, (registry[object], list(registry.items()))
             if isinstance(obj, io.TextIOWrapper | io.BufferedIOBase | io.FileIO) and not isinstance(obj, io.BytesIO):
                 raise pickle.PicklingError(f"an open file ({type(obj).__name__}) can't travel; send its name or its content")
             return super().reducer_override(obj)
 
     return Pickler
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function with a cache of its own, empty at first."""
+    return functools.lru_cache(**parameters)(function)
+
+
+def _is_dispatching(function: Any) -> bool:
+    """Whether ``functools.singledispatch`` has made it."""
+    return isinstance(getattr(function, "registry", None), types.MappingProxyType) and hasattr(function, "dispatch")
+
+
+def _dispatching(function: Callable[..., Any], registry: list[tuple[type, Callable[..., Any]]]) -> Any:
+    made = functools.singledispatch(function)
+    for kind, implementation in registry:
+        made.register(kind, implementation)
+    return made
+
+
+#: Longest source that travels with a function.
+_MOST_SOURCE = 64 << 10
+
+
+def _reduce_code(code: types.CodeType, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As cloudpickle makes it, with the name of the file, and the lines for where that file can't be read."""
+    make, args = reduced
+    name = code.co_filename
+    named = tuple(name if isinstance(one, str) and one == "<dynamic-code>" else one for one in args)
+    first = code.co_firstlineno
+    lines = linecache.getlines(name)[first - 1 :]
+    with contextlib.suppress(SyntaxError, tokenize.TokenError):  # the file is another one by now
+        lines = inspect.getblock(lines)
+    if not 0 < sum(map(len, lines)) <= _MOST_SOURCE:
+        return make, named
+    return _make_code, (make, named, name, first, lines)
+
+
+def _make_code(make: Callable[..., Any], args: tuple[Any, ...], name: str, first: int, lines: list[str]) -> Any:
+    if not os.path.exists(name):
+        known = linecache.cache.get(name)
+        there: list[str] = list(known[2]) if known is not None and len(known) > 2 else []
+        there += ["...\n"] * (first - 1 + len(lines) - len(there))  # ends the block before it, as blank lines would not
+        there[first - 1 : first - 1 + len(lines)] = lines
+        linecache.cache[name] = (sum(map(len, there)), None, there, name)
+    return make(*args)
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether a function or class travels as a mere name: found under it in a module that is not the script."""
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
+    found: Any
+    if module in (None, "__main__") or "<locals>" in name:
+        return False
+    found = sys.modules.get(module)
+    cloudpickle = sys.modules.get("cloudpickle")
+    if found is None or (cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()):
+        return False
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is obj
 
 
 def dump_value(value: Any) -> list[Buffer]:
