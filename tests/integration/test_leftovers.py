@@ -65,3 +65,51 @@ def test_a_script_s_own_modules_are_found_wherever_it_is_started(tmp_path):
     command = [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, str(folder / "script.py")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, timeout=120)
     assert done.stdout == "42\n", done.stderr
+
+
+# ---- errors and context ------------------------------------------------------------------------------
+
+
+def memory():
+    with open("/proc/self/statm") as stream:
+        _, resident, shared, *_ = stream.read().split()
+    return os.getpid(), (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="asks /proc")
+@pytest.mark.parametrize("way", ["plain", "cycle", "cause"])
+def test_a_failed_task_s_locals_do_not_outlive_it(way):
+    def fail(way):
+        data = b"x" * (200 << 20)
+        try:
+            raise ValueError(len(data))
+        except ValueError as error:
+            if way == "cycle":
+                keep = error
+                raise keep  # noqa: B904
+            if way == "cause":
+                raise KeyError("other") from error
+            raise
+
+    with LocalCluster(n_workers=1, memory_limit=0) as cluster, Client(cluster.address) as client:
+        look = memory
+        process, before = client.submit(look).result(60)
+        future = client.submit(fail, way)
+        assert isinstance(future.exception(60), ValueError | KeyError) and "in fail" in future.traceback()
+        assert client.submit(look).result(60)[0] == process
+        assert client.submit(look).result(60)[1] < before + 100
+
+
+def test_context_variables_are_a_task_s_own():
+    def set_one():
+        import contextvars
+
+        if not hasattr(sys, "one_of_the_tests"):
+            sys.one_of_the_tests = contextvars.ContextVar("one", default="nobody")
+        found = sys.one_of_the_tests.get()
+        sys.one_of_the_tests.set("user-1")
+        return os.getpid(), found
+
+    with Client(n_workers=1) as client:
+        first, second = client.submit(set_one).result(60), client.submit(set_one).result(60)
+        assert first == second and first[1] == "nobody"

@@ -6,11 +6,13 @@ What tasks replace in the standard library does not reach this loop: the functio
 from __future__ import annotations
 
 import _thread
+import contextvars
 import os
 import pickle
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +27,11 @@ from twistdist.executors.streams import Output
 from twistdist.executors.surroundings import Surroundings
 from twistdist.storage.store import read_file, write_file
 from twistdist.wire import messages as m
-from twistdist.wire.failures import dump_error
+from twistdist.wire.failures import chain, dump_error
 from twistdist.wire.payload import dump_value, load_call, load_value
 
 _write, _getpid, _exit, _now, _count_threads = os.write, os.getpid, os._exit, time.perf_counter_ns, _thread._count
-_waitpid = os.waitpid
+_waitpid, _copy_context = os.waitpid, contextvars.copy_context
 
 #: A task that is expected to take this many microseconds, or of which nothing is known, begins in restored surroundings.
 LOOK_US = 1_000
@@ -225,7 +227,7 @@ class Executor:
             args, kwargs = load_call(compute.args, inputs)
         except Exception as error:
             raise SerializationError(f"the arguments can't be unpickled on the worker: {_say(error)}") from error
-        return function(*args, **kwargs)
+        return _copy_context().run(function, *args, **kwargs)
 
     def _load_function(self, fn: int) -> Callable[..., Any]:
         pickled = self._pickled[fn]
@@ -311,6 +313,9 @@ class Executor:
             if not kind:
                 _strip_own_frames(error)
             info = dump_error(error, kind)
+            for one in chain(error):  # what the frames hold is not kept alive by an error that is in a cycle, or kept
+                traceback.clear_frames(one.__traceback__)
+                BaseException.with_traceback(one, None)
         except BaseException as own:  # an exception that fights back is still only that task's affair
             text = f"its exception can't be described: {type(own).__qualname__}"
             info = m.ErrorInfo("TaskError", type(error).__qualname__, text)

@@ -233,7 +233,11 @@ def main() -> None:
     del sys.argv[1:]  # no affair of the tasks
     os.environ.pop(launch.PATH, None)
     control = socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=descriptor)
-    template = Template(control, store, packets.Page(page, entries))
+    try:
+        the_page = packets.Page(page, entries)
+    except FileNotFoundError:
+        return  # the store is gone: the control process has ended, or is about to
+    template = Template(control, store, the_page)
     gc.collect()
     gc.freeze()  # what is here now stays shared with the executors
     template.run()
