@@ -162,8 +162,6 @@ def test_bad_input_is_an_error_at_the_call(client, cluster):
             client.submit(add, 1, **{name: value})
     with pytest.raises(TypeError, match="priority"):
         client.submit(add, 1, priority="high")
-    with pytest.raises(errors.SerializationError, match="more than"):
-        client.submit(len, bytes(17 << 20))
     with Client(cluster.address) as other:
         foreign = other.submit(add, 1)
         with pytest.raises(errors.TwistdistError, match="another client"):

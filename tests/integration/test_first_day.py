@@ -164,3 +164,34 @@ def test_a_client_that_was_closed_is_gone(journal):
         with Client(cluster.address) as client:
             sessions = client.status()["sessions"]
             assert (sessions["connected"], sessions["away"]) == (1, 0)
+
+
+def first_and_length(data, number=0):
+    return float(data[0]) + number, len(data)
+
+
+def test_large_arguments_travel_as_data_and_once_for_many_tasks():
+    with LocalCluster(n_workers=2) as cluster, Client(cluster.address) as client:
+        array = np.ones(8 << 20)  # 64 MiB
+        function = first_and_length
+        futures = [client.submit(function, array, number=n) for n in range(8)]
+        assert client.gather(futures) == [(1.0 + n, len(array)) for n in range(8)]
+        data = [key for keys in client.has_what().values() for key in keys]
+        assert len(set(data)) == 1 and data[0].startswith("data-")
+        with open(f"/proc/{cluster.scheduler}/statm") as stream:
+            assert int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") < 150 << 20
+        array[0] = 5  # another content
+        assert client.submit(function, array).result(60) == (5.0, len(array))
+        executor = client.executor()
+        large = [b"x" * (20 << 20), list(range(1_000_000)), "y" * 100_000]
+        assert list(executor.map(len, large)) == [20 << 20, 1_000_000, 100_000]
+        for name in cluster.workers:
+            cluster.kill_worker(name, wipe=True)
+        assert client.submit(function, array, 1).result(60) == (6.0, len(array)), "they are brought again"
+
+
+def test_a_large_argument_with_a_future_in_it_says_what_to_do(client):
+    future = client.submit(abs, -1)
+    with pytest.raises(errors.SerializationError, match=r"scatter\(\)"):
+        client.submit(len, [future, b"x" * (20 << 20)])
+    assert client.submit(lambda pair: (pair[0], len(pair[1])), [future, b"x" * (1 << 20)]).result(60) == (1, 1 << 20)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import secrets
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import xxhash
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,11 +20,11 @@ from twisted.python.failure import Failure
 from twistdist.config import INLINE_RESULT_BYTES, MAX_ARGUMENT_BYTES
 from twistdist.core import client as core
 from twistdist.core.client import FunctionRef, Record, State
-from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, TwistdistError
+from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, StoreError, TwistdistError
 from twistdist.net.bulk import BulkFetcher
 from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
-from twistdist.net.futures import BaseFuture, Raw, as_failure, refuse_unusable, unpack
+from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
 from twistdist.net.options import TaskOptions, check_key, check_replicas, check_workers
 from twistdist.net.supplier import Supplier, all_of
@@ -31,10 +33,13 @@ from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame
 from twistdist.wire.identity import identity_of
-from twistdist.wire.payload import dump_call, dump_value
+from twistdist.wire.payload import collecting, dump_call, dump_value
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
+
+#: An argument that is longer than this when pickled travels as data beside the task.
+LARGE_ARGUMENT_BYTES = 64 << 10
 
 #: Tasks of a ``map`` that are pickled before the first of them leave.
 MAP_CHUNK = 1_000
@@ -94,6 +99,9 @@ class ClientSession:
         self._error: Exception | None = None
         self._cluster: Any = None
         self._closing: Deferred[None] | None = None
+        #: Large arguments by key, as long as a future of a task that got them is there (``_data_of``, by number).
+        self._data: weakref.WeakValueDictionary[str, Future] = weakref.WeakValueDictionary()
+        self._data_of: dict[int, list[Any]] = {}
 
     @property
     def address(self) -> str:
@@ -240,6 +248,9 @@ class ClientSession:
         """Records that were pending will never be told of: who still waits for one hears so."""
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
+        if self._data_of:
+            for cid in cids:
+                self._data_of.pop(cid, None)
         given_up = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
         if given_up:
             self._lose(given_up, _RELEASED)
@@ -300,11 +311,17 @@ class ClientSession:
         chunk: list[tuple[Any, ...]] = []
         generated = f"{ref.name}-{self._origin}-"
         for number, args in enumerate(calls):
-            data, found = dump_call(args, kwargs)
+            given, named = args, kwargs
+            if max(map(_size_hint, (*args, *kwargs.values())), default=0) > LARGE_ARGUMENT_BYTES:
+                given, named = self._as_data(args, kwargs)
+            data, found = dump_call(given, named)
+            if len(data) > LARGE_ARGUMENT_BYTES and given is args:
+                given, named = self._as_data(args, kwargs)
+                data, found = dump_call(given, named)
             if len(data) > MAX_ARGUMENT_BYTES:
                 raise SerializationError(
-                    f"the arguments are {len(data)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
-                    "let a task make or read the data, and pass its Future"
+                    f"the arguments are {len(data)} bytes long when pickled beside what travels as data, more than "
+                    f"{MAX_ARGUMENT_BYTES}: an argument with Futures in it travels with the task; scatter() what is large in it"
                 )
             inputs = self._own(found) if found else ()
             key, recipe = self._key(options, number if batch else -1, ref), b""
@@ -315,6 +332,8 @@ class ClientSession:
             elif key is None and self._parent is not None:
                 key = self._parent.child_key(ref.name, recipe)
             record = Record(next(self._cids))
+            if given is not args:
+                self._data_of[record.cid] = [one for one in found if one.key in self._data]
             futures.append(make(record, key or generated))
             chunk.append((record, ref, data, inputs, key, options.wire, recipe, options.replace))
             if len(chunk) == MAP_CHUNK:
@@ -323,6 +342,43 @@ class ClientSession:
         if chunk:
             self._order(self._submit, chunk)
         return futures
+
+    def _as_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with futures of scattered data in the places of large ones: those travel beside the message, are kept
+        for replay, and are sent once however many tasks get them."""
+        return tuple(map(self._one_as_data, args)), {name: self._one_as_data(value) for name, value in kwargs.items()}
+
+    def _one_as_data(self, value: Any) -> Any:
+        if isinstance(value, BaseFuture):
+            return value
+        try:
+            with collecting() as inputs:
+                parts = dump_value(value)
+        except Exception:
+            return value  # what is the matter with it is said when the call is pickled
+        size = sum(map(len, parts))
+        if inputs or size <= LARGE_ARGUMENT_BYTES:
+            return value
+        content = xxhash.xxh3_128()
+        for part in parts:
+            content.update(part)
+        key = f"data-{content.hexdigest()}-{size}"
+        known = self._data.get(key)
+        if known is not None and not known._record.orphan and known._record.state in (State.PENDING, State.FINISHED):
+            return known
+        record = Record(next(self._cids))
+        try:
+            size, digest = self._supplier.keep(record.cid, parts)
+        except OSError as error:
+            raise StoreError(
+                f"a {type(value).__qualname__} of {size} bytes can't be kept for its task: {error}; make room there, or let a "
+                "task make or read the data, and pass its Future"
+            ) from error
+        future = self._data[key] = Future(self, record, key)
+        # While this process lives it brings them again; what may outlive it is there twice.
+        copies = 2 if self._core.name or self._parent is not None else 1
+        self._order(self._scatter, record, key, size, digest, None, copies, [], True)
+        return future
 
     def _submit(self, chunk: list[tuple[Any, ...]]) -> None:
         submit = self._core.submit
@@ -544,6 +600,15 @@ class ClientSession:
             ended.callback(None)
         else:
             ended.errback(as_failure(load_one(record)))
+
+
+def _size_hint(value: Any) -> int:
+    """At least how long a pickle will be, as far as that can be told without making it."""
+    kind = type(value)
+    if kind is str or kind is bytes or kind is bytearray:
+        return len(value)
+    size = value.nbytes if getattr(kind, "nbytes", None) is not None else 0
+    return size if isinstance(size, int) else 0
 
 
 _ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that "
