@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import glob
 import os
 import pathlib
 import subprocess
 import sys
+import time
+import traceback
+import types
 
 import pytest
 
-from twistdist import errors
 from twistdist.blocking import Client, LocalCluster
 
 
@@ -24,6 +27,13 @@ def other_pythons():
         if asked.returncode == 0 and asked.stdout.strip() != here:
             found.setdefault(asked.stdout.strip(), path)
     return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def unbounded():
+    """A client of one worker without a memory limit."""
+    with LocalCluster(n_workers=1, memory_limit=0) as cluster, Client(cluster.address) as client:
+        yield client
 
 
 # ---- what a task starts ----------------------------------------------------------------------------
@@ -66,3 +76,396 @@ def test_a_script_s_own_modules_are_found_wherever_it_is_started(tmp_path):
     command = [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, str(folder / "script.py")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, timeout=120)
     assert done.stdout == "42\n", done.stderr
+
+
+# ---- errors ----------------------------------------------------------------------------------------
+
+
+def frames(text):
+    return [line.split(", in ")[1] for line in text.splitlines() if ", in " in line and line.lstrip().startswith("File ")]
+
+
+def test_a_traceback_holds_the_user_s_frames_alone(one):
+    def slow():
+        try:
+            time.sleep(600)
+        finally:
+            cleanup()
+
+    def cleanup():
+        raise OSError("in the cleanup")
+
+    def inner():
+        time.sleep(600)
+
+    def failing():
+        raise ValueError("x")
+
+    def wrong_pickle():
+        class Odd:
+            def __reduce__(self):
+                return failing, ()
+
+        return Odd()
+
+    def told(fn, *args, **options):
+        return one.submit(fn, *args, **options).exception(60).__twistdist__.traceback
+
+    assert frames(told(failing)) == ["failing"]
+    assert frames(told(abs, 1, 2)) == []
+    assert frames(told(lambda: sys.exit(3))) == ["<lambda>"]
+    text = str(one.submit(inner, time_limit=0.3).exception(60))
+    assert frames(text) == ["inner"]
+    text = str(one.submit(slow, time_limit=0.3).exception(60))
+    assert frames(text) == ["slow", "slow", "cleanup"]
+    error = one.submit(failing).exception(60)
+    assert [entry.name for entry in traceback.extract_tb(error.__traceback__)][-1] == "failing"
+    assert frames(told(len, wrong_pickle())) == ["failing"]
+
+
+def memory():
+    with open("/proc/self/statm") as stream:
+        _, resident, shared, *_ = stream.read().split()
+    return os.getpid(), (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.parametrize("way", ["plain", "cycle", "cached", "cause"])
+def test_a_failed_task_s_locals_do_not_outlive_it(unbounded, way):
+    def fail(way):
+        data = b"x" * (400 << 20)
+        try:
+            raise ValueError(len(data))
+        except ValueError as error:
+            if way == "cycle":
+                keep = error
+                raise keep  # noqa: B904
+            if way == "cached":
+                sys.kept = error
+                raise
+            if way == "cause":
+                raise KeyError("other") from error
+            raise
+
+    size = memory
+    pid, before = unbounded.submit(size).result(60)
+    assert isinstance(unbounded.submit(fail, way).exception(60), ValueError | KeyError)
+    after_pid, after = unbounded.submit(size).result(60)
+    assert after_pid == pid and after < before + 100
+
+
+# ---- between two tasks -----------------------------------------------------------------------------
+
+
+def set_filters():
+    import warnings
+
+    warnings.simplefilter("error")
+    warnings.showwarning = print
+
+
+def say_filters():
+    import warnings
+
+    warnings.warn("x", stacklevel=1)
+    return len(warnings.filters), warnings.showwarning.__module__
+
+
+def set_decimals():
+    import decimal
+
+    decimal.getcontext().prec = 3
+    decimal.setcontext(decimal.Context(prec=4))
+    decimal.getcontext().traps[decimal.Inexact] = True
+
+
+def say_decimals():
+    import decimal
+
+    return str(decimal.Decimal(1) / 3), decimal.getcontext().traps[decimal.Inexact]
+
+
+def set_logging():
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG)
+    logging.disable(logging.ERROR)
+    logging.captureWarnings(True)
+
+
+def say_logging():
+    import logging
+
+    return logging.root.handlers, logging.root.level, logging.root.isEnabledFor(logging.ERROR), logging._warnings_showwarning
+
+
+def set_paths():
+    sys.path.insert(0, "/nowhere")
+    sys.path = ["/nowhere", *sys.path]
+    sys.argv.append("--option")
+
+
+def say_paths():
+    return sys.path, sys.argv
+
+
+def set_sockets():
+    import socket
+
+    socket.setdefaulttimeout(0.001)
+
+
+def say_sockets():
+    import socket
+
+    return socket.getdefaulttimeout()
+
+
+def set_collector():
+    import gc
+
+    gc.set_threshold(1, 2, 3)
+    gc.disable()
+
+
+def say_collector():
+    import gc
+
+    return gc.isenabled(), gc.get_threshold()
+
+
+def set_context_variable():
+    sys.own_variable = getattr(sys, "own_variable", None) or contextvars.ContextVar("own", default="nobody")
+    before = sys.own_variable.get()
+    sys.own_variable.set("user-1")
+    return before
+
+
+def set_loop():
+    import asyncio
+
+    asyncio.run(asyncio.sleep(0))
+    asyncio.set_event_loop_policy(type("Own", (asyncio.DefaultEventLoopPolicy,), {})())
+
+
+def say_loop():
+    import asyncio
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loop = asyncio.get_event_loop()
+    loop.close()
+    return type(asyncio.get_event_loop_policy()).__name__
+
+
+def set_time_zone():
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+
+
+def set_time_zone_and_hide_it():
+    set_time_zone()
+    del os.environ["TZ"]
+
+
+def say_time_zone():
+    return time.localtime(0)[:], time.tzname, time.timezone, time.strftime("%Z")
+
+
+def set_locale():
+    import locale
+
+    locale.setlocale(locale.LC_ALL, "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C")
+
+
+def say_locale():
+    import locale
+
+    return locale.setlocale(locale.LC_ALL)
+
+
+def set_hooks():
+    import threading
+
+    sys.excepthook = sys.displayhook = threading.excepthook = print
+    sys.last_value, sys.tracebacklimit = ValueError(), 0
+    time.sleep(0.002)
+
+
+def say_hooks():
+    import threading
+
+    hooks = sys.excepthook, sys.displayhook, threading.excepthook
+    return [hook is print for hook in hooks], hasattr(sys, "last_value"), hasattr(sys, "tracebacklimit")
+
+
+def set_interpreter():
+    sys.setswitchinterval(0.5)
+    sys.setrecursionlimit(300)
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(640)
+
+
+def say_interpreter():
+    digits = sys.get_int_max_str_digits() if hasattr(sys, "set_int_max_str_digits") else 0
+    return sys.getswitchinterval(), sys.getrecursionlimit(), digits
+
+
+def set_start_method():
+    import multiprocessing
+
+    multiprocessing.set_start_method("spawn")
+
+
+def say_start_method():
+    import multiprocessing
+
+    return multiprocessing.get_start_method(allow_none=True)
+
+
+def set_affinity():
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    time.sleep(0.002)
+
+
+def say_affinity():
+    return os.sched_getaffinity(0)
+
+
+def set_numpy():
+    import numpy
+
+    numpy.seterr(all="raise")
+    time.sleep(0.002)
+
+
+def say_numpy():
+    import numpy
+
+    return numpy.geterr()
+
+
+HABITS = [
+    (set_filters, say_filters),
+    (set_decimals, say_decimals),
+    (set_logging, say_logging),
+    (set_paths, say_paths),
+    (set_sockets, say_sockets),
+    (set_collector, say_collector),
+    (set_context_variable, set_context_variable),
+    (set_loop, say_loop),
+    (set_time_zone, say_time_zone),
+    (set_time_zone_and_hide_it, say_time_zone),
+    (set_locale, say_locale),
+    (set_hooks, say_hooks),
+    (set_interpreter, say_interpreter),
+    (set_start_method, say_start_method),
+    pytest.param(set_affinity, say_affinity, marks=pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")),
+    (set_numpy, say_numpy),
+]
+
+
+@pytest.mark.parametrize(("change", "say"), HABITS, ids=lambda one: one.__name__)
+def test_what_a_task_changes_is_put_back(one, change, say):
+    """Both in the same executor, right after one another."""
+
+    def in_process(function):
+        return os.getpid(), function()
+
+    def by_value(function):
+        return types.FunctionType(function.__code__, {**globals_of_tasks, **{f.__name__: f for f in (set_time_zone,)}})
+
+    globals_of_tasks = {"os": os, "sys": sys, "time": time, "contextvars": contextvars}
+    change, say = by_value(change), by_value(say)
+    pid, before = one.submit(in_process, say).result(60)
+    for _ in range(3):
+        changed_in, _ = one.submit(in_process, change).result(60)
+        assert (changed_in, one.submit(in_process, say).result(60)) == (pid, (pid, before))
+
+
+def test_random_numbers_are_random_whatever_seed_a_task_has_set(one):
+    def draw():
+        import random
+
+        import numpy
+
+        return os.getpid(), random.random(), numpy.random.random()
+
+    def draw_seeded(seed):
+        import random
+
+        import numpy
+
+        random.seed(seed)
+        numpy.random.seed(seed)
+        time.sleep(0.002)
+        return random.random(), numpy.random.random()
+
+    first, second = (one.submit(draw_seeded, 7).result(60) for _ in range(2))
+    assert first == second
+    drawn = []
+    for _ in range(3):
+        one.submit(draw_seeded, 7).result(60)
+        drawn.append(one.submit(draw).result(60))
+    pids, numbers, numpys = zip(*drawn, strict=True)
+    assert len(set(pids)) == 1 and len(set(numbers)) == len(set(numpys)) == 3
+
+
+def test_what_a_module_sets_up_while_it_is_imported_stays(tmp_path):
+    (tmp_path / "sets_up.py").write_text(
+        "import decimal, logging, os, sys, warnings\n"
+        "decimal.getcontext().prec = 5\nlogging.basicConfig(level=logging.INFO)\nos.environ['SET_UP'] = '1'\n"
+        "warnings.filterwarnings('ignore', message='quiet')\nsys.path.append('/set/up')\n"
+        "def look():\n"
+        "    return (str(decimal.Decimal(1) / 3), logging.root.level, len(logging.root.handlers), os.environ.get('SET_UP'),\n"
+        "            any(one[0] == 'ignore' and one[1] and one[1].match('quiet') for one in warnings.filters), sys.path[-1])\n"
+        "def change():\n"
+        "    decimal.getcontext().prec = 9; logging.root.setLevel(50); warnings.resetwarnings(); sys.path.pop()\n"
+    )
+
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sets_up\nfrom twistdist.blocking import Client\n"
+        "with Client(n_workers=1) as client:\n"
+        "    for _ in range(3):\n"
+        "        print(client.submit(sets_up.look).result())\n"
+        "        client.submit(sets_up.change).result()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "('0.33333', 20, 1, '1', True, '/set/up')\n" * 3, done.stderr
+
+
+def test_a_nice_or_a_user_that_can_not_be_put_back_costs_the_executor(one):
+    if os.getuid():
+        pytest.skip("as root everything can be put back, and only root can become another to try")
+
+    def give_up_privileges():
+        os.nice(5)
+        os.setresuid(65534, 65534, 65534)
+        return os.getpid()
+
+    def look():
+        return os.getpid(), os.getuid(), os.getpriority(os.PRIO_PROCESS, 0)
+
+    nice_before = os.getpriority(os.PRIO_PROCESS, 0)
+    pid = one.submit(give_up_privileges).result(60)
+    found, user, nice = one.submit(look).result(60)
+    assert found != pid and (user, nice) == (0, nice_before)
+    one.submit(os.nice, 5).result(60)
+    assert one.submit(look).result(60)[1:] == (0, nice_before)  # root may: put back
+
+
+def test_garbage_in_cycles_is_collected_before_it_fills_the_memory(unbounded):
+    def leave_a_cycle():
+        import gc
+
+        gc.disable()
+        cycle = [b"x" * (100 << 20)]
+        cycle.append(cycle)
+
+    size = memory
+    pid, before = unbounded.submit(size).result(60)
+    for _ in range(12):
+        unbounded.submit(leave_a_cycle).result(60)
+    after_pid, after = unbounded.submit(size).result(60)
+    assert after_pid == pid and after < before + 250

@@ -211,7 +211,7 @@ class Template:
         worker, address, secret, spill, most_bytes, most_left, tls = self._service
         place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
                       _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret, tls)  # fmt: skip
-        executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left))
+        executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left, self._stack))
         return executor
 
 
