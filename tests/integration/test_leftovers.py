@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import glob
 import os
 import pathlib
@@ -14,6 +15,7 @@ import types
 
 import pytest
 
+from tests.integration.habits import gone, lines, until
 from twistdist.blocking import Client, LocalCluster
 
 
@@ -469,3 +471,69 @@ def test_garbage_in_cycles_is_collected_before_it_fills_the_memory(unbounded):
         unbounded.submit(leave_a_cycle).result(60)
     after_pid, after = unbounded.submit(size).result(60)
     assert after_pid == pid and after < before + 250
+
+
+# ---- processes -------------------------------------------------------------------------------------
+
+
+def shared_names():
+    return {path for pattern in ("sem.mp-*", "psm_*", "twd-own-*") for path in glob.glob(f"/dev/shm/{pattern}")}
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="where semaphores and shared memory are no files")
+@pytest.mark.parametrize("way", ["spawn", "forkserver", "shared memory", "killed"])
+def test_no_semaphore_and_no_shared_memory_is_left(one, tmp_path, way):
+    def fail_in_a_pool(method):
+        import multiprocessing
+
+        sys.kept = multiprocessing.get_context(method).Pool(2)
+        return sys.kept.map(ord, ["a", "bc"])
+
+    def leave_shared_memory():
+        from multiprocessing.shared_memory import SharedMemory
+
+        sys.kept = SharedMemory(create=True, size=1 << 20)
+
+    def wait_in_a_pool(path):
+        import multiprocessing
+
+        sys.kept = multiprocessing.get_context("spawn").Pool(2)
+        pathlib.Path(path).touch()
+        ctypes.PyDLL(None).sleep(600)  # holds the GIL: the interrupt is not heard, and the process is killed
+
+    before = shared_names()
+    if way == "shared memory":
+        one.submit(leave_shared_memory).result(60)
+    elif way == "killed":
+        future = one.submit(wait_in_a_pool, str(tmp_path / "begun"))
+        until((tmp_path / "begun").exists)
+        assert shared_names() - before
+        future.cancel()
+    else:
+        with pytest.raises(TypeError):
+            one.submit(fail_in_a_pool, way).result(60)
+    assert one.submit(abs, -1).result(60) == 1
+    until(lambda: not shared_names() - before, 20)
+
+
+def test_who_only_calls_itself_a_resource_tracker_lives_no_longer_than_the_grace(one, tmp_path):
+    log = str(tmp_path / "log")
+    script = (
+        "import os, sys, time\n"
+        "while True:\n"
+        "    open(sys.argv[1], 'a').write(f'{os.getpid()}\\n')\n"
+        "    time.sleep(0.05)\n"
+        "    if os.fork(): os._exit(0)\n"
+        "'from multiprocessing.resource_tracker import main'\n"
+    )
+
+    def leave():
+        subprocess.Popen([sys.executable, "-c", script, log], start_new_session=True)
+        subprocess.Popen([sys.executable, "-c", script.replace("if os.fork", "if False and os.fork"), log])
+        until(lambda: len(set(lines(log))) > 2)
+
+    one.submit(leave).result(60)
+    began = time.monotonic()
+    assert one.submit(abs, -1).result(60) == 1
+    assert time.monotonic() - began < 1  # nobody waits for the grace
+    until(lambda: all(gone(int(pid)) for pid in set(lines(log))), 20)

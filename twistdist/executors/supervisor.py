@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from twistdist.errors import ProtocolError
 from twistdist.executors import launch, packets
-from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of, state_of
+from twistdist.executors.processes import exit_in_words, kernel_kills, kill_all, memory_of, state_of
 from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
@@ -279,7 +279,7 @@ class Supervisor:
         self._templates_failed += 1
         for executor in list(self._executors.values()):
             if executor.pid:  # the kernel has killed it, and not what its task has started
-                _kill_group(executor.pid)
+                kill_all(executor.pid)
             self._ended(executor, f"its template died ({exit})", blame=False)
         waiting, self._forks_waiting = self._forks_waiting, deque()
         for number in waiting:
@@ -505,7 +505,7 @@ class Supervisor:
             executor.garbled = True
             if executor.pid:
                 executor.killed_for = self._page.get(executor.number)[0]
-                _kill_group(executor.pid)
+                kill_all(executor.pid)
 
     def _warm_up(self) -> None:
         """Tasks use clients: what one needs is loaded in the template, once for all executors to come."""
@@ -639,7 +639,7 @@ class Supervisor:
         executor = self._executors.get(number)
         if executor is not None and executor.pid and (not attempt or self._page.get(number)[0] == attempt):
             executor.killed_for = attempt or _NO_ATTEMPT
-            _kill_group(executor.pid)
+            kill_all(executor.pid)  # without asking the template, which a task may have stopped
             self._expect_template()
 
     # ---- looks at processes ---------------------------------------------------------------------
@@ -670,13 +670,6 @@ def _close_all(executor: _Executor) -> None:
     executor.far_end.close()
     for descriptor in (executor.outcomes, *(stream.descriptor for stream in executor.streams)):
         os.close(descriptor)
-
-
-def _kill_group(pid: int) -> None:
-    """End an executor and the processes of its group, without asking the template, which a task may have stopped."""
-    for end in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError):  # its group is made a moment after the fork
-            end(pid, signal.SIGKILL)
 
 
 def _users_part(stack: str) -> str:
