@@ -537,3 +537,54 @@ def test_who_only_calls_itself_a_resource_tracker_lives_no_longer_than_the_grace
     assert one.submit(abs, -1).result(60) == 1
     assert time.monotonic() - began < 1  # nobody waits for the grace
     until(lambda: all(gone(int(pid)) for pid in set(lines(log))), 20)
+
+
+# ---- threads of libraries, logs --------------------------------------------------------------------
+
+
+def blas_threads():
+    """Threads that numpy's OpenBLAS has, by what a product of matrices leaves in the process."""
+    import numpy
+
+    matrix = numpy.ones((600, 600))
+    matrix @ matrix
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2), ({"OPENBLAS_NUM_THREADS": "2"}, 2)])
+def test_as_many_threads_of_numpy_as_the_user_says(monkeypatch, given, threads):
+    for name in [name for name in os.environ if name.endswith("_NUM_THREADS")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    numpy = pytest.importorskip("numpy")
+    if "openblas" not in str(numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]) or os.cpu_count() < 2:
+        pytest.skip("numpy's own OpenBLAS and two processors are needed to see it")
+    count = blas_threads
+    with LocalCluster(n_workers=1) as cluster, Client(cluster.address) as client:
+        assert client.submit(count).result(60) == threads
+
+
+def test_logs_of_tasks_are_told_with_their_key_and_each_task_says_for_itself_what_is_logged(tmp_path):
+    script = (
+        "import logging\nfrom twistdist.blocking import Client\n"
+        "def loud(text):\n"
+        "    logging.basicConfig(level=logging.INFO)\n"
+        "    logging.getLogger('own').info(text)\n"
+        "def plain(text):\n"
+        "    logging.info(text); logging.warning('warned of ' + text)\n"
+        "with Client(n_workers=1) as client:\n"
+        "    client.submit(loud, 'one', key='first').result()\n"
+        "    client.submit(loud, 'two', key='second').result()\n"
+        "    client.submit(plain, 'three', key='third').result()\n"
+        "    client.submit(plain, 'four', key='fourth').result()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    told = [line.split("] ")[-1] for line in done.stderr.splitlines() if "stderr: " in line]
+    assert [line.split("#", 1)[-1] for line in told] == [
+        "first stderr: INFO:own:one",
+        "second stderr: INFO:own:two",
+        "third stderr: WARNING:root:warned of three",
+        "fourth stderr: WARNING:root:warned of four",
+    ], done.stderr

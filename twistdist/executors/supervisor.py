@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -47,8 +47,17 @@ TEMPLATE_PATIENCE_S, STOP_S = 5.0, 5.0
 OUTPUT_BYTES = 64 << 10
 MOST_KEYS = 2_000
 
-#: Environment variables by which numeric libraries are told how many threads to use.
-THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+#: Environment variables by which numeric libraries are told how many threads to use, and what each library reads, in this
+#: order, where its own variable is not set.
+THREAD_COUNTS = {
+    "OMP_NUM_THREADS": (),
+    "MKL_NUM_THREADS": ("OMP_NUM_THREADS",),
+    "OPENBLAS_NUM_THREADS": ("GOTO_NUM_THREADS", "OMP_NUM_THREADS"),
+    "BLIS_NUM_THREADS": ("OMP_NUM_THREADS",),
+    "NUMEXPR_NUM_THREADS": ("OMP_NUM_THREADS",),
+    "NUMBA_NUM_THREADS": (),
+    "VECLIB_MAXIMUM_THREADS": (),
+}
 
 #: Longest Python stack that is taken over from a process that died.
 MOST_STACK_BYTES = 16 << 10
@@ -186,8 +195,7 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
         command = launch.command("twistdist.executors.template",
                                  [str(theirs.fileno()), self._store, self._page_path, str(self._entries)])  # fmt: skip
-        # Slots are what says how much runs at a time; libraries that start a thread for each processor would multiply it.
-        environment = {**dict.fromkeys(THREAD_COUNTS, "1"), **os.environ}
+        environment = {**thread_counts(os.environ), **os.environ}
         self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment,
                                           start_new_session=True)  # fmt: skip
         theirs.close()
@@ -663,6 +671,15 @@ class Supervisor:
                 used[number] = memory_of(executor.pid)
                 running[number] = self._page.get(number)[0]
         return used, running
+
+
+def thread_counts(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables to be added, so that no library starts a thread for each processor: slots say how much runs at a time.
+
+    What the user has set holds, also for libraries that read it where their own variable is not set.
+    """
+    return {name: "1" for name, others in THREAD_COUNTS.items()
+            if name not in environment and not any(one in environment for one in others)}  # fmt: skip
 
 
 def _close_all(executor: _Executor) -> None:
