@@ -462,10 +462,10 @@ def test_a_copy_of_the_process_does_not_replace_the_result(one, tmp_path):
 
 
 def test_a_parent_that_runs_alone_leaves_room_for_its_children(tmp_path):
-    log = str(tmp_path / "log")
+    log, gate = str(tmp_path / "log"), tmp_path / "gate"
 
     def child():
-        time.sleep(0.5)
+        until(gate.exists)  # the parent must be seen waiting: a child that was done before has failed this test once
         return 7
 
     def parent():
@@ -479,6 +479,7 @@ def test_a_parent_that_runs_alone_leaves_room_for_its_children(tmp_path):
             pid = cluster.workers["w0"]
             cluster.kill_worker("w0")
             until(lambda pid=pid: cluster.workers.get("w0", pid) != pid)
+        gate.touch()
         assert future.result(60) == 7
 
 
