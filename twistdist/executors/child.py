@@ -150,8 +150,10 @@ class Executor:
 
     def _compute(self, compute: m.Compute) -> None:
         self.attempt, self._interrupted = compute.attempt, False
-        if not self._looked and not 0 <= compute.cost < LOOK_US:
+        if not self._looked and (compute.fn not in self._functions or not 0 <= compute.cost < LOOK_US):
             self._looked = self._surroundings.restore(closely=True)  # it may be hit by what a shorter one has left
+            if self._surroundings.spoiled:
+                _exit(0)  # nothing is begun: another executor gets it
         began = _now()
         self._page.set(self._number, compute.attempt, began)
         place = self._place
@@ -240,7 +242,6 @@ class Executor:
 
     def _load_function(self, fn: int) -> Callable[..., Any]:
         pickled = self._pickled[fn]
-        self._surroundings.restore(closely=True)
         try:
             function: Callable[..., Any] = pickle.loads(pickled.blob)
         except Exception as error:
