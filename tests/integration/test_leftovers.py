@@ -162,14 +162,29 @@ def set_filters():
     import warnings
 
     warnings.simplefilter("error")
-    warnings.showwarning = print
 
 
 def say_filters():
     import warnings
 
     warnings.warn("x", stacklevel=1)
-    return len(warnings.filters), warnings.showwarning.__module__
+    return len(warnings.filters)
+
+
+def set_warnings():
+    import logging
+    import warnings
+
+    logging.captureWarnings(True)
+    warnings.showwarning = print
+    time.sleep(0.002)
+
+
+def say_warnings():
+    import logging
+    import warnings
+
+    return warnings.showwarning.__module__, logging._warnings_showwarning
 
 
 def set_decimals():
@@ -191,13 +206,12 @@ def set_logging():
 
     logging.basicConfig(level=logging.DEBUG)
     logging.disable(logging.ERROR)
-    logging.captureWarnings(True)
 
 
 def say_logging():
     import logging
 
-    return logging.root.handlers, logging.root.level, logging.root.isEnabledFor(logging.ERROR), logging._warnings_showwarning
+    return logging.root.handlers, logging.root.level, logging.root.isEnabledFor(logging.ERROR)
 
 
 def set_paths():
@@ -278,6 +292,7 @@ def set_locale():
     import locale
 
     locale.setlocale(locale.LC_ALL, "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C")
+    time.sleep(0.002)
 
 
 def say_locale():
@@ -306,6 +321,7 @@ def set_interpreter():
     sys.setrecursionlimit(300)
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(640)
+    time.sleep(0.002)
 
 
 def say_interpreter():
@@ -349,6 +365,7 @@ def say_numpy():
 
 HABITS = [
     (set_filters, say_filters),
+    (set_warnings, say_warnings),
     (set_decimals, say_decimals),
     (set_logging, say_logging),
     (set_paths, say_paths),

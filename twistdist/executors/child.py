@@ -6,7 +6,6 @@ What tasks replace in the standard library does not reach this loop: the functio
 from __future__ import annotations
 
 import _thread
-import contextvars
 import os
 import pickle
 import socket
@@ -33,7 +32,7 @@ from twistdist.wire.failures import chain, dump_error
 from twistdist.wire.payload import dump_value, load_call, load_value
 
 _write, _getpid, _exit, _now, _count_threads = os.write, os.getpid, os._exit, time.perf_counter_ns, _thread._count
-_waitpid, _modules, _copy_context = os.waitpid, sys.modules, contextvars.copy_context
+_waitpid, _modules = os.waitpid, sys.modules
 
 #: A task that is expected to take this many microseconds, or of which nothing is known, begins in restored surroundings.
 LOOK_US = 1_000
@@ -238,7 +237,7 @@ class Executor:
             raise SerializationError(f"the arguments can't be unpickled on the worker: {_say(error)}") from error
         if len(_modules) != imported and self._looked:  # else something of a task before it might be taken for theirs
             self._surroundings.accept()
-        return _copy_context().run(function, *args, **kwargs)
+        return self._surroundings.run(function, args, kwargs)
 
     def _load_function(self, fn: int) -> Callable[..., Any]:
         pickled = self._pickled[fn]

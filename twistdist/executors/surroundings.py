@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _locale
 import contextlib
+import contextvars
 import decimal
 import faulthandler
 import fcntl
@@ -49,7 +50,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = tuple(getattr(resource, name) for name in ("RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_STACK",
                                                      "RLIMIT_DATA", "RLIMIT_CORE") if hasattr(resource, name))  # fmt: skip
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_decimals, _use_decimals = decimal.getcontext, decimal.setcontext
+_copy_context, _decimals, _use_decimals = contextvars.copy_context, decimal.getcontext, decimal.setcontext
 _modules, _root = sys.modules, logging.root
 
 #: The generator behind the functions of ``random``.
@@ -66,20 +67,24 @@ _Settings = tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]
 #: What costs next to nothing to ask: how to, and how to set it.
 _SETTINGS: _Settings = (
     (sys.getrecursionlimit, sys.setrecursionlimit),
-    (sys.getswitchinterval, sys.setswitchinterval),
     (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     (gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds)),
     (socket.getdefaulttimeout, socket.setdefaulttimeout),
     (lambda: _root.level, _root.setLevel),
     (lambda: _root.manager.disable, logging.disable),
+)
+
+#: The same for what is looked at closely.
+_CLOSE_SETTINGS: _Settings = (
     (partial(_locale.setlocale, _locale.LC_ALL), partial(_locale.setlocale, _locale.LC_ALL)),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (gc.get_debug, gc.set_debug),
 )
 if hasattr(sys, "set_int_max_str_digits"):
-    _SETTINGS += ((sys.get_int_max_str_digits, sys.set_int_max_str_digits),)
+    _CLOSE_SETTINGS += ((sys.get_int_max_str_digits, sys.set_int_max_str_digits),)
 
-#: The same for what is looked at closely; what can't be put back spoils the process.
-_CLOSE_SETTINGS: _Settings = (
-    (gc.get_debug, gc.set_debug),
+#: What nobody sets by importing a module, and what can't be put back without the privilege that was given up.
+_PRIVILEGES: _Settings = (
     (partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
     (os.getuid, os.setuid),
     (os.geteuid, os.seteuid),
@@ -87,7 +92,7 @@ _CLOSE_SETTINGS: _Settings = (
     (os.getegid, os.setegid),
 )
 if sys.platform == "linux":
-    _CLOSE_SETTINGS += (
+    _PRIVILEGES += (
         (partial(os.sched_getaffinity, 0), partial(os.sched_setaffinity, 0)),
         (partial(os.sched_getscheduler, 0), lambda policy: os.sched_setscheduler(0, policy, os.sched_param(0))),
     )
@@ -130,7 +135,7 @@ class Surroundings:
         self._guarded = [(vars(module), dict(vars(module))) for module in dict.fromkeys(modules)]
         self._sigmask = _sigmask(signal.SIG_BLOCK, ())
         self._limits = [(kind, _getrlimit(kind)) for kind in _LIMITS]
-        self._close_settings = [(get, put, get()) for get, put in _CLOSE_SETTINGS]
+        self._privileges = [(get, put, get()) for get, put in _PRIVILEGES]
         self._statm = _open_statm(high_descriptor)
         self._most_memory = max(LEAST_MEMORY, most_memory) if most_memory else sys.maxsize
         self._collect_above = self._own_memory() + MOST_GARBAGE
@@ -154,10 +159,13 @@ class Surroundings:
         """What modules have set up that were just imported for a task is how it is to be from now on."""
         self._environ_before = dict(self._environ)
         self._settings = [(get, put, get()) for get, put in _SETTINGS]
+        self._close_settings = [(get, put, get()) for get, put in _CLOSE_SETTINGS]
         lists = (sys, "path"), (sys, "argv"), (warnings, "filters"), (_root, "handlers")
         self._lists = [(vars(owner), name, vars(owner)[name], list(vars(owner)[name])) for owner, name in lists]
         self._hooks = [(name, getattr(sys, name)) for name in _HOOKS]
-        self._decimals = _decimals().copy()
+        self._context = _copy_context()
+        # A copy of the context shares this object, which tasks change in place; most have a fresh one made when they need it.
+        self._decimals = _decimals().copy() if any(one.name == "decimal_context" for one in self._context) else None
         self._time_zone = time.tzname
         for now, before in self._guarded:
             if now is vars(time):
@@ -170,6 +178,10 @@ class Surroundings:
             self._loop_policy = vars(_modules["asyncio.events"])["_event_loop_policy"]
         if "numpy" in _modules:
             self._numpy_errors = _modules["numpy"].geterr()
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call ``function`` with context variables of its own."""
+        return self._context.copy().run(function, *args, **kwargs)
 
     def restore(self, closely: bool = False) -> bool:
         """Put back what is not as it was; whether everything was looked at, as ``closely`` asks for whatever it costs.
@@ -189,7 +201,8 @@ class Surroundings:
         if time.tzname is not self._time_zone:
             _tzset()
             time.tzname = self._time_zone
-        _use_decimals(self._decimals.copy())
+        if self._decimals is not None:
+            self._context.run(_use_decimals, self._decimals.copy())
         if _dice.gauss_next is not self._mark:
             self._shuffle()
         self._restore_libraries()
@@ -258,6 +271,9 @@ class Surroundings:
             if _getrlimit(kind) != limits:
                 self._restore_limit(kind, limits)
         for get, put, before in self._close_settings:
+            if get() != before:
+                put(before)
+        for get, put, before in self._privileges:
             if get() != before:
                 try:
                     put(before)
