@@ -148,11 +148,11 @@ class Executor:
     # ---- one task ---------------------------------------------------------------------------
 
     def _compute(self, compute: m.Compute) -> None:
-        self.attempt, self._interrupted = compute.attempt, False
         if not self._looked and (compute.fn not in self._functions or not 0 <= compute.cost < LOOK_US):
             self._looked = self._surroundings.restore(closely=True)  # it may be hit by what a shorter one has left
-            if self._surroundings.spoiled:
-                _exit(0)  # nothing is begun: another executor gets it
+            if self._surroundings.spoiled and self.attempt:
+                _exit(0)  # by a task before; this one is not begun, and another executor gets it
+        self.attempt, self._interrupted = compute.attempt, False
         began = _now()
         self._page.set(self._number, compute.attempt, began)
         place = self._place

@@ -59,6 +59,9 @@ THREAD_COUNTS = {
     "VECLIB_MAXIMUM_THREADS": (),
 }
 
+#: Where the functions are that call a task's.
+_CALLERS = tuple(os.path.join("twistdist", "executors", name) for name in ("child.py", "surroundings.py"))
+
 #: Longest Python stack that is taken over from a process that died.
 MOST_STACK_BYTES = 16 << 10
 
@@ -693,7 +696,7 @@ def _users_part(stack: str) -> str:
     """faulthandler's text without the frames of the executor below the task's."""
     lines, ours = [], False
     for line in stack.splitlines():
-        ours = (ours or os.path.join("executors", "child.py") in line) and line.startswith("  ")
+        ours = (ours or any(one in line for one in _CALLERS)) and line.startswith("  ")
         if not ours:
             lines.append(line)
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import pickle
 import traceback
 import types
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from twistdist import errors
@@ -26,7 +27,7 @@ MAX_PICKLE = 4 << 20
 
 #: Exceptions that are looked at of those that one leads to, that a copy has, and values that a copy has of one's arguments.
 MOST_CHAINED = 100
-MOST_COPIED = 50
+MOST_COPIED, _FEW_COPIED = 50, 3
 _MOST_VALUES = 50
 
 #: Frames kept of a traceback's outer and inner end.
@@ -153,14 +154,15 @@ def _dumps(obj: Any, limit: int, becomes: type[Any] | None = None) -> bytes:
 
 def _pickle(error: BaseException) -> bytes:
     """``error`` as it is; else a copy without what is too large or can't be pickled; b"" when even its class can't."""
-    try:
-        return _dumps(error, MAX_PICKLE)
-    except BaseException:  # the user's __reduce__ may do anything
-        pass  # the copy asks nothing of the user's code
-    for copied, limit in ((MOST_COPIED, 16 << 10), (3, 1 << 10)):
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: error,
+        lambda: _Copies(error, MOST_COPIED, MAX_TEXT),
+        lambda: _Copies(error, _FEW_COPIED, MAX_TEXT // 16),
+    )
+    for way in ways:
         try:
-            return _dumps(_Copies(error, copied, limit), MAX_PICKLE, type(error))
-        except BaseException:  # a class that can't travel, or still too much
+            return _dumps(way(), MAX_PICKLE, type(error))
+        except BaseException:  # the user's __reduce__ may do anything, and what it leads to may still be too much
             continue
     return b""
 
@@ -173,10 +175,10 @@ class _Copies:
     attributes what is shorter than ``limit``.  Becomes the exception when it is loaded."""
 
     def __init__(self, error: BaseException, most: int, limit: int) -> None:
-        errors = chain(error, most)
-        self._numbers = {id(one): number for number, one in enumerate(errors)}
+        nearest = chain(error, most)
+        self._numbers = {id(one): number for number, one in enumerate(nearest)}
         self._limit = limit
-        self._records = [self._record(one) for one in errors]
+        self._records = [self._record(one) for one in nearest]
 
     def __reduce__(self) -> Any:
         return _rebuild, (self._records,)
