@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from twistdist.executors.supervisor import TEMPLATE_PATIENCE_S, Service, Supervisor
+from twistdist.executors.supervisor import TEMPLATE_PATIENCE_S, THREAD_COUNTS, Service, Supervisor, thread_counts
 
 
 class Template:
@@ -29,3 +29,14 @@ def test_a_template_is_given_its_time_for_each_answer(tmp_path):
     assert template.killed
     supervisor._stopped = True
     assert not [call for call in clock.getDelayedCalls() if call.active()]
+
+
+def test_libraries_use_one_thread_where_the_user_says_nothing():
+    assert thread_counts({}) == dict.fromkeys(THREAD_COUNTS, "1")
+
+
+def test_a_count_that_the_user_has_set_is_not_overruled_by_a_more_special_one():
+    """Once OPENBLAS_NUM_THREADS=1 stood beside the user's OMP_NUM_THREADS=2, and won."""
+    assert set(thread_counts({"OMP_NUM_THREADS": "2"})) == {"NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"}
+    assert set(thread_counts({"GOTO_NUM_THREADS": "2"})) == set(THREAD_COUNTS) - {"OPENBLAS_NUM_THREADS"}
+    assert set(thread_counts({"MKL_NUM_THREADS": "2"})) == set(THREAD_COUNTS) - {"MKL_NUM_THREADS"}

@@ -259,7 +259,8 @@ class TaskBook:
         for worker in [w for w in place.idle if w.own] if self.restricted else ():
             while worker in place.idle and (task := place.next_restricted(worker)) is not None:
                 if task in self.restricted:  # else it waits elsewhere by now: to run alone, or for whoever is idle
-                    self._assign(now, task, place.wished_for(task, worker))
+                    bound = task in self.near or self._is_cut_off(task)  # it was offered where its inputs can be fetched
+                    self._assign(now, task, worker if bound else place.wished_for(task, worker))
         while place:
             task = self.ready.pop()
             if task is None:

@@ -6,13 +6,14 @@ What tasks replace in the standard library does not reach this loop: the functio
 from __future__ import annotations
 
 import _thread
-import contextvars
 import os
 import pickle
 import socket
+import sys
 import threading
 import time
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ from twistdist.wire.failures import chain, dump_error
 from twistdist.wire.payload import dump_value, load_call, load_value
 
 _write, _getpid, _exit, _now, _count_threads = os.write, os.getpid, os._exit, time.perf_counter_ns, _thread._count
-_waitpid, _copy_context = os.waitpid, contextvars.copy_context
+_waitpid, _modules = os.waitpid, sys.modules
 
 #: A task that is expected to take this many microseconds, or of which nothing is known, begins in restored surroundings.
 LOOK_US = 1_000
@@ -41,6 +42,10 @@ _BUILTINS = (len, isinstance, type, open, memoryview, sum, map, int, bytes, max,
 
 #: Names of threads that our own client makes.
 _OUR_THREADS = ("twistdist", "PoolThread-twisted")
+
+#: Where the code lies that stands between the executor and the user's.
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_OUR_FOLDERS = tuple(os.path.join(_PACKAGE, name, "") for name in ("executors", "storage", "wire"))
 
 _EXCEPTIONS = {number: error for number, error in packets.INTERRUPTS.values()}
 
@@ -143,9 +148,11 @@ class Executor:
     # ---- one task ---------------------------------------------------------------------------
 
     def _compute(self, compute: m.Compute) -> None:
+        if not self._looked and (compute.fn not in self._functions or not 0 <= compute.cost < LOOK_US):
+            self._looked = self._surroundings.restore(closely=True)  # it may be hit by what a shorter one has left
+            if self._surroundings.spoiled and self.attempt:
+                _exit(0)  # by a task before; this one is not begun, and another executor gets it
         self.attempt, self._interrupted = compute.attempt, False
-        if not self._looked and not 0 <= compute.cost < LOOK_US:
-            self._surroundings.restore(closely=True)  # it may be hit by what a shorter one has left
         began = _now()
         self._page.set(self._number, compute.attempt, began)
         place = self._place
@@ -222,12 +229,15 @@ class Executor:
         function = self._functions.get(compute.fn)
         if function is None:
             function = self._load_function(compute.fn)
+        imported = len(_modules)
         inputs = self._load_inputs(compute.inputs) if compute.inputs else ()
         try:
             args, kwargs = load_call(compute.args, inputs)
         except Exception as error:
             raise SerializationError(f"the arguments can't be unpickled on the worker: {_say(error)}") from error
-        return _copy_context().run(function, *args, **kwargs)
+        if len(_modules) != imported and self._looked:  # else something of a task before it might be taken for theirs
+            self._surroundings.accept()
+        return self._surroundings.run(function, args, kwargs)
 
     def _load_function(self, fn: int) -> Callable[..., Any]:
         pickled = self._pickled[fn]
@@ -239,6 +249,7 @@ class Executor:
                 "is its module installed there, or beside the script?"
             ) from error
         self._functions[fn] = function
+        self._surroundings.accept()
         return function
 
     def _load_inputs(self, inputs: list[m.Input]) -> list[Any]:
@@ -310,10 +321,11 @@ class Executor:
     @staticmethod
     def _failed(compute: m.Compute, error: BaseException, kind: str, began: int) -> m.Failed:
         try:
-            if not kind:
-                _strip_own_frames(error)
+            told = chain(error)
+            for one in told:
+                BaseException.with_traceback(one, _users_frames(one.__traceback__))
             info = dump_error(error, kind)
-            for one in chain(error):  # what the frames hold is not kept alive by an error that is in a cycle, or kept
+            for one in told:  # what the frames hold is not kept alive by an error that somebody keeps, or that is in a cycle
                 traceback.clear_frames(one.__traceback__)
                 BaseException.with_traceback(one, None)
         except BaseException as own:  # an exception that fights back is still only that task's affair
@@ -360,10 +372,14 @@ def _say(error: BaseException) -> str:
     return f"{type(error).__qualname__}: {error}"
 
 
-def _strip_own_frames(error: BaseException) -> None:
-    """The user's traceback begins in the user's function, not in ours."""
-    tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+def _users_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
+    """A traceback without our frames at its ends: what calls the user's function, and the handler of the interrupt."""
+    entries = []
+    while tb is not None:
+        entries.append(tb)
         tb = tb.tb_next
-    if tb is not None:
-        BaseException.with_traceback(error, tb)
+    theirs = [n for n, one in enumerate(entries) if not one.tb_frame.f_code.co_filename.startswith(_OUR_FOLDERS)]
+    users: types.TracebackType | None = None
+    for entry in reversed(entries[theirs[0] : theirs[-1] + 1] if theirs else ()):
+        users = types.TracebackType(users, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return users

@@ -5,8 +5,10 @@ Read from /proc; where that does not exist the answers are "nothing known".
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 from twistdist.executors.packets import EXIT_DESCRIPTORS, EXIT_START
 
@@ -48,21 +50,62 @@ def state_of(pid: int) -> str:
         return ""
 
 
-def memory_of(pid: int) -> int:
-    """Bytes of anonymous memory of a process and its descendants.  Mapped files (the store's too) do not count."""
-    total, todo = 0, [pid]
-    while todo:
-        one = todo.pop()
-        try:
-            with open(f"/proc/{one}/statm") as stream:
-                _, resident, shared, *_ = stream.read().split()
+def family(pid: int) -> list[int]:
+    """A process and its descendants, as far as the system says."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or this system does not say
             for thread in os.listdir(f"/proc/{one}/task"):
                 with open(f"/proc/{one}/task/{thread}/children") as stream:
-                    todo += map(int, stream.read().split())
-        except OSError:
-            continue  # it has ended meanwhile, or this system does not say
-        total += (int(resident) - int(shared)) * _PAGE_BYTES
+                    found += map(int, stream.read().split())
+    return found
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of anonymous memory of a process and its descendants.  Mapped files (the store's too) do not count."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{one}/statm") as stream:
+            _, resident, shared, *_ = stream.read().split()
+            total += (int(resident) - int(shared)) * _PAGE_BYTES
     return total
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether this calls itself a resource tracker of ``multiprocessing``: when all that it serves are gone, such a process
+    removes the semaphores and shared memory that they have left, and ends."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            return b"multiprocessing.resource_tracker import main" in stream.read()
+    except OSError:
+        return False
+
+
+def kill_all(pid: int) -> None:
+    """SIGKILL an executor and what it has started, but for resource trackers: the template gives them a moment."""
+    members = family(pid)
+    trackers = [one for one in members if is_tracker(one)]
+    if not trackers:
+        kill_group(pid)  # all at once
+    for one in members:
+        if one not in trackers:
+            _kill(os.kill, one)
+
+
+def kill_orphan(pid: int) -> None:
+    """SIGKILL what an executor has left, with its descendants, whatever they call themselves."""
+    for one in family(pid):
+        _kill(os.kill, one)
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL all processes of an executor's group."""
+    _kill(os.killpg, pid)
+
+
+def _kill(how: Callable[[int, int], None], pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, or its group is made only now
+        how(pid, signal.SIGKILL)
 
 
 def machine_memory() -> int:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from twistdist.errors import ProtocolError
 from twistdist.executors import launch, packets
-from twistdist.executors.processes import exit_in_words, kernel_kills, memory_of, state_of
+from twistdist.executors.processes import exit_in_words, kernel_kills, kill_all, memory_of, state_of
 from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
@@ -47,8 +47,20 @@ TEMPLATE_PATIENCE_S, STOP_S = 5.0, 5.0
 OUTPUT_BYTES = 64 << 10
 MOST_KEYS = 2_000
 
-#: Environment variables by which numeric libraries are told how many threads to use.
-THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+#: Environment variables by which numeric libraries are told how many threads to use, and what each library reads, in this
+#: order, where its own variable is not set.
+THREAD_COUNTS = {
+    "OMP_NUM_THREADS": (),
+    "MKL_NUM_THREADS": ("OMP_NUM_THREADS",),
+    "OPENBLAS_NUM_THREADS": ("GOTO_NUM_THREADS", "OMP_NUM_THREADS"),
+    "BLIS_NUM_THREADS": ("OMP_NUM_THREADS",),
+    "NUMEXPR_NUM_THREADS": ("OMP_NUM_THREADS",),
+    "NUMBA_NUM_THREADS": (),
+    "VECLIB_MAXIMUM_THREADS": (),
+}
+
+#: Where the functions are that call a task's.
+_CALLERS = tuple(os.path.join("twistdist", "executors", name) for name in ("child.py", "surroundings.py"))
 
 #: Longest Python stack that is taken over from a process that died.
 MOST_STACK_BYTES = 16 << 10
@@ -186,8 +198,7 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
         command = launch.command("twistdist.executors.template",
                                  [str(theirs.fileno()), self._store, self._page_path, str(self._entries)])  # fmt: skip
-        # Slots are what says how much runs at a time; libraries that start a thread for each processor would multiply it.
-        environment = {**dict.fromkeys(THREAD_COUNTS, "1"), **os.environ}
+        environment = {**thread_counts(os.environ), **os.environ}
         self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment,
                                           start_new_session=True)  # fmt: skip
         theirs.close()
@@ -279,7 +290,7 @@ class Supervisor:
         self._templates_failed += 1
         for executor in list(self._executors.values()):
             if executor.pid:  # the kernel has killed it, and not what its task has started
-                _kill_group(executor.pid)
+                kill_all(executor.pid)
             self._ended(executor, f"its template died ({exit})", blame=False)
         waiting, self._forks_waiting = self._forks_waiting, deque()
         for number in waiting:
@@ -505,7 +516,7 @@ class Supervisor:
             executor.garbled = True
             if executor.pid:
                 executor.killed_for = self._page.get(executor.number)[0]
-                _kill_group(executor.pid)
+                kill_all(executor.pid)
 
     def _warm_up(self) -> None:
         """Tasks use clients: what one needs is loaded in the template, once for all executors to come."""
@@ -639,7 +650,7 @@ class Supervisor:
         executor = self._executors.get(number)
         if executor is not None and executor.pid and (not attempt or self._page.get(number)[0] == attempt):
             executor.killed_for = attempt or _NO_ATTEMPT
-            _kill_group(executor.pid)
+            kill_all(executor.pid)  # without asking the template, which a task may have stopped
             self._expect_template()
 
     # ---- looks at processes ---------------------------------------------------------------------
@@ -665,6 +676,15 @@ class Supervisor:
         return used, running
 
 
+def thread_counts(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables to be added, so that no library starts a thread for each processor: slots say how much runs at a time.
+
+    What the user has set holds, also for libraries that read it where their own variable is not set.
+    """
+    return {name: "1" for name, others in THREAD_COUNTS.items()
+            if name not in environment and not any(one in environment for one in others)}  # fmt: skip
+
+
 def _close_all(executor: _Executor) -> None:
     executor.tasks.close()
     executor.far_end.close()
@@ -672,18 +692,11 @@ def _close_all(executor: _Executor) -> None:
         os.close(descriptor)
 
 
-def _kill_group(pid: int) -> None:
-    """End an executor and the processes of its group, without asking the template, which a task may have stopped."""
-    for end in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError):  # its group is made a moment after the fork
-            end(pid, signal.SIGKILL)
-
-
 def _users_part(stack: str) -> str:
     """faulthandler's text without the frames of the executor below the task's."""
     lines, ours = [], False
     for line in stack.splitlines():
-        ours = (ours or os.path.join("executors", "child.py") in line) and line.startswith("  ")
+        ours = (ours or any(one in line for one in _CALLERS)) and line.startswith("  ")
         if not ours:
             lines.append(line)
     return "\n".join(lines)

@@ -1,24 +1,35 @@
 """What a task may change around itself in its process, put back before the next one.
 
-Objects that a task changes in place elsewhere stay changed; docs/executors.rst says so.
+What a module sets up while it is imported for a task's function or arguments is not the task's doing, and stays.  Objects that
+a task changes in place elsewhere stay changed; docs/executors.rst has the whole table.
 """
 
 from __future__ import annotations
 
+import _locale
 import contextlib
+import contextvars
+import decimal
 import faulthandler
 import fcntl
+import gc
 import importlib
+import logging
 import os
+import random
 import resource
 import signal
+import socket
 import sys
 import time
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 #: Modules in which names that were replaced are put back: what tests and libraries patch most.
 GUARDED = ("builtins", "os", "os.path", "posixpath", "time", "random", "math", "json", "pickle", "socket", "subprocess",
-           "threading", "io", "signal", "tempfile", "shutil", "collections")  # fmt: skip
+           "threading", "io", "signal", "tempfile", "shutil", "collections", "warnings", "logging")  # fmt: skip
 
 #: Nanoseconds between two looks at what costs more than a microsecond to look at.
 LOOK_NS = 1_000_000
@@ -32,15 +43,67 @@ _getcwd, _chdir, _umask, _fstat, _dup2 = os.getcwd, os.chdir, os.umask, os.fstat
 _signal: Any = importlib.import_module("_signal")
 _getsignal, _setsignal = _signal.getsignal, _signal.signal
 _now = time.perf_counter_ns
+_tzset = time.tzset
 _setitimer, _sigmask, _cancel_dump = signal.setitimer, signal.pthread_sigmask, faulthandler.cancel_dump_traceback_later
 _getrlimit = resource.getrlimit
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = tuple(getattr(resource, name) for name in ("RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_STACK",
                                                      "RLIMIT_DATA", "RLIMIT_CORE") if hasattr(resource, name))  # fmt: skip
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_copy_context, _decimals, _use_decimals = contextvars.copy_context, decimal.getcontext, decimal.setcontext
+_modules, _root = sys.modules, logging.root
+
+#: The generator behind the functions of ``random``.
+_dice: Any = random._inst
 
 #: An executor that holds less between two tasks is never taken to be spoiled.
 LEAST_MEMORY = 64 << 20
+
+#: When an executor holds this much more than after the last collection of garbage, or a quarter more, it is time for one.
+MOST_GARBAGE = 64 << 20
+
+_Settings = tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]
+
+#: What costs next to nothing to ask: how to, and how to set it.
+_SETTINGS: _Settings = (
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+    (gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds)),
+    (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    (lambda: _root.level, _root.setLevel),
+    (lambda: _root.manager.disable, logging.disable),
+)
+
+#: The same for what is looked at closely.
+_CLOSE_SETTINGS: _Settings = (
+    (partial(_locale.setlocale, _locale.LC_ALL), partial(_locale.setlocale, _locale.LC_ALL)),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (gc.get_debug, gc.set_debug),
+)
+if hasattr(sys, "set_int_max_str_digits"):
+    _CLOSE_SETTINGS += ((sys.get_int_max_str_digits, sys.set_int_max_str_digits),)
+
+#: What nobody sets by importing a module, and what can't be put back without the privilege that was given up.
+_PRIVILEGES: _Settings = (
+    (partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
+    (os.getuid, os.setuid),
+    (os.geteuid, os.seteuid),
+    (os.getgid, os.setgid),
+    (os.getegid, os.setegid),
+)
+if sys.platform == "linux":
+    _PRIVILEGES += (
+        (partial(os.sched_getaffinity, 0), partial(os.sched_setaffinity, 0)),
+        (partial(os.sched_getscheduler, 0), lambda policy: os.sched_setscheduler(0, policy, os.sched_param(0))),
+    )
+
+_HOOKS = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
+_ZONE = ("tzname", "timezone", "altzone", "daylight")
+
+#: What an interpreter's own prompt would leave, and with it all that the frames of an error hold.
+_LAST_ERRORS = ("last_exc", "last_type", "last_value", "last_traceback", "tracebacklimit")
+
+_NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
 def _open_statm(high: int) -> int:
@@ -53,31 +116,36 @@ def _open_statm(high: int) -> int:
     return moved
 
 
-
 class Surroundings:
     """The state of the process before the first task."""
 
-    def __init__(self, stdout: Any, stderr: Any, high_descriptor: int, most_memory: int = 0) -> None:
+    def __init__(self, stdout: Any, stderr: Any, high_descriptor: int, most_memory: int = 0, stacks: int = 2) -> None:
         """``stdout`` and ``stderr`` are what the names in ``sys`` stand for; copies of descriptors 0 to 2 are kept above
-        ``high_descriptor``.  A process that holds more than ``most_memory`` bytes between tasks is spoiled (0: no bound)."""
+        ``high_descriptor``.  A process that holds more than ``most_memory`` bytes between tasks is spoiled (0: no bound).
+        faulthandler writes to descriptor ``stacks``."""
         self._stdout, self._stderr = stdout, stderr
         self._environ: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]  # compared at every task
-        self._environ_before = dict(self._environ)
         self._folder = _getcwd()
-        self._recursion = sys.getrecursionlimit()
         self._umask_before = _umask(0o077)
         _umask(self._umask_before)
         self._signals = [(n, _getsignal(n)) for n in _SIGNALS if n not in _UNCATCHABLE]
         self._copies = [fcntl.fcntl(n, fcntl.F_DUPFD_CLOEXEC, high_descriptor) for n in range(3)]
         self._files = [self._identity(n) for n in range(3)]
         modules = [sys.modules[name] for name in GUARDED if name in sys.modules]
-        self._modules = [(vars(module), dict(vars(module))) for module in dict.fromkeys(modules)]
+        self._guarded = [(vars(module), dict(vars(module))) for module in dict.fromkeys(modules)]
         self._sigmask = _sigmask(signal.SIG_BLOCK, ())
         self._limits = [(kind, _getrlimit(kind)) for kind in _LIMITS]
+        self._privileges = [(get, put, get()) for get, put in _PRIVILEGES]
         self._statm = _open_statm(high_descriptor)
         self._most_memory = max(LEAST_MEMORY, most_memory) if most_memory else sys.maxsize
+        self._collect_above = self._own_memory() + MOST_GARBAGE
+        self._stacks = stacks
         self.spoiled = False
         self._looked = 0
+        self._numpy_errors: dict[str, str] = dict(_NUMPY_ERRORS)
+        self._numpy_dice: tuple[int, float] | None = None
+        self._shuffle()
+        self.accept()
 
     @staticmethod
     def _identity(descriptor: int) -> tuple[int, int] | None:
@@ -87,6 +155,34 @@ class Surroundings:
             return None
         return found.st_dev, found.st_ino
 
+    def accept(self) -> None:
+        """What modules have set up that were just imported for a task is how it is to be from now on."""
+        self._environ_before = dict(self._environ)
+        self._settings = [(get, put, get()) for get, put in _SETTINGS]
+        self._close_settings = [(get, put, get()) for get, put in _CLOSE_SETTINGS]
+        lists = (sys, "path"), (sys, "argv"), (warnings, "filters"), (_root, "handlers")
+        self._lists = [(vars(owner), name, vars(owner)[name], list(vars(owner)[name])) for owner, name in lists]
+        self._hooks = [(name, getattr(sys, name)) for name in _HOOKS]
+        self._context = _copy_context()
+        # A copy of the context shares this object, which tasks change in place; most have a fresh one made when they need it.
+        self._decimals = _decimals().copy() if any(one.name == "decimal_context" for one in self._context) else None
+        self._time_zone = time.tzname
+        for now, before in self._guarded:
+            if now is vars(time):
+                before.update({name: now[name] for name in _ZONE})
+        self._start_method: Any = None
+        self._loop_policy: Any = None
+        if "multiprocessing.context" in _modules:
+            self._start_method = _modules["multiprocessing.context"]._default_context._actual_context
+        if "asyncio.events" in _modules:
+            self._loop_policy = vars(_modules["asyncio.events"])["_event_loop_policy"]
+        if "numpy" in _modules:
+            self._numpy_errors = _modules["numpy"].geterr()
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call ``function`` with context variables of its own."""
+        return self._context.copy().run(function, *args, **kwargs)
+
     def restore(self, closely: bool = False) -> bool:
         """Put back what is not as it was; whether everything was looked at, as ``closely`` asks for whatever it costs.
 
@@ -94,20 +190,39 @@ class Surroundings:
         """
         if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
             sys.stdout, sys.stderr = self._stdout, self._stderr
-        if sys.getrecursionlimit() != self._recursion:
-            sys.setrecursionlimit(self._recursion)
+        for get, put, before in self._settings:
+            if get() != before:
+                put(before)
+        for owner, name, content, before in self._lists:
+            if owner[name] is not content or content != before:
+                self._restore_list(owner, name, content, before)
         if self._environ != self._environ_before:
             self._restore_environment()
+        if time.tzname is not self._time_zone:
+            _tzset()
+            time.tzname = self._time_zone
+        if self._decimals is not None:
+            self._context.run(_use_decimals, self._decimals.copy())
+        if _dice.gauss_next is not self._mark:
+            self._shuffle()
+        self._restore_libraries()
         self._restore_folder()
-        for number, before in self._signals:
-            if _getsignal(number) is not before:
+        for number, handler in self._signals:
+            if _getsignal(number) is not handler:
                 with contextlib.suppress(ValueError, OSError, TypeError):
-                    _setsignal(number, before)
+                    _setsignal(number, handler)
         closely = closely or _now() - self._looked > LOOK_NS
         if closely:
             self._look_closely()
             self._looked = _now()
         return closely
+
+    @staticmethod
+    def _restore_list(owner: dict[str, Any], name: str, content: list[Any], before: list[Any]) -> None:
+        content[:] = before
+        owner[name] = content
+        if name == "filters":  # else what was decided by the old ones is remembered
+            warnings._filters_mutated()  # type: ignore[attr-defined]
 
     def _restore_environment(self) -> None:
         for name in [name for name in os.environ if os.fsencode(name) not in self._environ_before]:
@@ -115,6 +230,25 @@ class Surroundings:
         for name, value in self._environ_before.items():
             if self._environ.get(name) != value:
                 os.environ[os.fsdecode(name)] = os.fsdecode(value)
+
+    def _shuffle(self) -> None:
+        """Have unpredictable numbers again.  A seed clears the second number that gauss() keeps, which shows it."""
+        _dice.seed()
+        _dice.gauss(0.0, 1.0)
+        self._mark = _dice.gauss_next
+
+    def _restore_libraries(self) -> None:
+        """What modules that most tasks do without hold, if they are loaded."""
+        methods: Any = _modules.get("multiprocessing.context")
+        if methods is not None and methods._default_context._actual_context is not self._start_method:
+            methods._default_context._actual_context = self._start_method
+        events: Any = _modules.get("asyncio.events")
+        if events is not None and events._event_loop_policy is not None:
+            # Where a loop was set and is set no more, none is made: the policy is to be as one that was never asked.
+            events._event_loop_policy = self._loop_policy
+            loops = getattr(self._loop_policy, "_local", None)
+            if loops is not None:
+                self._loop_policy._local = type(loops)()
 
     def _restore_folder(self) -> None:
         try:
@@ -129,21 +263,42 @@ class Surroundings:
         for timer in _TIMERS:
             _setitimer(timer, 0)
         _cancel_dump()
+        faulthandler.enable(self._stacks, all_threads=False)
         sys.settrace(None)
         sys.setprofile(None)
         _sigmask(signal.SIG_SETMASK, self._sigmask)
         for kind, limits in self._limits:
             if _getrlimit(kind) != limits:
                 self._restore_limit(kind, limits)
-        if self._stdout.closed or self._stderr.closed or self._own_memory() > self._most_memory:
-            self.spoiled = True
+        for get, put, before in self._close_settings:
+            if get() != before:
+                put(before)
+        for get, put, before in self._privileges:
+            if get() != before:
+                try:
+                    put(before)
+                except OSError:  # a privilege that was given up
+                    self.spoiled = True
         for number, copy in enumerate(self._copies):
             if self._identity(number) != self._files[number]:
                 _dup2(copy, number)
         _umask(self._umask_before)
-        for now, before in self._modules:
+        for now, before in self._guarded:
             if now != before:
                 self._restore_module(now, before)
+        for name, hook in self._hooks:
+            if getattr(sys, name, None) is not hook:
+                setattr(sys, name, hook)
+        for name in _LAST_ERRORS:
+            if name in vars(sys):
+                delattr(sys, name)
+        tracing = _modules.get("_tracemalloc")
+        if tracing is not None and tracing.is_tracing():
+            tracing.stop()
+        self._restore_numpy()
+        self._look_at_memory()
+        if self._stdout.closed or self._stderr.closed:
+            self.spoiled = True
 
     @staticmethod
     def _restore_module(now: dict[str, Any], before: dict[str, Any]) -> None:
@@ -157,6 +312,32 @@ class Surroundings:
         try:
             resource.setrlimit(kind, limits)
         except (OSError, ValueError):  # the hard limit was lowered, for good
+            self.spoiled = True
+
+    def _restore_numpy(self) -> None:
+        """How numpy takes errors in numbers, and unpredictable ones; it keeps a number beside, as ``random`` does."""
+        numpy = _modules.get("numpy")
+        if numpy is None or not hasattr(numpy, "seterr"):  # it is not there, or only in part
+            return
+        if numpy.geterr() != self._numpy_errors:
+            numpy.seterr(**self._numpy_errors)
+        dice = _modules.get("numpy.random")
+        if dice is not None and hasattr(dice, "get_state"):
+            state = dice.get_state(legacy=False)
+            if (state.get("has_gauss"), state.get("gauss")) != self._numpy_dice:
+                dice.seed()
+                dice.standard_normal()
+                state = dice.get_state(legacy=False)
+                self._numpy_dice = state.get("has_gauss"), state.get("gauss")
+
+    def _look_at_memory(self) -> None:
+        """Collect garbage when the process has grown.  What it holds then, above its bound, it will not give back."""
+        own = self._own_memory()
+        if own > self._collect_above or own > self._most_memory:
+            gc.collect()
+            own = self._own_memory()
+            self._collect_above = own + max(MOST_GARBAGE, own // 4)
+        if own > self._most_memory:
             self.spoiled = True
 
     def _own_memory(self) -> int:

@@ -26,6 +26,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from typing import NoReturn
 
 import cloudpickle  # noqa: F401  imported here so that every executor has it for nothing
@@ -34,6 +35,7 @@ import tblib.pickling_support  # noqa: F401
 
 from twistdist.executors import launch, packets
 from twistdist.executors.child import Executor, Place
+from twistdist.executors.processes import is_tracker, kill_all, kill_group, kill_orphan
 from twistdist.executors.streams import Output, text_stream
 from twistdist.executors.surroundings import Surroundings
 
@@ -42,6 +44,9 @@ _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 #: An executor's own descriptors are here and above: a task that closes and opens files does not meet them by accident.
 HIGH_DESCRIPTOR = 1000
+
+#: Seconds that a resource tracker of ``multiprocessing`` has to remove what its executor has left.
+TRACKER_GRACE_S = 1.0
 
 #: What the kernel adds to an executor's badness when memory runs out: it goes before everything else of ours.
 OOM_SCORE = 800
@@ -54,6 +59,7 @@ class Template:
         self._control, self._store, self._page = control, store, page
         self._service: tuple[str, str, bytes, str, int, int, str] = ("", "", b"", "", 0, 0, "")
         self._children: dict[int, int] = {}  # pid to executor number
+        self._trackers: dict[int, float] = {}  # pid to the time at which its patience ends
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._pid = os.getpid()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -69,21 +75,19 @@ class Template:
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(self._wake_read, selectors.EVENT_READ)
-        while True:
-            ready = {key.fileobj for key, _ in selector.select()}
+        serving = some_left = True
+        while serving or some_left:  # each one that ends may leave others to us, until none is left
+            patience = min(self._trackers.values()) - time.monotonic() if self._trackers else None
+            ready = {key.fileobj for key, _ in selector.select(None if patience is None else max(0.0, patience))}
             if self._wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_read.recv(4096)
-                self._reap()
             if self._control in ready and not self._request():
-                break
-        executors, self._children = list(self._children), {}
-        for pid in executors:
-            self._kill(pid)
-        with contextlib.suppress(ChildProcessError):
-            while True:  # each one that ends may leave others to us, until none is left
-                os.waitpid(-1, 0)
-                self._kill_orphans()
+                serving = False
+                selector.unregister(self._control)
+                for pid in self._children:
+                    kill_all(pid)
+            some_left = self._reap()
 
     def _prctl(self, option: int, value: int) -> None:
         if self._libc is not None:
@@ -108,41 +112,49 @@ class Template:
             os.kill(rest[1], packets.INTERRUPT_SIGNAL)
         return True
 
-    @staticmethod
-    def _kill(pid: int) -> None:
-        """End an executor and the processes of its group."""
-        for end in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError):  # its group is made a moment after the fork
-                end(pid, signal.SIGKILL)
-
     def _say(self, *words: object) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen by the next read
             self._control.send(msgspec.msgpack.encode(words))
 
-    def _reap(self) -> None:
-        """Executors that ended are told of; what their tasks left, which is ours now, ends too."""
-        with contextlib.suppress(ChildProcessError):
+    def _reap(self) -> bool:
+        """Executors that ended are told of; what their tasks left, which is ours now, ends too.  Whether any child is left."""
+        ended = []
+        some_left = True
+        try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if not pid:
                     break
+                self._trackers.pop(pid, None)
                 number = self._children.pop(pid, None)
                 if number is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
+                    ended.append(pid)
                     self._say("ended", number, pid, os.waitstatus_to_exitcode(status))
-        self._kill_orphans()
+        except ChildProcessError:
+            some_left = False
+        self._kill_orphans(ended)
+        return some_left
 
-    def _kill_orphans(self) -> None:
-        """Kill our children that are no executors.  A live executor is the reaper of its own, so these belong to dead ones."""
+    def _kill_orphans(self, ended: list[int]) -> None:
+        """Kill our children that are no executors, and the groups of executors that have ``ended``.
+
+        A live executor is the reaper of its own, so these belong to dead ones.  A resource tracker that the death of its
+        executor has left to us has a moment to do its work; whatever comes later under that name is none.
+        """
         try:
             with open(f"/proc/self/task/{self._pid}/children") as stream:
-                children = {int(pid) for pid in stream.read().split()}
+                orphans = {int(pid) for pid in stream.read().split()} - self._children.keys()
         except OSError:
-            return  # not to be known on this system; their process groups are gone
-        for pid in children - self._children.keys():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            orphans = set()  # not to be known on this system
+        now = time.monotonic()
+        for pid in orphans:
+            if ended and pid not in self._trackers and is_tracker(pid):
+                self._trackers[pid] = now + TRACKER_GRACE_S
+            if now >= self._trackers.get(pid, 0.0):
+                self._trackers.pop(pid, None)
+                kill_orphan(pid)
+        for pid in ended if not self._trackers else ():
+            kill_group(pid)
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         try:
@@ -211,7 +223,7 @@ class Template:
         worker, address, secret, spill, most_bytes, most_left, tls = self._service
         place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
                       _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret, tls)  # fmt: skip
-        executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left))
+        executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left, self._stack))
         return executor
 
 

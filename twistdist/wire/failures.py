@@ -26,7 +26,7 @@ MAX_PICKLE = 4 << 20
 
 #: Exceptions that are looked at of those that one leads to, that a copy has, and values that a copy has of one's arguments.
 MOST_CHAINED = 100
-MOST_COPIED = 50
+MOST_COPIED, _FEW_COPIED = 50, 3
 _MOST_VALUES = 50
 
 #: Frames kept of a traceback's outer and inner end.
@@ -154,14 +154,14 @@ def _dumps(obj: Any, limit: int, becomes: type[Any] | None = None) -> bytes:
 def _pickle(error: BaseException) -> bytes:
     """``error`` as it is; where it is too large a copy without what makes it so; b"" when it can't be pickled at all."""
     try:
-        return _dumps(error, MAX_PICKLE)
+        return _dumps(error, MAX_PICKLE, type(error))
     except BaseException as trouble:  # the user's __reduce__ may do anything
         if not isinstance(trouble, _TooLarge | RecursionError) and not isinstance(trouble.__cause__, RecursionError):
             return b""
-    for copied, limit in ((MOST_COPIED, 16 << 10), (3, 1 << 10)):
+    for most, longest in ((MOST_COPIED, MAX_TEXT), (_FEW_COPIED, MAX_TEXT // 16)):
         try:
-            return _dumps(_Copies(error, copied, limit), MAX_PICKLE, type(error))
-        except BaseException:  # a class that can't travel, or still too much
+            return _dumps(_Copies(error, most, longest), MAX_PICKLE, type(error))
+        except BaseException:  # what it leads to may be of a class that can't travel, or still too much
             continue
     return b""
 
@@ -174,10 +174,10 @@ class _Copies:
     attributes what is shorter than ``limit``.  Becomes the exception when it is loaded."""
 
     def __init__(self, error: BaseException, most: int, limit: int) -> None:
-        errors = chain(error, most)
-        self._numbers = {id(one): number for number, one in enumerate(errors)}
+        nearest = chain(error, most)
+        self._numbers = {id(one): number for number, one in enumerate(nearest)}
         self._limit = limit
-        self._records = [self._record(one) for one in errors]
+        self._records = [self._record(one) for one in nearest]
 
     def __reduce__(self) -> Any:
         return _rebuild, (self._records,)
