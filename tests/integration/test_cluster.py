@@ -6,6 +6,7 @@ import concurrent.futures
 import gc
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import twistdist
 from tests.integration.habits import until
 from twistdist.blocking import Client, LocalCluster, wait
 from twistdist.errors import ConfigError, SchedulerUnreachable, TwistdistError
+from twistdist.net.hosts import default_spill_root, default_store_root
 
 
 def restarts(cluster):
@@ -116,13 +118,17 @@ def test_a_cluster_ends_with_its_last_reference():
     until(lambda: not alive(pids))
 
 
-def script(text, tmp_path, **environment):
+def script(text, tmp_path, *arguments):
+    """What a script prints, of which all processes have ended and none has said anything on standard error."""
     path = tmp_path / "script.py"
     path.write_text(text)
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, **environment})  # fmt: skip
+    done = subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
+
+
+def leftovers():
+    return {name for root in (default_store_root(), default_spill_root()) for name in os.listdir(root) if "cluster" in name}
 
 
 def test_a_script_that_just_ends_leaves_nothing(tmp_path):
@@ -137,6 +143,86 @@ def test_a_script_that_just_ends_leaves_nothing(tmp_path):
     pids = [int(word) for word in script(text, tmp_path).split()]
     assert len(pids) == 4
     assert not alive(pids)
+
+
+def moments(seed, number, most):
+    """The first moment, and some drawn from ``seed``."""
+    rng = random.Random(seed)
+    return [0.0, *[rng.uniform(0.0, most) for _ in range(number)]]
+
+
+def test_a_cluster_that_is_stopped_at_any_moment_of_its_start_says_nothing(tmp_path):
+    text = """if True:
+        import sys
+        from twisted.internet import defer, task
+        import twistdist, twistdist.errors
+
+        @defer.inlineCallbacks
+        def main(reactor):
+            for pause in map(float, sys.argv[1:]):
+                cluster = twistdist.LocalCluster(reactor, n_workers=2)
+                cluster.startService()
+                yield task.deferLater(reactor, pause)
+                yield cluster.stopService()
+            cluster = twistdist.LocalCluster(reactor, n_workers=2)
+            starting = cluster.startService()
+            reactor.callLater(0, cluster.stopService)
+            try:
+                yield starting
+            except twistdist.errors.TwistdistError as error:
+                print(error)
+            connecting = twistdist.connect(reactor, n_workers=1)
+            connecting.cancel()
+            try:
+                yield connecting
+            except defer.CancelledError:
+                print("cancelled")
+
+        task.react(main)
+    """
+    before = leftovers()
+    printed = script(text, tmp_path, *map(str, moments(1, 8, 1.0)))
+    assert printed == "the LocalCluster was stopped while it was starting\ncancelled\n"
+    assert leftovers() <= before
+
+
+def test_the_owner_of_a_cluster_may_go_at_any_moment(tmp_path):
+    text = """if True:
+        import os, sys
+        from twisted.internet import reactor
+        import twistdist
+        cluster = twistdist.LocalCluster(reactor, n_workers=2)
+        reactor.callWhenRunning(cluster.startService)
+        reactor.callLater(float(sys.argv[1]), os._exit, 0)
+        reactor.run()
+    """
+    before = leftovers()
+    for pause in moments(2, 8, 1.0):
+        script(text, tmp_path, str(pause))
+    assert leftovers() <= before
+
+
+def test_ends_in_order_are_quiet_whatever_goes_on(tmp_path):
+    text = """if True:
+        import sys, threading
+        from twistdist.blocking import Client, LocalCluster
+        for number, pause in enumerate(map(float, sys.argv[1:])):
+            cluster = LocalCluster(n_workers=2)
+            client = Client(cluster)
+            futures = client.map(pow, range(20), range(20))
+            threading.Event().wait(pause)  # templates and executors start, tasks run
+            if number % 4 == 0:
+                client.close()
+            elif number % 4 == 1:
+                client.shutdown()
+            elif number % 4 == 2:
+                client.retire_workers("w0", timeout=0)
+            cluster.close()
+        client = Client(n_workers=1)
+    """
+    before = leftovers()
+    script(text, tmp_path, *map(str, moments(3, 7, 0.3)))
+    assert leftovers() <= before
 
 
 def test_an_empty_address_is_no_address(monkeypatch):

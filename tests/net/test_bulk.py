@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import threading
 from functools import partial
@@ -219,6 +220,47 @@ def test_a_file_is_put_by_link_or_by_its_bytes(holder, fetcher, tmp_path, size, 
     assert holder.taken == [stored] and bytes(read_file(file_path(holder.store.path, 9))) == data
     same = os.stat(folder / "9").st_ino == os.stat(file_path(holder.store.path, 9)).st_ino
     assert same == (host == "here")
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """Whoever writes more into a file meets an error, in this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [200_000, 5_000_000])
+@pytest_twisted.inlineCallbacks
+def test_a_disk_that_gets_full_under_a_put_is_told_over_the_same_connection(holder, fetcher, tmp_path, size):
+    for attempt, length in ((9, size), (10, 10_000)):
+        length, digest = write_file(str(tmp_path), 3, attempt, [os.urandom(length)])
+        put = Put(Stored(3, attempt, length, digest), "elsewhere", "")
+        with open(tmp_path / f"{attempt:x}", "rb", buffering=0) as stream, files_up_to(100_000):
+            if length > 100_000:
+                with pytest.raises(StoreError, match="bytes could not be written: File too large"):
+                    yield fetcher.put(holder.address, put, stream)
+                connections = set(holder.server._connections)
+            else:
+                yield fetcher.put(holder.address, put, stream)
+    assert [one.attempt for one in holder.taken] == [10] and set(holder.server._connections) == connections
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_disk_that_gets_full_under_a_fetch_ends_it_once(holder, fetcher, mine):
+    good = holder.put(7, os.urandom(5_000_000))
+    sinks = []
+
+    def sink():
+        sinks.append(IncomingFile(mine, good))
+        return sinks[-1]
+
+    with files_up_to(100_000), pytest.raises(StoreError, match="5000000 bytes could not be written: File too large"):
+        yield fetcher.fetch([holder.address, "tcp:127.0.0.1:1"], 7, sink)
+    assert len(sinks) == 1 and os.listdir(mine.path) == [".lock"]
 
 
 @pytest_twisted.inlineCallbacks

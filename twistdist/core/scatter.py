@@ -141,7 +141,7 @@ class Scattered(Replicas):
             self._ask_supply(task, source)
             return
         if not message.worker or source.tries >= MOST_TRIES:
-            self._data_lost(task, f"their session can't supply them: {message.text}")
+            self._not_brought(task, source, message)
             return
         worker = self.workers.get(message.worker)
         if worker is not None and len(source.failed) + 1 < len(self.workers):
@@ -151,6 +151,15 @@ class Scattered(Replicas):
         source.supplying = None
         pause = min(LONGEST_SUPPLY_PAUSE_S, SUPPLY_PAUSE_S * 2**source.tries)
         self._alarm(now + pause, self._supply_again, (task, source, source.tries))
+
+    def _not_brought(self, task: Task, source: Source, message: m.NotSupplied) -> None:
+        """The session has not got the data any more, or no worker can take them."""
+        if not message.worker or (task.care is not None and task.care.announced):
+            self._data_lost(task, f"their session can't supply them: {message.text}")
+            return
+        self.awaited.pop(task, None)
+        text = f"the data {task.key} could not be brought to a worker in {source.tries} tries: {message.text}"
+        self._fail(task, m.ErrorInfo("StoreError", "", text, key=task.key))
 
     def _keeps(self, now: float, client: Client, message: m.Keeps) -> None:
         """What the client keeps in case it is asked for again: what will not be may go."""

@@ -146,14 +146,18 @@ class BulkServer:
         connection.send([(0, 0, [m.Send(stored.attempt)])])
 
         def ended(failure: Failure | None) -> None:
-            if failure is None and sink.finish():
+            try:
+                kept, text = failure is None and sink.finish(), "it does not fit its digest"
+            except OSError as error:
+                kept, text = False, f"{stored.size} bytes could not be written: {error.strerror}"
+            if kept:
                 self._kept(connection, stored)
             else:
                 sink.discard()
-                text = "it does not fit its digest" if failure is None else str(failure.value)
-                connection.send([(0, 0, [m.Kept(stored.attempt, False, text)])])
                 if failure is not None:
                     connection.fail(failure.value)  # type: ignore[arg-type]
+                else:
+                    connection.send([(0, 0, [m.Kept(stored.attempt, False, text)])])
             self._next(connection)
 
         Incoming(self._reactor, self._threads, connection, sink, stored.size, lambda: None, ended).start()
@@ -318,7 +322,7 @@ class _Source:
             self._incoming.start()
 
     def _whole(self, failure: Failure | None) -> None:
-        """All bytes have come, or the connection broke, or our disk is full."""
+        """All bytes have come, or the connection broke."""
         request = self._current
         if request is None or request.sink is None:
             return
@@ -327,7 +331,7 @@ class _Source:
             try:
                 right = request.sink.finish()
             except OSError as own:
-                error = own
+                error = StoreError(f"{request.sink.received} bytes could not be written: {own.strerror}")
             else:
                 error = None if right else DataLost(f"the file from {self._address} does not fit its digest")
                 if not right:
@@ -471,6 +475,9 @@ class BulkFetcher:
             pass
         elif failure.check(_Busy):
             fetch.busy.append(address)
+        elif failure.check(StoreError):
+            self._end(fetch, failure)  # ours: no other holder can help
+            return
         elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MOST_RESUMES:
             fetch.resumes += 1  # it broke in the middle: on from there, here or at another one
             fetch.addresses.append(address)

@@ -25,7 +25,7 @@ REAP_S = 0.01
 
 
 class Child:
-    """A child process of the role ``arguments[0]``.
+    """A child process with ``arguments`` for :mod:`twistdist.tap.__main__`.
 
     ``on_ready(text)`` is called when it is ready, ``on_leaves(why)`` when the scheduler or a client has told it to end and it
     is about to, ``on_exit(status)`` when it is gone; each at most once, in this order.  ``status`` is the exit code, negative

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -185,7 +186,7 @@ class LocalCluster(Service):
         remove_leftovers(default_store_root(), default_spill_root())
         self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
         self._lock = os.open(f"{self._folder}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here; our processes share it
         self._spill = os.path.join(default_spill_root(), os.path.basename(self._folder))
         os.makedirs(self._spill, mode=0o700)
         secret = pathlib.Path(self._folder, "secret")
@@ -195,7 +196,7 @@ class LocalCluster(Service):
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._listener.setblocking(False)  # whoever adopts it expects that
         self.address = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
-        starting = self._starting = Deferred()
+        starting = self._starting = Deferred(self._start_cancelled)
         self._start_scheduler()
         self.scale(self._wanted)
         self._look_ready()
@@ -207,16 +208,19 @@ class LocalCluster(Service):
 
     def _start_scheduler(self) -> None:
         assert self._listener is not None
-        descriptor = self._listener.fileno()
+        listener = self._listener.fileno()
         self._restarts.pop("", None)
         self._start_again = False
         self._scheduler_at = self._reactor.seconds()
         journal = f"{self._folder}/journal.sqlite" if self._journal is None else self._journal
-        arguments = ["scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal,
+        arguments = ["--listen-fd", str(listener), "scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal,
                      *self._scheduler_options]  # fmt: skip
-        command = ["--listen-fd", str(descriptor), "--folder", self._folder, "--folder", self._spill, *arguments]
-        self._scheduler = Child(self._reactor, command, self._environment(), lambda text: None, self._scheduler_leaves,
-                                self._scheduler_ended, [descriptor])  # fmt: skip
+        self._scheduler = self._child(arguments, lambda text: None, self._scheduler_leaves, self._scheduler_ended, [listener])
+
+    def _child(self, arguments: list[str], on_ready: Callable[[str], None], on_leaves: Callable[[str], None],
+               on_exit: Callable[[int], None], descriptors: Sequence[int] = ()) -> Child:  # fmt: skip
+        command = ["--lock-fd", str(self._lock), "--folder", self._folder, "--folder", self._spill, *arguments]
+        return Child(self._reactor, command, self._environment(), on_ready, on_leaves, on_exit, [self._lock, *descriptors])
 
     def _scheduler_leaves(self, why: str) -> None:
         """A client has shut the cluster down: nothing is started any more, and what does not go by itself is told to."""
@@ -252,8 +256,8 @@ class LocalCluster(Service):
         arguments = ["worker", self.address, "--name", name, "--store", f"{self._folder}/{name}", "--spill",
                      f"{self._spill}/{name}", "--secret-file", f"{self._folder}/secret", *self._worker_options]  # fmt: skip
         self._started_at[name] = self._reactor.seconds()
-        self._children[name] = Child(self._reactor, arguments, self._environment(), partial(self._worker_ready, name),
-                                     partial(self._worker_leaves, name), partial(self._worker_ended, name))  # fmt: skip
+        self._children[name] = self._child(arguments, partial(self._worker_ready, name),
+                                           partial(self._worker_leaves, name), partial(self._worker_ended, name))  # fmt: skip
 
     def _worker_ready(self, name: str, text: str) -> None:
         self._ready.add(name)
@@ -290,6 +294,10 @@ class LocalCluster(Service):
         pause = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (failures - 1))
         self._restarts[name] = self._reactor.callLater(pause, self._start_worker, name)
 
+    def _start_cancelled(self, starting: Deferred[Any]) -> None:
+        self._starting = None
+        self.stopService()
+
     def _fail_start(self, text: str) -> None:
         starting, self._starting = self._starting, None
         if starting is not None:
@@ -305,6 +313,10 @@ class LocalCluster(Service):
             return stopped
         self._stopping = True
         super().stopService()  # type: ignore[no-untyped-call]
+        starting, self._starting = self._starting, None
+        if starting is not None and not starting.called:
+            starting.errback(TwistdistError("the LocalCluster was stopped while it was starting"))
+            starting.addErrback(lambda _: None)  # who does not wait for the start need not be told
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()

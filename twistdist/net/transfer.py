@@ -152,7 +152,7 @@ class Sink(Protocol):
         """What has come was wrong."""
 
     def finish(self) -> bool:
-        """Everything came: whether it is right."""
+        """Everything came: whether it is right.  ``OSError`` when it could not be kept."""
 
     def discard(self) -> None:
         """It will not come."""
@@ -219,11 +219,7 @@ class Incoming:
             self._end(Failure(ProtocolError("more bytes came than were announced")))
             return
         self._left -= len(data)
-        try:
-            self._sink.write(data)
-        except OSError:
-            self._end(Failure())
-            return
+        self._sink.write(data)
         self._moved()
         if not self._left and data:
             self._end(None)

@@ -147,7 +147,7 @@ def remove_leftovers(root: str, spill_root: str = "") -> list[str]:
     """
     removed = []
     for entry in list(os.scandir(root)):
-        if entry.name.startswith(OF_ONE_PROCESS) and entry.is_dir(follow_symlinks=False) and _is_abandoned(entry.path):
+        if entry.name.startswith(OF_ONE_PROCESS) and entry.is_dir(follow_symlinks=False) and is_abandoned(entry.path):
             for folder in (entry.path, f"{spill_root}/{entry.name}" if spill_root else ""):
                 if folder:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -155,7 +155,7 @@ def remove_leftovers(root: str, spill_root: str = "") -> list[str]:
     return removed
 
 
-def _is_abandoned(folder: str) -> bool:
+def is_abandoned(folder: str) -> bool:
     """Whether no living process holds the lock of a folder."""
     try:
         lock = os.open(f"{folder}/.lock", os.O_RDWR)
@@ -411,25 +411,34 @@ def described(path: str) -> Stored | None:
     return Stored(task, attempt, size, digest)
 
 
+def _has_room(folder: str, size: int) -> bool:
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize >= size
+
+
 class IncomingFile:
     """A file on its way to us, written from the start on, visible when it is whole and right.
 
-    Where the store has no room it goes to the spill folder.  ``OSError`` when that has none either.
+    Where the store has no room it goes to the spill folder.  ``OSError`` when that has none either.  What can't be written
+    later, when others have filled the disk meanwhile, is told by ``finish``: the sender goes on sending, and the connection is
+    good for other files.
     """
 
     def __init__(self, store: Store, stored: Stored) -> None:
         self._store, self.stored, self.received = store, stored, 0
         self._folder = store.path
-        space = os.statvfs(store.path)
-        if space.f_bavail * space.f_frsize < stored.size + HEADER_BYTES:
+        if not _has_room(store.path, stored.size + HEADER_BYTES):
             self._folder = store.spill_path
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            if not _has_room(self._folder, stored.size + HEADER_BYTES):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._hidden = f"{self._folder}/.{self.stored.attempt:x}-{os.urandom(4).hex()}"
         self._descriptor = os.open(self._hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._begin()
 
     def _begin(self) -> None:
         self.received, self._digest = 0, xxhash.xxh3_128()
+        self._trouble: OSError | None = None
         os.truncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         _write_all(self._descriptor, [pack_header(self.stored)])
@@ -440,16 +449,25 @@ class IncomingFile:
         return self.stored.size - self.received
 
     def write(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
-        _write_all(self._descriptor, [data])
         self.received += len(data)
+        if self._trouble is None:
+            self._digest.update(data)
+            try:
+                _write_all(self._descriptor, [data])
+            except OSError as error:
+                self._trouble = error
 
     def start_over(self) -> None:
         """What has come was wrong."""
         self._begin()
 
     def finish(self) -> bool:
-        """Whether size and digest are right; then the file is visible.  Otherwise it can be filled again."""
+        """Whether size and digest are right; then the file is visible.  Otherwise it can be filled again.
+
+        ``OSError`` when it could not be written.
+        """
+        if self._trouble is not None:
+            raise self._trouble
         if self.left or self._digest.digest() != self.stored.digest:
             return False
         self._close()

@@ -1,6 +1,7 @@
-"""One role as a child process of an embedded cluster: ``python -m twistdist.tap --parent-fd N [--listen-fd N] ROLE OPTIONS``.
+"""One role as a child process of an embedded cluster: ``python -m twistdist.tap --parent-fd N --lock-fd N … ROLE OPTIONS``.
 
-Says it is ready to the parent, logs warnings to standard error, and ends when the parent is gone.
+Says it is ready to the parent, logs errors to standard error, and ends when the parent is gone.  All processes of the cluster
+share the lock of its folder; of those that are left alone the last one removes it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m twistdist.tap")
     parser.add_argument("--parent-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
-    parser.add_argument("--folder", action="append", default=[], help="removed when the parent is gone")
+    parser.add_argument("--lock-fd", type=int, required=True)
+    parser.add_argument("--folder", action="append", default=[], help="the cluster's; the first one has the lock")
     parser.add_argument("role", choices=("scheduler", "worker"))
     parser.add_argument("options", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -42,6 +44,7 @@ def main() -> None:
     from twisted.internet import reactor
 
     from twistdist.net.children import LEAVES, READY, ParentLink
+    from twistdist.storage.store import is_abandoned
     from twistdist.tap.roles import Role
 
     module: Any
@@ -71,8 +74,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: the_reactor.callFromThread(role.end))
     the_reactor.run(installSignalHandlers=False)
-    for folder in arguments.folder if orphaned else ():
-        shutil.rmtree(folder, ignore_errors=True)
+    os.close(arguments.lock_fd)
+    if orphaned and is_abandoned(arguments.folder[0]):
+        for folder in arguments.folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
