@@ -99,6 +99,7 @@ class LocalCluster(Service):
         self._scheduler_at = 0.0
         self._starting: Deferred[LocalCluster] | None = None
         self._stopping = self._gone = False
+        self._trigger: Any = None
         self._shut_down = ""  # by whom
         self._waiting_for_end: list[Deferred[None]] = []
         self.address = ""
@@ -197,6 +198,7 @@ class LocalCluster(Service):
         self._listener.setblocking(False)  # whoever adopts it expects that
         self.address = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
         starting = self._starting = Deferred(self._start_cancelled)
+        self._trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stops)
         self._start_scheduler()
         self.scale(self._wanted)
         self._look_ready()
@@ -325,6 +327,11 @@ class LocalCluster(Service):
         self._look_gone()
         return stopped
 
+    def _reactor_stops(self) -> Deferred[None]:
+        """The reactor waits until our processes are gone."""
+        self._trigger = None
+        return self.stopService()
+
     def _signal_all(self, number: signal.Signals) -> None:
         for child in [*self._children.values(), *([self._scheduler] if self._scheduler else [])]:
             child.signal(number)
@@ -340,6 +347,8 @@ class LocalCluster(Service):
         for folder in (self._folder, self._spill):
             shutil.rmtree(folder, ignore_errors=True)
         os.close(self._lock)
+        if self._trigger is not None:
+            self._reactor.removeSystemEventTrigger(self._trigger)
         waiting, self._waiting_for_end = self._waiting_for_end, []
         for stopped in waiting:
             stopped.callback(None)
