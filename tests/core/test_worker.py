@@ -236,6 +236,38 @@ def test_a_parked_executor_that_dies_is_charged_and_needs_no_other():
     assert effects(worker, fx.StartExecutor) == [] and set(worker.active) == {1} and not worker.parked
 
 
+def test_a_task_that_does_not_say_that_it_waits_is_parked_where_it_is():
+    worker = make()
+    worker.receive(0.0, [compute(1, cost=50), compute(2, cost=50)])
+    assert given(worker) == [1, 2]
+    worker.receive(0.0, [m.Park(2), m.Park(7)])  # one that is not running, and one that is over
+    assert effects(worker) == [] and said(worker) == []
+    worker.receive(0.0, [m.Park(1), m.Park(1)])
+    assert effects(worker) == [fx.TakeBack(0), fx.StartExecutor(1, 0.0)]
+    worker.taken_back(0.0, 0, [2], 1)
+    worker.executor_started(0.0, 1)
+    assert given(worker) == [2] and said(worker) == [m.Parked(1, True)]
+    worker.executor_outcomes(0.0, 0, [m.Waits(1, []), m.Resumes(1)])  # then it waits in its main thread too
+    assert effects(worker, fx.GoOn) == []
+    worker.executor_outcomes(0.0, 1, [m.Done(2, 2, b"", 0, b"", 5)])
+    assert effects(worker, fx.GoOn) == [fx.GoOn(0, 1)]
+
+
+def test_executors_of_tasks_that_end_while_parked_do_not_pile_up():
+    worker = make()
+    for n in range(1, 6):
+        worker.receive(0.0, [compute(n)])
+        worker.receive(0.0, [m.Park(n)])
+        for start in effects(worker, fx.StartExecutor):
+            worker.executor_started(0.0, start.number)
+    for number in list(worker.parked):
+        (attempt,) = worker.executors[number].given
+        worker.executor_outcomes(0.0, number, [m.Done(attempt, attempt, b"", 0, b"", 5)])
+        for end in effects(worker, fx.EndExecutor):
+            worker.executor_ended(0.0, end.number, Death("exit code 0"))
+    assert not worker.parked and not worker.jobs and len(worker.executors) <= 2 * worker.slots
+
+
 def test_executors_that_stay_after_many_waits_are_bounded():
     worker = make()
     for n in range(1, 20):

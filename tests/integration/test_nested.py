@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -111,3 +113,67 @@ def test_threads_of_a_task_share_its_client(one):
         return len(set(map(id, found)))
 
     assert one.submit(parent).result(60) == 1
+
+
+def by_asyncio(client):
+    async def wait_for(future):
+        return await asyncio.wrap_future(future)
+
+    return asyncio.run(wait_for(client.submit(pow, 2, 3)))
+
+
+def by_threads(client):
+    with ThreadPoolExecutor(3) as pool:
+        return sum(pool.map(lambda i: client.submit(pow, i, 1).result(), (1, 3, 4)))
+
+
+def by_a_thread(client):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(client.submit(pow, 2, 3).result()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def by_an_event(client):
+    done = threading.Event()
+    future = client.submit(pow, 2, 3)
+    future.add_done_callback(lambda _: done.set())
+    done.wait()
+    return future.result()
+
+
+def by_looking(client):
+    future = client.submit(pow, client.submit(pow, 2, 1), 3)
+    while not future.done():
+        pass
+    return future.result()
+
+
+@pytest.mark.parametrize("waits", [by_asyncio, by_threads, by_a_thread, by_an_event, by_looking])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_may_wait_for_its_tasks_in_any_way(waits, workers):
+    def parent():
+        return waits(current_client())
+
+    with LocalCluster(n_workers=workers, slots=1) as cluster, Client(cluster.address) as client:
+        parents = [client.submit(parent) for _ in range(2 * workers)]
+        assert client.gather(parents, timeout=60) == [8] * len(parents)
+        assert {one.kind for one in client.incidents()} == {"slot lent"}
+        until(lambda: all(one.waiting == 0 for one in client.workers().values()))
+        assert client.gather(client.map(pow, range(20), range(20)), timeout=60) == [i**i for i in range(20)]
+
+
+def in_threads(n):
+    if n == 0:
+        return 0
+    results = []
+    thread = threading.Thread(target=lambda: results.append(current_client().submit(in_threads, n - 1).result()))
+    thread.start()
+    thread.join()
+    return results[0] + 1
+
+
+def test_recursion_in_threads_needs_no_slots_of_its_own():
+    with LocalCluster(n_workers=1, slots=1) as cluster, Client(cluster.address) as client:
+        assert client.submit(in_threads, 8).result(120) == 8

@@ -329,9 +329,8 @@ class Pool:
             executor.expected_us -= job.cost
             executor.outcomes += 1
             del self.jobs[job.attempt]
-            if executor.parked is job:  # it was interrupted while it waited
-                self._unpark(executor)
-                self.active[number] = executor
+            if executor.parked is job:  # it was interrupted while it waited, or did not ask for its slot
+                self._back_among_active(executor)
             if self._is_ending(executor, job.attempt):
                 self._ended_politely(executor, job, outcome)
             else:
@@ -360,7 +359,18 @@ class Pool:
         executor.functions.clear()  # some may have been among what it gives back
         self._requeue(back)
         job = executor.given.get(message.attempt)
-        if job is None or executor.parked is not None or len(self.parked) >= self.most_parked:
+        if job is not None:
+            self._park(executor, job)
+
+    def park(self, attempt: int) -> None:
+        """The scheduler has seen that the task waits, in whatever way: it is parked if it runs."""
+        job = self.jobs.get(attempt)
+        executor = self._has(job) if job is not None else None
+        if job is not None and executor is not None and next(iter(executor.given.values())) is job:
+            self._park(executor, job)
+
+    def _park(self, executor: Executor, job: Job) -> None:
+        if executor.parked is not None or len(self.parked) >= self.most_parked:
             return
         executor.parked = job
         self.active.pop(executor.number, None)
@@ -385,11 +395,14 @@ class Pool:
         """The task has a slot again."""
         job = executor.parked
         assert job is not None
-        self._unpark(executor)
-        self.active[executor.number] = executor
+        self._back_among_active(executor)
         self._post(m.Parked(job.attempt, False))
         self.effects.append(effects.GoOn(executor.number, job.attempt))
         self._adjust_intake()
+
+    def _back_among_active(self, executor: Executor) -> None:
+        self._unpark(executor)
+        self.active[executor.number] = executor
         if len(self.active) > 2 * self.slots:  # some stay for the next one that waits
             idle = next((one for one in self.active.values() if one.up and not one.given), None)
             if idle is not None:

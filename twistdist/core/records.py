@@ -218,6 +218,7 @@ class Client:
 
     A ``held`` one is no process's own: it keeps what a durable session of that name wants (``kept``: by which future), or what
     was published.  ``recorded`` ones are in the journal; a ``restored`` one was read from it and has not come back yet.
+    ``look_after`` so many seconds it is looked at again whether the tasks of this one's ``parent`` can begin (0: not at all).
     """
 
     number: int
@@ -237,6 +238,7 @@ class Client:
     next_cid: int = 0
     recorded: bool = False
     restored: bool = False
+    look_after: float = 0.0
 
 
 @attrs.define(eq=False)

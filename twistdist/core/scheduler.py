@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from twistdist.core import queries
+from twistdist.core import nesting, queries
 from twistdist.core.queue import rank
-from twistdist.core.records import Care, Client, Function, Task, Worker
+from twistdist.core.records import Care, Client, Function, Incident, Task, Worker
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
 from twistdist.core.restart import Restarting
@@ -142,8 +142,10 @@ class Scheduler(Restarting):
     def reconnected(self, now: float, peer: Peer) -> None:
         """The session goes on over a new connection."""
         peer.connected = True
-        if isinstance(peer, Client) and peer.restored:
-            self.returned(peer)
+        if isinstance(peer, Client):
+            if peer.restored:
+                self.returned(peer)
+            self._look_after_children(now, peer)
         self.dirty[peer] = None  # what was posted while it was away has no other occasion to leave
         if isinstance(peer, Worker):
             self._heard(now, peer)
@@ -289,6 +291,29 @@ class Scheduler(Restarting):
             self.ledger.batch(client, [task for task in made if task.number in self.tasks])
         if strange:
             self._alarm(now + self.settings.name_grace, self._still_strange, strange)
+        self._look_after_children(now, client)
+
+    def _look_after_children(self, now: float, client: Client) -> None:
+        """The client of a task has submitted something: see that it can begin although the task has a slot."""
+        if client.parent and not client.look_after:
+            client.look_after = nesting.LOOK_S
+            self._alarm(now + client.look_after, self._look_at_children, client)
+
+    def _look_at_children(self, now: float, client: Client) -> None:
+        parent = self.tasks.get(client.parent)
+        wanted = [task for task in client.futures.values() if task is not None and task.state in UNFINISHED]
+        if not client.connected or parent is None or parent.state is not ASSIGNED or not wanted:
+            client.look_after = 0.0
+            return
+        client.look_after = min(nesting.LONGEST_LOOK_S, 2 * client.look_after)
+        self._alarm(now + client.look_after, self._look_at_children, client)
+        parents = {self.tasks[one.parent] for one in self.clients.values() if one.connected and one.parent in self.tasks}
+        found = nesting.slot_to_free(parent, wanted, list(self.workers.values()), parents)
+        if found is not None:
+            worker, task = found
+            text = f"{len(wanted)} tasks of {parent.key} can't begin: tasks that have tasks of their own hold every slot"
+            self._incident(Incident(now, "slot lent", worker.name, f"{text}; {task.key} goes on beside its slot"))
+            self.post(worker, m.Park(task.attempt))
 
     def _give_target(self, task: Task, options: m.Options) -> None:
         """Copies beyond the first; what must never be computed twice is on two workers, or checkpointed, before it is told."""

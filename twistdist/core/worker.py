@@ -69,6 +69,7 @@ class Worker(Pool):
             m.Located: self._located,
             m.PeerState: self._peer_state,
             m.Audit: self._audit,
+            m.Park: lambda now, message: self.park(message.attempt),
             m.Beat: lambda now, message: None,  # it has a meaning only outside the numbers
         }
 

@@ -386,7 +386,7 @@ class World:
             self.kill_scheduler()
             return
         kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory",
-                                "silence", "silence", "drift"))  # fmt: skip
+                                "silence", "silence", "drift", "park"))  # fmt: skip
         self.faults[kind] += 1
         worker = self.workers[self.rng.choice(sorted(self.workers))]
         if kind == "cut" and worker.link is not None:
@@ -404,12 +404,21 @@ class World:
             worker.link.silent(self.rng.choice((0.5, 1.0, 2.0, 4.0)))
         elif kind == "drift":
             self._drift(worker)
+        elif kind == "park":
+            self._park_one(worker.name)
         elif kind == "lose file" and worker.store:
             del worker.store[self.rng.choice(sorted(worker.store))]
         elif kind == "cut client":
             link = self.rng.choice(self.clients).link
             if link is not None:
                 link.cut()
+
+    def _park_one(self, name: str) -> None:
+        """A task of a worker is taken for one that waits, whether it does or not."""
+        peer = next((one for one in self.core.workers.values() if one.name == name), None)
+        if peer is not None and peer.assigned:
+            self.core.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
+            self.flush()
 
     def _drift(self, worker: SimWorker) -> None:
         """The books of one side go wrong, as a bug would have it."""

@@ -551,6 +551,12 @@ class Rescue(Message, tag=57):
     store: str
 
 
+class Park(Message, tag=49):
+    """The attempt has a client whose tasks find no slot: it goes on beside its slot, which is for others now."""
+
+    attempt: int
+
+
 class Located(Message, tag=58):
     """The answer to Locate."""
 
@@ -655,7 +661,7 @@ FromWorker = (
 )  # fmt: skip
 ToWorker = (
     WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer | Copy | Rescue | Located
-    | PeerState | Audit | Beat
+    | PeerState | Audit | Park | Beat
 )  # fmt: skip
 Bulk = Fetch | Data | Absent | Busy | Put | Send | Kept
 

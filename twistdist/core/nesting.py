@@ -1,0 +1,65 @@
+"""Tasks that wait for tasks of their own in a way that nobody sees: in threads, in asyncio, by looking again and again.
+
+A task that calls ``result()`` in its main thread says so and gives up its slot.  Of one that waits otherwise only this is
+known: it has a client whose tasks do not begin, since every slot that they could use is held by tasks with clients.  Then one
+of these is to be parked where it is: it goes on, and another executor runs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from twistdist.core import placement
+from twistdist.core.records import Task, Worker
+from twistdist.core.tasks import ASSIGNED, READY, UNFINISHED
+
+#: Seconds after a task's client has submitted something until it is looked at whether it could begin, doubled each time.
+LOOK_S, LONGEST_LOOK_S = 0.25, 2.0
+
+#: Tasks that are looked at for one that can't begin.
+MOST_LOOKED_AT = 10_000
+
+
+def slot_to_free(parent: Task, wanted: Iterable[Task], workers: Collection[Worker],
+                 parents: Collection[Task]) -> tuple[Worker, Task] | None:  # fmt: skip
+    """The worker, and the one of ``parents`` there, without whose slot a task of ``wanted``, or what that needs, can't begin.
+
+    ``parents`` are the tasks that have clients; ``parent``, whose client wants the tasks, is chosen where that helps.  None
+    while every wanted task either runs, or may begin as soon as a task without a client ends.
+    """
+    full = {worker: holding for worker in workers if worker.connected and (holding := _holding(worker, parents)) is not None}
+    if not full:
+        return None
+    looked_at: set[int] = set()  # options of those that are ready: the tasks of a map share theirs
+    for task in _next_to_begin(wanted):
+        if task.state is ASSIGNED and (task in parents or not any(task in worker.assigned for worker in full)):
+            continue  # it runs, or is next
+        if id(task.options) in looked_at:
+            continue
+        looked_at.add(id(task.options))
+        possible = [worker for worker in workers if worker.connected and placement.allowed(task, worker)]
+        if possible and all(worker in full for worker in possible):
+            first = next((worker for worker in possible if parent in full[worker]), possible[0])
+            return first, parent if parent in full[first] else full[first][0]
+    return None
+
+
+def _holding(worker: Worker, parents: Collection[Task]) -> list[Task] | None:
+    """The tasks with clients that hold all slots of a worker; None where one is free, or held by another task."""
+    holding = [task for task in worker.assigned if task in parents and task not in worker.parked]
+    return holding if len(holding) >= max(1, worker.most) else None
+
+
+def _next_to_begin(wanted: Iterable[Task]) -> Iterable[Task]:
+    """What of ``wanted``, or of what that waits for, is ready or with a worker."""
+    seen: set[Task] = set()
+    todo = [task for task in wanted if task.state in UNFINISHED]
+    while todo and len(seen) < MOST_LOOKED_AT:
+        task = todo.pop()
+        if task in seen:
+            continue
+        seen.add(task)
+        if task.state is READY or task.state is ASSIGNED:
+            yield task
+        else:
+            todo.extend(one for one in task.inputs if one.state in UNFINISHED)
