@@ -8,6 +8,7 @@ from twistdist.core import resilience, tasks
 from twistdist.core import scheduler as core
 from twistdist.core.invariants import check_scheduler
 from twistdist.errors import ProtocolError
+from twistdist.wire import framing
 from twistdist.wire import messages as m
 
 
@@ -376,9 +377,30 @@ def test_clear_drops_only_what_no_connected_session_wants(story):
     assert story.said(other, m.Reply)[0].value == {"sessions": 1, "tasks": 1}
 
 
-def test_odd_messages_from_a_client_are_protocol_errors(story):
-    with pytest.raises(ProtocolError):
-        story.tell(story.client, m.Submit(1, 77, [b""]))
+def test_a_submit_that_can_not_be_carried_out_fails_its_own_futures(story):
+    story.tell(story.client, m.Submit(1, 77, [b"", b""]), m.Submit(3, 1, [b""]))
+    refused = [one for one in story.said(story.client) if isinstance(one, m.Erred)]
+    assert [one.cid for one in refused] == [1, 2] and "unknown function 77" in refused[0].error.text
+    assert set(story.core.tasks.values()) == {story.client.futures[3]}
+    (incident,) = story.core.statistics.incidents
+    assert incident.kind == "message refused" and "Submit: a task of the unknown function 77" in incident.cause
+    story.tell(story.client, m.Release([1, 2, 3]))
+    assert not story.core.tasks and not story.client.futures
+
+
+@pytest.mark.parametrize("parts, cids, query", [([11, 5, 1, [b"a", b"b"], "no list"], [5, 6], None),
+                                                ([18, 5, "k", "no size"], [5], None), ([15, 9, 8, []], [], 9),
+                                                ([11, "x"], [], None), ([11, -1, 1, [b""], 3], [], None),
+                                                ([11, (1 << 64) - 1, 1, [b""], 3], [], None), ([99], [], None), ([], [], None)])
+def test_what_can_not_be_decoded_is_told_to_who_waits_for_it(story, parts, cids, query):
+    body = framing.encode_frame((1, 0, [m.Submit(1, 1, [b"good"]), parts, m.Submit(2, 1, [b"too"])]))[4:]
+    story.core.receive(story.now, story.client, framing.decode_frame_of_client(body)[2])
+    check_scheduler(story.core)
+    said = story.said(story.client)
+    assert [one.cid for one in said if isinstance(one, m.Erred)] == cids
+    assert [one.query for one in said if isinstance(one, m.Reply)] == ([] if query is None else [query])
+    assert [task.args for task in story.core.tasks.values()] == [b"good", b"too"]
+    assert [one.kind for one in story.core.statistics.incidents] == ["message refused"]
 
 
 def test_functions_are_forgotten_with_their_last_user(story):
@@ -489,15 +511,15 @@ def test_odd_questions_are_answered_with_an_error(story, what):
 
 
 @pytest.mark.parametrize("message", [m.Submit(1, 1, [b"", b""], [[]]), m.Submit(1, 1, [b""], None, [])])
-def test_lists_of_different_lengths_are_protocol_errors(story, message):
-    with pytest.raises(ProtocolError):
-        story.tell(story.client, message)
+def test_lists_of_different_lengths_are_refused(story, message):
+    story.tell(story.client, message)
+    assert story.outcome(1).error.kind == "ProtocolError" and not story.core.tasks
 
 
-def test_a_future_submitted_twice_is_a_protocol_error(story):
+def test_a_future_submitted_twice_stays_the_first_one(story):
     story.submit()
-    with pytest.raises(ProtocolError):
-        story.tell(story.client, m.Submit(1, 1, [b""]))
+    story.tell(story.client, m.Submit(1, 1, [b""]))
+    assert story.outcome(1) is None and len(story.core.tasks) == 1 == len(story.core.statistics.incidents)
 
 
 def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection(story, monkeypatch):
@@ -608,8 +630,9 @@ def test_a_submit_that_can_not_be_is_refused_as_a_whole(story):
     odd = [m.Submit(first - 1, 1, [b"a", b"b"]), m.Submit((1 << 64) - 1, 1, [b"a", b"b"]), m.Submit(-1, 1, [b"a"]),
            *(m.Submit(9, 1, [b"a"], options=options) for options in limits)]  # fmt: skip
     for submit in odd:
-        with pytest.raises(ProtocolError):
-            story.tell(story.client, submit)
+        story.tell(story.client, submit)
+        assert story.core.statistics.incidents[-1].kind == "message refused"
+        story.tell(story.client, m.Release([first + 1, 9]))
     assert len(story.core.tasks) == 1 and story.core.statistics.submitted == 1
 
 
@@ -618,5 +641,5 @@ def test_data_are_not_scattered_under_a_number_whose_file_is_still_wanted(story)
     other = story.core.greet(story.now, m.HelloClient(2))
     story.tell(other, m.Query(1, "watch", [[1, "k"]]))
     story.tell(story.client, m.Release([1]))
-    with pytest.raises(ProtocolError, match="twice"):
-        story.tell(story.client, m.Scatter(1, "l", 10, b"e", None, 1, [], True))
+    story.tell(story.client, m.Scatter(1, "l", 10, b"e", None, 1, [], True))
+    assert "twice" in story.core.statistics.incidents[-1].cause and story.outcome(1) is None

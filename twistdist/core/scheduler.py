@@ -12,9 +12,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from twistdist.core import nesting, queries
+from twistdist.core import nesting, queries, refusals
 from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Function, Incident, Task, Worker
+from twistdist.core.refusals import MOST_CIDS
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
 from twistdist.core.restart import Restarting
@@ -27,9 +28,6 @@ BATCH_S = 0.1
 
 #: A recipe as clients make it: the digest of the function and that of the arguments.
 RECIPE_BYTES = 32
-
-#: Numbers of futures are below: they can always be sent back.
-MOST_CIDS = 1 << 63
 
 
 class Scheduler(Restarting):
@@ -67,6 +65,7 @@ class Scheduler(Restarting):
             m.Leaving: self._leaving,
             m.Inventory: self._inventory,
             m.Beat: lambda now, peer, message: None,  # it has a meaning only outside the numbers
+            m.Undecodable: lambda now, client, message: self._refuse_message(now, client, message, message.text),
         }
 
     @property
@@ -90,12 +89,31 @@ class Scheduler(Restarting):
             self._heard(now, peer)
         for message in messages:
             kind = type(message)
-            handlers[kind](now, peer, message)
+            try:
+                handlers[kind](now, peer, message)
+            except ProtocolError as error:
+                if not isinstance(peer, Client):
+                    raise
+                self._refuse_message(now, peer, message, str(error))
             if kind is m.Bye:
                 break  # nothing comes behind it
         if self.ledger is not None and isinstance(peer, Client) and peer.number in self.clients:
             self.ledger.session(peer)  # which frames were received: the next ones may be waiting on its side already
         self._settle(now)
+
+    def _refuse_message(self, now: float, client: Client, message: Any, text: str) -> None:
+        """A client's message is not carried out: its futures fail, its question is answered, and the session goes on."""
+        cids, query = refusals.concerned(message)
+        for cid in cids:
+            if cid not in client.futures and cid not in client.sources:
+                client.futures[cid] = None
+                if self.ledger is not None:
+                    self.ledger.watch(None, client, cid)
+                self.post(client, m.Erred(cid, m.ErrorInfo("ProtocolError", "", f"the scheduler refused it: {text}")))
+        if query is not None:
+            self.post(client, m.Reply(query, f"the scheduler refused the question: {text}"))
+        kind = "message" if isinstance(message, m.Undecodable) else type(message).__name__
+        self._incident(Incident(now, "message refused", client.name or f"{client.number:x}", f"{kind}: {text}"))
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
         """A new session.  The edge answers with Ready, outside the session's numbers."""

@@ -31,7 +31,7 @@ from twistdist.net.tls import listen, server_factory
 from twistdist.storage.journal import Journal
 from twistdist.wire import journal as j
 from twistdist.wire import messages as m
-from twistdist.wire.framing import FROM_CLIENT, FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame
+from twistdist.wire.framing import FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame, decode_frame_of_client
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
@@ -224,8 +224,7 @@ class SchedulerService(Service):
                 continue
             if self._connections.get(peer) is not connection:
                 return  # a newer connection of this session has taken over
-            decoder = FROM_CLIENT if isinstance(peer, Client) else FROM_WORKER
-            frame = decode_frame(decoder, body)
+            frame = decode_frame_of_client(body) if isinstance(peer, Client) else decode_frame(FROM_WORKER, body)
             try:
                 messages = peer.session.accept(frame)
             except Gap as gap:

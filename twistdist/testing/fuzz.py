@@ -46,8 +46,9 @@ _SECRET, _SERVER, _CLIENT = b"a secret for fuzzing", b"s" * 32, b"c" * 32
 
 
 def decoders() -> dict[str, msgspec.msgpack.Decoder[object]]:
-    """Every decoder of the wire, by name."""
-    return {name: one for name, one in vars(framing).items() if isinstance(one, msgspec.msgpack.Decoder)}
+    """Every decoder of frames, by name."""
+    found = {name: one for name, one in vars(framing).items() if isinstance(one, msgspec.msgpack.Decoder)}
+    return {name: one for name, one in found.items() if not name.startswith("_")}
 
 
 def readers() -> dict[str, Callable[[bytes], object]]:
@@ -57,7 +58,7 @@ def readers() -> dict[str, Callable[[bytes], object]]:
         return lambda data: framing.decode_frame(decoder, data)  # type: ignore[arg-type]
 
     found = {name: decode(one) for name, one in decoders().items()}
-    found |= {"outcome": packets.decode_outcome, "packet": unpack}
+    found |= {"frame of a client": framing.decode_frame_of_client, "outcome": packets.decode_outcome, "packet": unpack}
     return found | {"FrameReader": read_frames, "ServerHandshake": serve, "ClientHandshake": dial}
 
 

@@ -72,6 +72,29 @@ BULK_REQUEST = _decoder(m.Fetch, m.Put)
 BULK_ANSWER = _decoder(m.Data, m.Absent, m.Busy, m.Send, m.Kept)
 
 
+_ANY = msgspec.msgpack.Decoder(tuple[int, int, list[list[Any]]])
+_ONE_FROM_CLIENT = msgspec.msgpack.Decoder(m.FromClient)
+
+
+def decode_frame_of_client(data: bytes | memoryview) -> m.Frame:
+    """As :func:`decode_frame`, of a client: what is wrong with one message does not concern the others of the frame."""
+    try:
+        return FROM_CLIENT.decode(data)
+    except UNDECODABLE as error:
+        try:
+            number, acknowledged, messages = _ANY.decode(data)
+        except UNDECODABLE:
+            raise ProtocolError(f"a frame of {len(data)} bytes can't be decoded: {error}") from None
+    return number, acknowledged, [_message_of_client(parts) for parts in messages]
+
+
+def _message_of_client(parts: list[Any]) -> Any:
+    try:
+        return _ONE_FROM_CLIENT.decode(msgspec.msgpack.encode(parts))
+    except (*UNDECODABLE, *UNENCODABLE) as error:
+        return m.Undecodable(parts, str(error))
+
+
 def decode_frame(decoder: msgspec.msgpack.Decoder[m.Frame], data: bytes | memoryview) -> m.Frame:
     """The frame in ``data`` (without its length).  ``ProtocolError`` for anything that is none."""
     try:

@@ -23,7 +23,7 @@ microseconds, limits seconds.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -650,6 +650,13 @@ class GoOn(Message, tag=75):
     """The attempt has a slot again."""
 
     attempt: int
+
+
+class Undecodable(NamedTuple):
+    """In the place of a message that must not be sent: what it consists of, its tag first, and what is wrong with it."""
+
+    parts: list[Any]
+    text: str
 
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
