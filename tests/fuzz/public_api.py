@@ -211,6 +211,7 @@ class Fuzz:
         def map_() -> Any:
             args, options = self.task_call()
             function, rest = args[0], args[1:] or (odd(),)
+            rest = (*rest, range(3))  # or there would be millions of tasks
             return lambda: self.keep(client.map(function, *rest, **options), mine)
 
         def call(name: str, args: Callable[[], tuple[Any, ...]], *options: str) -> Callable[[], Any]:
