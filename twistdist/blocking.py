@@ -248,6 +248,10 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
             return "PENDING"
         return "CANCELLED_AND_NOTIFIED" if state is State.CANCELLED else "FINISHED"
 
+    @_state.setter
+    def _state(self, state: str) -> None:
+        raise concurrent.futures.InvalidStateError(f"{self.key} is set by the cluster; what sets futures makes its own")
+
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
         return self._client.waiters.setdefault(self._record.cid, _Waiters(self._client, self))

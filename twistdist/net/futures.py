@@ -148,7 +148,7 @@ def as_futures(futures: Any) -> list[Future]:
     members = list(futures) if isinstance(futures, Iterable) and not isinstance(futures, str | bytes) else [futures]
     for one in members:
         if not isinstance(one, Future):
-            raise TypeError(f"futures are those of a client of twistdist.connect, several of them in a list; this is none: {shown(one)}")
+            raise TypeError(f"this is no Future of a client of twistdist.connect: {shown(one)}")
     return members
 
 

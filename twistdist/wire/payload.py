@@ -317,5 +317,5 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
     except Exception as error:
         raise SerializationError(f"the function {shown(function)} can't be pickled: {said(error)}") from error
     if inputs:
-        raise SerializationError(f"the function {shown(function)} holds a Future in its closure; pass it as an argument instead")
+        raise SerializationError(f"the function {shown(function)} holds a Future in its closure; pass it as an argument")
     return data, by_name
