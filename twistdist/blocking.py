@@ -242,7 +242,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         return self._client.condition
 
     @property
-    def _state(self) -> str:  # type: ignore[override]
+    def _state(self) -> str:
         state = self._record.state
         if state is State.PENDING:
             return "PENDING"

@@ -61,6 +61,9 @@ ALSO: dict[str, Any] = {
     "cluster.kill_worker": KeyError,
 }
 
+#: What the tasks raise, beside exceptions of their own.
+OF_TASKS = (StopIteration, StopAsyncIteration, MemoryError, RecursionError, KeyError, OSError)
+
 #: Options of ``submit`` and ``map``.
 TASK_OPTIONS = (
     "key",
@@ -530,7 +533,11 @@ class Fuzz:
         last = frames[-1]
         text = f"{self.latest}\n{''.join(traceback.format_exception(type(error), error, error.__traceback__))[-2500:]}"
         of_a_task = hasattr(error, "__twistdist__") if type(error) not in (oddities.Mute,) else True
-        if of_a_task or "oddities" in last.filename:
+        if of_a_task:
+            if not isinstance(error, (*ORDINARY, *OF_TASKS)) and type(error).__module__ != oddities.__name__:
+                self.report.found(f"a task fails: {type(error).__name__}", text)
+            return
+        if "oddities" in last.filename:
             return
         what = f"{call.name}: {type(error).__name__} at {last.filename.rpartition('/')[2]}:{last.lineno} {last.name}"
         if not isinstance(error, (ORDINARY, ALSO.get(call.name.partition(" ")[2], Refusal))):
