@@ -24,7 +24,7 @@ from concurrent.futures import as_completed, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from twistdist.config import as_seconds, as_secret
+from twistdist.config import as_secret, as_timeout
 from twistdist.core.client import Record, State
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
@@ -33,7 +33,7 @@ from twistdist.net import client as net_client
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
-from twistdist.net.options import NO_OPTIONS, TaskOptions, check_session, split_options
+from twistdist.net.options import NO_OPTIONS, TaskOptions, check_session, check_workers, several, split_options
 from twistdist.net.session import Parent
 from twistdist.net.shapes import as_shape, flatten, rebuild, replace
 from twistdist.net.timers import use_monotonic_time
@@ -77,7 +77,7 @@ class _Loop:
     def call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
         """Run ``function`` in the reactor's thread and wait for its value, or for that of the Deferred it returns."""
         self.check()
-        timeout = _seconds(timeout)
+        timeout = as_timeout(timeout)
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.reactor.callFromThread(self._run, function, outcome)
         done = threading.Event()
@@ -114,7 +114,10 @@ class _Loop:
 
 def _run_callbacks(waiting: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]]) -> None:
     while True:
-        _call_back(*waiting.get())
+        try:
+            _call_back(*waiting.get())
+        except BaseException:  # one that exits does not end the thread, in which the others are called
+            logging.getLogger("twistdist").exception("a callback tried to end its thread")
 
 
 def _call_back(function: Callable[[Any], Any], argument: Any) -> None:
@@ -122,14 +125,6 @@ def _call_back(function: Callable[[Any], Any], argument: Any) -> None:
         function(argument)
     except Exception:  # concurrent.futures logs it and goes on too
         logging.getLogger("twistdist").exception("calling the callback %r of %r failed", function, argument)
-
-
-def _seconds(timeout: Any) -> float | None:
-    """A timeout as the standard library takes it; None, and what is too long to be waited for, is no bound."""
-    if timeout is None:
-        return None
-    seconds = as_seconds(timeout, "timeout", float("-inf"), float("inf"))
-    return None if seconds > threading.TIMEOUT_MAX else seconds
 
 
 def _wait(wait: Callable[[float | None], bool], timeout: float | None) -> bool:
@@ -247,11 +242,15 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         return self._client.condition
 
     @property
-    def _state(self) -> str:  # type: ignore[override]
+    def _state(self) -> str:
         state = self._record.state
         if state is State.PENDING:
             return "PENDING"
         return "CANCELLED_AND_NOTIFIED" if state is State.CANCELLED else "FINISHED"
+
+    @_state.setter
+    def _state(self, state: str) -> None:
+        raise concurrent.futures.InvalidStateError(f"{self.key} is set by the cluster; what sets futures makes its own")
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
@@ -262,7 +261,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
     def _wait(self, timeout: float | None) -> Raw:
         """The bytes of the value, or the error, when the task has ended."""
         record, condition, loop = self._record, self._client.condition, self._client.loop
-        timeout = _seconds(timeout)
+        timeout = as_timeout(timeout)
         if record.state is State.PENDING:
             loop.check()
 
@@ -326,10 +325,11 @@ class Client:
     _parent: Parent | None = None  # in a task's own client
 
     def __init__(self, address: str | LocalCluster | None = None, *, session: str | None = None,
-                 secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float = 30.0,
+                 secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float | None = 30.0,
                  **local: Any) -> None:  # fmt: skip
         self._cluster: LocalCluster | None = None
         self._keeps = address  # a cluster ends with the last reference to it
+        timeout = as_timeout(timeout)
         found = net_client.find_scheduler(address, secret, tls, local)
         if found is None:
             self._cluster = LocalCluster(secret=secret, **local)
@@ -403,19 +403,23 @@ class Client:
 
     def replicate(self, futures: Any, n: int, timeout: float | None = None) -> None:
         """Keep ``n`` copies of each value on different workers from now on."""
-        self._call(lambda: self._session.replicate(futures, n), timeout)
+        found = flatten(futures)
+        self._call(lambda: self._session.replicate(found, n), timeout)
 
     def rebalance(self, futures: Any = None, timeout: float | None = None) -> None:
         """Move values from workers that hold much to those that hold little."""
-        self._call(lambda: self._session.rebalance(futures), timeout)
+        found = None if futures is None else flatten(futures)
+        self._call(lambda: self._session.rebalance(found), timeout)
 
     def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> None:
         """Have workers hand over what only they hold, and end; after ``timeout`` seconds with what is left."""
-        self._call(lambda: self._session.retire_workers(names, timeout))
+        chosen = check_workers(names)
+        self._call(lambda: self._session.retire_workers(chosen, timeout))
 
     def cancel(self, futures: Any, timeout: float | None = None) -> None:
         """Stop tasks, running ones too, unless somebody else wants them."""
-        self._call(lambda: self._session.cancel(futures), timeout)
+        found = flatten(futures)
+        self._call(lambda: self._session.cancel(found), timeout)
 
     def workers(self, timeout: float | None = None) -> dict[str, WorkerInfo]:
         """Worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
@@ -427,11 +431,13 @@ class Client:
 
     def who_has(self, futures: Iterable[Any] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
         """Key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
-        return self._call(lambda: self._session.who_has(futures), timeout)  # type: ignore[no-any-return]
+        found = None if futures is None else several(futures)
+        return self._call(lambda: self._session.who_has(found), timeout)  # type: ignore[no-any-return]
 
     def has_what(self, workers: Iterable[str] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
         """Worker name -> keys of the values that it holds."""
-        return self._call(lambda: self._session.has_what(workers), timeout)  # type: ignore[no-any-return]
+        chosen = check_workers(workers)
+        return self._call(lambda: self._session.has_what(chosen), timeout)  # type: ignore[no-any-return]
 
     def why(self, future_or_key: Any, timeout: float | None = None) -> dict[str, Any] | None:
         """What the scheduler knows of one task: state, worker, inputs, crashes; None for an unknown key."""
@@ -451,7 +457,8 @@ class Client:
 
     def take_up(self, keys: list[str], timeout: float | None = None) -> list[Future | None]:
         """Futures of tasks by key, somebody else's too; None where no task has that key."""
-        found = self._call(lambda: self._session.take_up(keys), timeout)
+        names = several(keys)
+        found = self._call(lambda: self._session.take_up(names), timeout)
         return [None if one is None else self._adopt(one) for one in found]
 
     def _adopt(self, other: Any) -> Future:
@@ -473,7 +480,8 @@ class Client:
     def publish_dataset(self, name: str, futures: Any, timeout: float | None = None) -> None:
         """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
         unpublished."""
-        self._call(lambda: self._session.publish_dataset(name, futures), timeout)
+        shape = as_shape(futures)
+        self._call(lambda: self._session.publish_dataset(name, shape), timeout)
 
     def get_dataset(self, name: str, timeout: float | None = None) -> Any:
         """What was published: futures of this client in the nesting that they had."""
@@ -562,7 +570,7 @@ class Executor(concurrent.futures.Executor):
             chunksize: int = 1, **_: Any) -> Iterator[Any]:  # fmt: skip
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        bound = _seconds(timeout)
+        bound = as_timeout(timeout)
         end = None if bound is None else time.monotonic() + bound
         return self._results(self._submit(fn, zip(*iterables), {}), end)  # noqa: B905
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from twistdist.blocking import Client
 from twistdist.errors import DataLost
+from twistdist.net.options import several
 
 __all__ = ["clear", "gather", "scatter", "who_has"]
 
@@ -25,7 +26,7 @@ def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0
 def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None, timeout: float = 30.0,
            tls: str | os.PathLike[str] | None = None) -> list[Any]:  # fmt: skip
     """The values of ``keys``, in order.  ``DataLost`` names the keys that nobody on the cluster knows."""
-    names = list(keys)
+    names = several(keys)
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         futures = client.take_up(names, timeout)
         unknown = [name for name, future in zip(names, futures, strict=True) if future is None]

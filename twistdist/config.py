@@ -8,10 +8,11 @@ import os
 import pathlib
 import re
 import secrets
+import threading
 from datetime import timedelta
 from typing import Any
 
-from twistdist.errors import ConfigError
+from twistdist.errors import ConfigError, shown
 
 DEFAULT_PORT = 8786
 
@@ -50,12 +51,12 @@ def parse_address(address: str) -> str:
     Raises ``ConfigError`` for anything else.
     """
     if not isinstance(address, str):
-        raise ConfigError(f"an address is text such as 'tcp:host:{DEFAULT_PORT}', not {address!r}")
+        raise ConfigError(f"an address is text such as 'tcp:host:{DEFAULT_PORT}', not {shown(address)}")
     if address.startswith(_ENDPOINTS) and "://" not in address and _is_endpoint(address):
         return address
     match = _HOST_PORT.fullmatch(address)
     if not match or not 0 < int(match[2]) < 65536:
-        raise ConfigError(f"{address!r} is no address; write {_better(address)}")
+        raise ConfigError(f"{shown(address)} is no address; write {_better(address)}")
     host = match[1].strip("[]").replace(":", r"\:")
     return f"tcp:{host}:{match[2]}"
 
@@ -109,7 +110,7 @@ def parse_bytes(value: Any, name: str) -> int:
     base = 1024 if match and match[3] else 1000
     size = float(match[1]) * base ** ("kMGTP".index(match[2].replace("K", "k")) + 1 if match[2] else 0) if match else -1
     if not 0 <= size <= MOST_BYTES:
-        raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {value!r}")
+        raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {shown(value)}")
     return int(size)
 
 
@@ -131,9 +132,9 @@ def as_whole_number(value: Any, name: str, least: int = 0, most: int = 1_000_000
             raise TypeError
         number = int.__index__(operator.index(value))  # an int itself, not one of its subclasses
     except TypeError:
-        raise TypeError(f"{name} is a whole number, not {value!r}") from None
+        raise TypeError(f"{name} is a whole number, not {shown(value)}") from None
     if not least <= number <= most:
-        raise ValueError(f"{name} is a whole number from {least:,} to {most:,}, not {value!r}")
+        raise ValueError(f"{name} is a whole number from {least:,} to {most:,}, not {shown(value)}")
     return number
 
 
@@ -153,10 +154,35 @@ def as_seconds(value: Any, name: str, least: float = 0.0, most: float = 1e9) -> 
     return _in_range(seconds, name, "a number of seconds, or a timedelta,", least, most, value)
 
 
+def as_timeout(value: Any, name: str = "timeout") -> float | None:
+    """A timeout as the standard library takes it; None, and what is too long to be waited for, is no bound."""
+    if value is None:
+        return None
+    seconds = as_seconds(value, name, float("-inf"), float("inf"))
+    return None if seconds > threading.TIMEOUT_MAX else seconds
+
+
+def as_truth(value: Any, name: str) -> bool:
+    """``bool(value)``; ``TypeError`` names the argument ``name`` where an array, or NA, is neither."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is True or False, not {shown(value)}") from None
+
+
+def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    """One of ``choices``; ``ValueError`` names the argument ``name`` and all of them."""
+    plain = as_text(value, name) if isinstance(value, str) else ""
+    if plain not in choices:
+        words = ", ".join(map(repr, choices[:-1]))
+        raise ValueError(f"{name} is {words} or {choices[-1]!r}, not {shown(value)}")
+    return plain
+
+
 def as_text(value: Any, name: str) -> str:
     """``value``, text of any subclass of str, as a str itself; ``TypeError`` names the argument ``name``."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} is text, not {value!r}")
+        raise TypeError(f"{name} is text, not {shown(value)}")
     return str.__str__(value)  # what a subclass makes of str() is not asked
 
 
@@ -172,13 +198,13 @@ def _in_range(value: Any, name: str, kind: str, least: float, most: float, given
             raise TypeError
         number = float(value)
     except TypeError:
-        raise TypeError(f"{name} is {kind.rstrip(',')}, not {given!r}") from None
+        raise TypeError(f"{name} is {kind.rstrip(',')}, not {shown(given)}") from None
     except OverflowError:
         number = float("inf") if value > 0 else float("-inf")
     except ValueError:  # a signalling NaN
         number = float("nan")
     if not least <= number <= most:
-        raise ValueError(f"{name} is {kind} from {least:,.12g} to {most:,.12g}, not {given!r}")
+        raise ValueError(f"{name} is {kind} from {least:,.12g} to {most:,.12g}, not {shown(given)}")
     return number
 
 
@@ -242,7 +268,9 @@ def as_secret(secret: str | bytes | None, file: str | os.PathLike[str] | None = 
     """The secret as bytes: ``secret`` itself, stripped, or the content of ``file`` or of the default file."""
     if secret is None:
         return load_secret(file)
-    content = (secret.encode() if isinstance(secret, str) else secret).strip()
+    if not isinstance(secret, str | bytes):
+        raise TypeError(f"secret is text or bytes, not a {type(secret).__qualname__}")
+    content = (str.encode(secret, "utf-8", "surrogateescape") if isinstance(secret, str) else bytes(secret)).strip()
     if len(content) < 16:
         raise ConfigError("a secret has at least 16 bytes")
     return content

@@ -8,6 +8,7 @@ user's own exceptions.
 from __future__ import annotations
 
 import concurrent.futures
+from typing import Any
 
 import attrs
 
@@ -111,3 +112,22 @@ class ClientClosed(TwistdistError, RuntimeError):
 
 class ConfigError(TwistdistError, ValueError):
     """An option has an impossible value: which, and what it may be."""
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """``repr(value)`` for an error's text: short, and there whatever the object's own ``__repr__`` does."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__qualname__} that can't be shown"
+    return text if len(text) <= most else f"{text[: most - 10]}…{text[-9:]}"
+
+
+def said(error: BaseException, most: int = 2_000) -> str:
+    """An exception's type and text for the text of another, short, and there whatever its own ``__str__`` does."""
+    kind = type(error).__qualname__
+    try:
+        text = str(error)
+    except Exception:
+        return f"{kind}, whose text can't be had"
+    return f"{kind}: {text if len(text) <= most else text[:most] + '…'}"

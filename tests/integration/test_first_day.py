@@ -195,3 +195,110 @@ def test_a_large_argument_with_a_future_in_it_says_what_to_do(client):
     with pytest.raises(errors.SerializationError, match=r"scatter\(\)"):
         client.submit(len, [future, b"x" * (20 << 20)])
     assert client.submit(lambda pair: (pair[0], len(pair[1])), [future, b"x" * (1 << 20)]).result(60) == (1, 1 << 20)
+
+
+class ExitsAtHome:
+    """What a task gives, and its client can't load."""
+
+    def __init__(self, home, act):
+        self.home, self.act = home, act
+
+    def __reduce__(self):
+        return exit_at_home, (self.home, self.act)
+
+
+def exit_at_home(home, act):
+    if os.getpid() == home:
+        act()
+    return ExitsAtHome(home, act)
+
+
+class ErrorThatExits(Exception):
+    def __reduce__(self):
+        return exit_at_home, (self.args[0], sys.exit)
+
+
+def where_loaded():
+    if threading.current_thread().name == "twistdist":
+        raise SystemError("in the reactor's thread")
+    return ErrorLoaded("here")
+
+
+class ErrorLoaded(Exception):
+    def __reduce__(self):
+        return where_loaded, ()
+
+
+def raise_error(kind, *args):
+    raise kind(*args)
+
+
+def test_a_value_that_exits_where_it_is_loaded_ends_no_client(client):
+    future = client.submit(ExitsAtHome, os.getpid(), sys.exit)
+    with pytest.raises(errors.SerializationError, match="SystemExit"):
+        future.result(60)
+    with pytest.raises(errors.SerializationError, match="SystemExit"):
+        client.gather([future], timeout=60)
+
+
+def test_the_error_that_ends_a_gather_is_loaded_in_the_callers_thread(client):
+    with pytest.raises(ErrorLoaded, match="here"):
+        client.gather([client.submit(abs, -1), client.submit(raise_error, ErrorLoaded)], timeout=60)
+
+
+def test_a_callback_that_exits_takes_no_other_with_it(client):
+    seen = concurrent.futures.Future()
+    future = client.submit(time.sleep, 0.2)
+    future.add_done_callback(lambda _: sys.exit(3))
+    future.add_done_callback(lambda _: raise_error(GeneratorExit))
+    future.add_done_callback(seen.set_result)
+    assert seen.result(60) is future
+
+
+def test_a_generator_of_futures_may_ask_the_client(client):
+    data = client.submit(bytes, 100_000)
+    data.result(60)
+    client.cancel(one for one in [data] if one.result(60))
+    client.replicate((one for one in [data] if len(one.result(60)) == 100_000), 1, timeout=60)
+    assert client.who_has(one for one in [data] if one.result(60)).keys() == {data.key}
+
+
+def test_one_key_or_future_may_stand_alone(client):
+    future = client.submit(abs, -1, key="stands-alone")
+    future.result(60)
+    assert client.who_has(future).keys() == client.who_has("stands-alone").keys() == {"stands-alone"}
+    (taken,) = client.take_up("stands-alone")
+    assert taken.result(60) == 1
+    with pytest.raises(TypeError, match="are given in a list"):
+        client.take_up(5)
+
+
+@pytest.mark.parametrize("wrong", ["2", None, 1.5, [2], np.arange(3)])
+def test_waiting_for_what_is_no_number_of_workers_is_refused_at_once(client, wrong):
+    with pytest.raises(TypeError, match="n is a whole number"):
+        client.wait_for_workers(wrong)
+
+
+@pytest.mark.parametrize("timeout", ["1", float("nan"), [1]])
+def test_a_timeout_that_is_no_time_is_refused_at_once(client, timeout):
+    for call in (lambda: client.wait_for_workers(1, timeout=timeout), lambda: Client(client.address, timeout=timeout)):
+        with pytest.raises((TypeError, ValueError), match="timeout"):
+            call()
+    with pytest.raises(concurrent.futures.TimeoutError):
+        client.wait_for_workers(1_000, timeout=-1)
+
+
+def test_scatter_takes_truth_values_of_every_kind(client):
+    future = client.scatter(1, resupply=np.bytes_(b"x"), hash=np.True_, broadcast=np.False_, timeout=60)
+    assert future.result(60) == 1
+    with pytest.raises(TypeError, match="broadcast is True or False"):
+        client.scatter(1, broadcast=np.arange(3))
+
+
+def test_nobody_but_the_cluster_sets_its_futures(client):
+    future = client.submit(time.sleep, 0.2)
+    error = ValueError()
+    for setting in (lambda: future.set_result(1), lambda: future.set_exception(error), future.set_running_or_notify_cancel):
+        with pytest.raises(concurrent.futures.InvalidStateError, match="is set by the cluster"):
+            setting()
+    assert future.result(60) is None

@@ -3,13 +3,17 @@
 import datetime
 import decimal
 import enum
+import itertools
 
 import numpy as np
 import pytest
 
+from twistdist.config import as_secret, as_text, as_timeout
 from twistdist.core.client import Client as Core
 from twistdist.core.client import FunctionRef, Record, State
-from twistdist.net.options import check_key, check_workers, split_options
+from twistdist.errors import said, shown
+from twistdist.net.options import check_key, check_keys, check_workers, split_options
+from twistdist.net.shapes import flatten
 from twistdist.wire import messages as m
 from twistdist.wire.framing import encode_frame, take_out_unencodable
 
@@ -78,3 +82,86 @@ def test_a_message_that_can_not_be_encoded_fails_alone():
     assert encoded == [encode_frame(frame) for frame in core.dialer.session.resume(0)], "nothing bad is said again"
     assert core.changed() == [bad] and bad.state is State.ERROR and good.state is State.PENDING
     assert [one.query for one in core.answers] == [question] and "can't be sent" in core.answers[0].error
+
+
+class Refusing:
+    """Neither shown, nor compared, nor true or false."""
+
+    def _refuse(self, *_):
+        raise ZeroDivisionError
+
+    __repr__ = __str__ = __eq__ = __bool__ = _refuse
+    __hash__ = object.__hash__
+
+
+HUGE = 10**5_000  # has more digits than Python shows
+
+
+@pytest.mark.parametrize("value", [Refusing(), [Refusing()], HUGE, ["x" * 1_000_000]], ids=["alone", "inside", "huge", "long"])
+@pytest.mark.parametrize("check", [lambda one: check_workers([one]), check_key, lambda one: split_options({"retries": one}),
+                                   lambda one: flatten(iter([one])), lambda one: as_text(one, "name")])  # fmt: skip
+def test_an_error_says_what_it_is_about_whatever_the_object_is(value, check):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        check(value)
+    assert len(str(raised.value)) < 500 and "4300" not in str(raised.value)
+
+
+def test_what_can_not_be_shown_is_named_by_its_type():
+    assert shown(Refusing()) == "a Refusing that can't be shown" and len(shown("x" * 1_000_000)) <= 200
+
+
+def test_said_tells_the_type_of_what_has_no_text():
+    class Mute(Exception):
+        def __str__(self):
+            raise ZeroDivisionError
+
+    assert said(Mute()) == f"{Mute.__qualname__}, whose text can't be had" and said(KeyError("a")) == "KeyError: 'a'"
+
+
+@pytest.mark.parametrize("name", ["pure", "replace", "allow_other_workers", "checkpoint"])
+def test_what_is_neither_true_nor_false_is_named(name):
+    with pytest.raises(TypeError, match=f"{name} is True or False"):
+        split_options({"key": "k", name: np.arange(3)} if name != "pure" else {name: np.arange(3)})
+
+
+def test_one_of_several_words_is_asked_for():
+    for value in (np.array(["always", "x"]), "sometimes", None):
+        with pytest.raises(ValueError, match="replay is 'always', 'verify' or 'never'"):
+            split_options({"replay": value})
+        with pytest.raises(ValueError, match="errors is 'raise' or 'skip'"):
+            flatten([], value)
+
+
+def test_a_nesting_that_contains_itself_is_refused():
+    endless: list = []
+    endless += [endless, endless]
+    named = {}
+    named["me"] = named
+    for shape in (endless, named, (endless,)):
+        with pytest.raises(ValueError, match="contains itself"):
+            flatten(shape)
+
+
+def test_keys_of_a_map_come_from_any_iterable():
+    assert check_keys((f"k{n}" for n in itertools.count()), 2) == ["k0", "k1"] == check_keys({"k0": 1, "k1": 2}.keys(), 2)
+    for keys in (["k0"], ["k0", "k1", "k2"], iter(["k0"])):
+        with pytest.raises(ValueError, match="keys were given for 2 tasks"):
+            check_keys(keys, 2)
+    for keys in (5, b"ab"):
+        with pytest.raises(TypeError, match="key is text, or for map a list of keys"):
+            check_keys(keys, 2)
+
+
+@pytest.mark.parametrize("secret", [5, ["a" * 20], object()])
+def test_a_secret_is_text_or_bytes_and_never_shown(secret):
+    with pytest.raises(TypeError, match="secret is text or bytes") as raised:
+        as_secret(secret)
+    assert "aaa" not in str(raised.value)
+
+
+def test_timeouts_are_times():
+    assert as_timeout(None) is None is as_timeout(float("inf")) and as_timeout(np.float32(0.5)) == 0.5 and as_timeout(-1) == -1
+    assert as_timeout(datetime.timedelta(seconds=2)) == 2.0
+    for wrong in ("1", float("nan"), [1], True):
+        with pytest.raises((TypeError, ValueError), match="timeout"):
+            as_timeout(wrong)

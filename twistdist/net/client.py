@@ -10,17 +10,17 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text
+from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text, as_timeout, as_truth, as_whole_number
 from twistdist.core.client import Record
-from twistdist.errors import TwistdistError
+from twistdist.errors import SerializationError, TwistdistError, said, shown
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.keywords import unknown_keywords
-from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable
-from twistdist.net.options import check_name, check_replicas, check_session, check_workers, split_options
+from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
+from twistdist.net.options import check_name, check_replicas, check_session, check_workers, several, split_options
 from twistdist.net.session import ClientSession
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.tls import dialing_side
-from twistdist.wire.payload import dump_value, load_value
+from twistdist.wire.payload import dump_value
 
 
 class Client(ClientSession):
@@ -127,7 +127,7 @@ class Client(ClientSession):
         This client's unfinished tasks that depend on them are cancelled too.  With ``unstarted`` tasks that a worker has been
         given go on.
         """
-        self.cancel_records([future._record for future in flatten(futures, "raise")], unstarted)
+        self.cancel_records([future._record for future in flatten(futures, "raise")], as_truth(unstarted, "unstarted"))
         return self._query("sync")
 
     def workers(self) -> Deferred[dict[str, WorkerInfo]]:
@@ -136,6 +136,7 @@ class Client(ClientSession):
 
     def wait_for_workers(self, n: int, timeout: float | None = None) -> Deferred[None]:
         """A Deferred that fires when ``n`` workers are connected, or fails with ``TimeoutError`` after ``timeout`` seconds."""
+        n, timeout = as_whole_number(n, "n"), as_timeout(timeout)
         result: Deferred[None] = Deferred()
         connected = 0
 
@@ -160,14 +161,13 @@ class Client(ClientSession):
                 limit.cancel()
             return outcome
 
-        limit = None if timeout is None else self.reactor.callLater(timeout, fail)
+        limit = None if timeout is None else self.reactor.callLater(max(0.0, timeout), fail)
         ask()
         return result.addBoth(over)
 
     def who_has(self, futures: Iterable[Any] | None = None) -> Deferred[dict[str, list[str]]]:
         """A Deferred of key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
-        names = [] if futures is None else [_named(one) for one in futures]
-        return self._query("who_has", *names)
+        return self._query("who_has", *([] if futures is None else map(_named, several(futures))))
 
     def has_what(self, workers: Iterable[str] | None = None) -> Deferred[dict[str, list[str]]]:
         """A Deferred of worker name -> keys of the values that it holds."""
@@ -193,7 +193,7 @@ class Client(ClientSession):
 
     def take_up(self, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         """Futures of tasks by key, somebody else's too; None where no task has that key."""
-        return self._take_up("watch", [as_text(key, "a key") for key in keys])
+        return self._take_up("watch", [as_text(key, "a key") for key in several(keys)])
 
     def _take_up(self, what: str, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         records = [(Record(next(self._cids)), key) for key in keys]
@@ -227,7 +227,10 @@ class Client(ClientSession):
         found = flatten(futures, "raise")
         refuse_unusable(found)
         places = {id(one): Place(number) for number, one in enumerate(found)}
-        shape = b"".join(dump_value(replace(futures, BaseFuture, lambda one: places[id(one)])))
+        try:
+            shape = b"".join(dump_value(replace(futures, BaseFuture, lambda one: places[id(one)])))
+        except Exception as error:
+            raise SerializationError(f"the nesting of the futures of {name} can't be pickled: {said(error)}") from error
         return self._query("publish", name, shape, [one._record.cid for one in found])
 
     def get_dataset(self, name: str) -> Deferred[Any]:
@@ -236,7 +239,7 @@ class Client(ClientSession):
         name = check_name("name", name)
 
         def taken(answer: Any, futures: list[Future]) -> Any:
-            shape = load_value(answer[0])
+            shape = unpack(answer[0])
             return replace(shape, Place, lambda place: futures[place.number])
 
         def known(answer: Any) -> Deferred[Any]:
@@ -298,12 +301,12 @@ def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -
             raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
         return None
     if not isinstance(address, str):
-        raise TypeError(f"an address is text such as 'host:{DEFAULT_PORT}', or a cluster, not {address!r}")
+        raise TypeError(f"an address is text such as 'host:{DEFAULT_PORT}', or a cluster, not {shown(address)}")
     return as_text(address, "address"), secret
 
 
 def connect(reactor: Any, address: Any = None, *, session: str | None = None,
-            secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float = 30.0,
+            secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float | None = 30.0,
             **local: Any) -> Deferred[Client]:  # fmt: skip
     """A Deferred of a :class:`Client` of the scheduler at ``address``, which may be a cluster that has been started.
 
@@ -314,6 +317,7 @@ def connect(reactor: Any, address: Any = None, *, session: str | None = None,
     Cancelling the Deferred stops the attempt.  Errbacks: ``SchedulerUnreachable`` after ``timeout`` seconds,
     ``AuthenticationError``, ``VersionMismatch``, ``ConfigError``.
     """
+    timeout = as_timeout(timeout)
     found = find_scheduler(address, secret, tls, local)
     if found is None:
         return _connect_local(reactor, session, secret, timeout, local)
@@ -321,7 +325,7 @@ def connect(reactor: Any, address: Any = None, *, session: str | None = None,
     return Client(reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session)).open(timeout)
 
 
-def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float,
+def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float | None,
                    local: dict[str, Any]) -> Deferred[Client]:  # fmt: skip
     from twistdist.net.cluster import LocalCluster
 

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from twistdist.config import MEMORY_SHARE, as_path, as_seconds, as_secret, as_whole_number, silence_limits
-from twistdist.errors import TwistdistError
+from twistdist.errors import TwistdistError, shown
 from twistdist.executors import launch
 from twistdist.executors.processes import exit_in_words
 from twistdist.keywords import unknown_keywords
@@ -122,7 +122,7 @@ class LocalCluster(Service):
         ``wipe`` removes its store too, as the loss of a machine would.
         """
         if name not in self._children:
-            raise KeyError(f"no worker of this cluster is named {name!r}, only {', '.join(self._children) or 'nobody'}")
+            raise KeyError(f"no worker of this cluster is named {shown(name)}, only {', '.join(self._children) or 'nobody'}")
         self._children[name].signal(signal.SIGKILL)
         if wipe:
             for folder in (self._folder, self._spill):

@@ -12,7 +12,7 @@ import attrs
 
 from twistdist.config import MAX_ARGUMENT_BYTES
 from twistdist.core.client import FunctionRef
-from twistdist.errors import SerializationError
+from twistdist.errors import SerializationError, shown
 from twistdist.wire.identity import identity_of
 from twistdist.wire.payload import dump_function
 
@@ -71,7 +71,7 @@ class Functions:
         blob, by_name = dump_function(function)
         if len(blob) > MAX_ARGUMENT_BYTES:
             raise SerializationError(
-                f"the function {function!r} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
+                f"the function {shown(function)} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
                 "pass the data in its closure as an argument, or let a task read it"
             )
         ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
+from twistdist.config import as_choice
 from twistdist.core.client import Record, State
-from twistdist.errors import DataLost, SerializationError, TaskCancelled
+from twistdist.errors import DataLost, SerializationError, TaskCancelled, said, shown
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -42,8 +43,10 @@ def unpack(raw: Raw) -> Any:
         raise load_error(raw)
     try:
         return load_value(raw)
-    except Exception as error:
-        raise SerializationError(f"the value can't be unpickled here: {type(error).__qualname__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: what a task gives must not end a client
+        raise SerializationError(f"the value can't be unpickled here: {said(error)}") from error
 
 
 def as_failure(error: BaseException) -> Failure:
@@ -140,11 +143,19 @@ def _only(raws: list[Raw], future: BaseFuture) -> Raw:
     return raws[0]
 
 
+def as_futures(futures: Any) -> list[Future]:
+    """A list of futures of the Deferred API; ``TypeError`` for anything else."""
+    members = list(futures) if isinstance(futures, Iterable) and not isinstance(futures, str | bytes) else [futures]
+    for one in members:
+        if not isinstance(one, Future):
+            raise TypeError(f"this is no Future of a client of twistdist.connect: {shown(one)}")
+    return members
+
+
 def wait(futures: Iterable[Future], return_when: str = "ALL_COMPLETED") -> Deferred[tuple[set[Future], set[Future]]]:
     """A Deferred of (done, not done) when all have ended; "FIRST_COMPLETED": one; "FIRST_EXCEPTION": one badly."""
-    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
-        raise ValueError(f"return_when is ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, not {return_when!r}")
-    members = list(futures)
+    return_when = as_choice(return_when, "return_when", ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"))
+    members = as_futures(futures)
     result: Deferred[tuple[set[Future], set[Future]]] = Deferred()
 
     def look(_: Any = None) -> None:
@@ -172,7 +183,7 @@ class AsCompleted:
     """Futures in the order in which they end: ``async for``, or ``next()``, a Deferred of the next one (None at the end)."""
 
     def __init__(self, futures: Iterable[Future]) -> None:
-        members = list(futures)
+        members = as_futures(futures)
         self._left = len(members)
         self._ended: deque[Future] = deque()
         self._waiting: list[Deferred[Future | None]] = []
@@ -236,7 +247,7 @@ class Bar:
 
 def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
     """Show a bar until all futures have ended; the Deferred fires then."""
-    members = list(futures)
+    members = as_futures(futures)
     bar = Bar(len(members), label)
     if not members:
         return succeed(None)

@@ -6,12 +6,15 @@ no subclasses, so nothing else may reach a message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 import attrs
 
-from twistdist.config import as_number, as_seconds, as_text, as_whole_number, resource_units
+from twistdist.config import as_choice, as_number, as_seconds, as_text, as_truth, as_whole_number, resource_units
+from twistdist.errors import shown
+from twistdist.net.futures import BaseFuture
 from twistdist.wire import messages as m
 
 #: Characters that a key may have.
@@ -37,14 +40,14 @@ def check_encodable(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} has characters that UTF-8 can't express: {text!r}") from None
+        raise ValueError(f"{what} has characters that UTF-8 can't express: {shown(text)}") from None
 
 
 def check_name(what: str, name: Any) -> str:
     """A name that people gave: ``TypeError`` or ``ValueError`` unless it is text of 1 to 200 characters."""
     plain = as_text(name, what)
     if not 1 <= len(plain) <= 200:
-        raise ValueError(f"{what} is text of 1 to 200 characters, not {name!r}")
+        raise ValueError(f"{what} is text of 1 to 200 characters, not {shown(name)}")
     check_encodable(what, plain)
     return plain
 
@@ -53,9 +56,29 @@ def check_key(key: Any) -> str:
     """A task's key that a user chose: ``TypeError`` or ``ValueError`` for what can't be a key."""
     plain = as_text(key, "a key") if isinstance(key, str) else ""
     if not plain or plain.endswith("-") or len(plain) > MOST_KEY:
-        raise ValueError(f"a key is text of 1 to {MOST_KEY:,} characters that does not end with '-', not {key!r}")
+        raise ValueError(f"a key is text of 1 to {MOST_KEY:,} characters that does not end with '-', not {shown(key)}")
     check_encodable("a key", plain)
     return plain
+
+
+def check_keys(keys: Any, count: int) -> list[Any]:
+    """The keys of ``count`` tasks of a ``map``, from any iterable, an endless one too; each is checked when it is used."""
+    if not isinstance(keys, Iterable) or isinstance(keys, bytes):
+        raise TypeError(f"key is text, or for map a list of keys, not {shown(keys)}")
+    found = list(itertools.islice(keys, count))
+    given = len(keys) if isinstance(keys, Sized) else len(found)
+    if given != count or len(found) != count:
+        raise ValueError(f"{given} keys were given for {count} tasks")
+    return found
+
+
+def several(what: Any) -> list[Any]:
+    """A list of what was given in any iterable, or alone."""
+    if isinstance(what, BaseFuture | str | bytes):
+        return [what]
+    if not isinstance(what, Iterable):
+        raise TypeError(f"keys, or futures, are given in a list; this is none: {shown(what)}")
+    return list(what)
 
 
 def check_workers(workers: Any) -> list[str]:
@@ -65,10 +88,10 @@ def check_workers(workers: Any) -> list[str]:
     if isinstance(workers, str):
         workers = [workers]
     if not isinstance(workers, Iterable) or isinstance(workers, bytes):
-        raise TypeError(f"workers is a list of worker names, not {workers!r}")
+        raise TypeError(f"workers is a list of worker names, not {shown(workers)}")
     names = list(workers)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"workers is a list of worker names, not {workers!r}")
+        raise TypeError(f"workers is a list of worker names, not {shown(workers)}")
     plain = [as_text(name, "workers") for name in names]
     for name in plain:
         check_encodable("the name of a worker", name)
@@ -85,7 +108,7 @@ def _check_resources(resources: Any) -> dict[str, int] | None:
     if resources is None:
         return None
     if not isinstance(resources, Mapping):
-        raise TypeError(f"resources is a dict such as {{'GPU': 1}}, not {resources!r}")
+        raise TypeError(f"resources is a dict such as {{'GPU': 1}}, not {shown(resources)}")
     found = {}
     for name, amount in resources.items():
         plain = as_text(name, "the name of a resource")
@@ -99,13 +122,11 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
     if not kwargs:
         return NO_OPTIONS
     take = kwargs.pop
-    replay = take("replay", "always")
-    if replay not in ("always", "verify", "never"):
-        raise ValueError(f"replay is 'always', 'verify' or 'never', not {replay!r}")
-    key, pure = take("key", None), take("pure", False)
+    replay = as_choice(take("replay", "always"), "replay", ("always", "verify", "never"))
+    key, pure = take("key", None), as_truth(take("pure", False), "pure")
     if key is not None and pure:
         raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
-    replace = bool(take("replace", False))
+    replace = as_truth(take("replace", False), "replace")
     if replace and key is None:
         raise ValueError("replace=True gives a key to another task; name the key with key=")
     limit = take("time_limit", None)
@@ -115,13 +136,13 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
         time_limit=0.0 if limit is None else as_seconds(limit, "time_limit", 1e-3),
         priority=as_whole_number(take("priority", 0), "priority", -1_000_000_000),
         workers=tuple(check_workers(take("workers", None))),
-        allow_other_workers=bool(take("allow_other_workers", False)),
+        allow_other_workers=as_truth(take("allow_other_workers", False), "allow_other_workers"),
         resources=_check_resources(take("resources", None)),
-        replay=as_text(replay, "replay"),
+        replay=replay,
         replicas=check_replicas(take("replicas", 1)),
-        checkpoint=bool(take("checkpoint", False)),
+        checkpoint=as_truth(take("checkpoint", False), "checkpoint"),
     )
-    return TaskOptions(key, bool(pure), None if options == _DEFAULTS else options, replace)
+    return TaskOptions(key, pure, None if options == _DEFAULTS else options, replace)
 
 
 _DEFAULTS = m.Options()

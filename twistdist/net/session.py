@@ -17,16 +17,16 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.config import INLINE_RESULT_BYTES, MAX_ARGUMENT_BYTES
+from twistdist.config import INLINE_RESULT_BYTES, MAX_ARGUMENT_BYTES, as_truth
 from twistdist.core import client as core
 from twistdist.core.client import FunctionRef, Record, State
-from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, StoreError, TwistdistError
+from twistdist.errors import ClientClosed, SchedulerUnreachable, SerializationError, StoreError, TwistdistError, said, shown
 from twistdist.net.bulk import BulkFetcher
 from twistdist.net.dialing import Dialing
 from twistdist.net.functions import Functions
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.hosts import host_identity
-from twistdist.net.options import TaskOptions, check_key, check_replicas, check_workers
+from twistdist.net.options import TaskOptions, check_key, check_keys, check_replicas, check_workers
 from twistdist.net.supplier import Supplier, all_of
 from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import file_path, read_file
@@ -110,10 +110,11 @@ class ClientSession:
 
     # ---- life -------------------------------------------------------------------------------
 
-    def open(self, timeout: float) -> Deferred[Any]:
-        """Connect; the Deferred fires when the scheduler has answered, or fails after ``timeout`` seconds."""
+    def open(self, timeout: float | None) -> Deferred[Any]:
+        """Connect; the Deferred fires when the scheduler has answered, or fails after ``timeout`` seconds (None: never)."""
         self._opening = Deferred(lambda _: self._end(ClientClosed("connecting was cancelled")))
-        self._deadline = self.reactor.callLater(timeout, self._too_late, timeout)
+        if timeout is not None:
+            self._deadline = self.reactor.callLater(max(0.0, timeout), self._too_late, timeout)
         self._dialing.start()
         return self._opening
 
@@ -131,7 +132,8 @@ class ClientSession:
             return
         opening, self._opening = self._opening, None
         if opening is not None:
-            self._deadline.cancel()
+            if self._deadline is not None:
+                self._deadline.cancel()
             opening.callback(self)
         if fresh and opening is None:
             error = TwistdistError("the scheduler was started anew while it was asked; ask again")
@@ -303,10 +305,8 @@ class ClientSession:
             raise ClientClosed(f"this client can't be used: {self._error}")
         ref = self._functions.ref(fn)
         if batch and options.key is not None and not isinstance(options.key, str):
-            calls, keys = list(calls), list(options.key)
-            options = attrs.evolve(options, key=keys)
-            if len(keys) != len(calls):
-                raise ValueError(f"{len(keys)} keys were given for {len(calls)} tasks")
+            calls = list(calls)
+            options = attrs.evolve(options, key=check_keys(options.key, len(calls)))
         futures: list[Any] = []
         chunk: list[tuple[Any, ...]] = []
         generated = f"{ref.name}-{self._origin}-"
@@ -391,7 +391,7 @@ class ClientSession:
         """The cids of the futures among a task's arguments; an error when one of them can't be an input."""
         for future in found:
             if not isinstance(future, BaseFuture) or future._client is not self:
-                raise TwistdistError(f"the argument {future!r} belongs to another client; take its result() and pass that")
+                raise TwistdistError(f"the argument {shown(future)} belongs to another client; take its result() and pass that")
         refuse_unusable(found)
         return [future._record.cid for future in found]
 
@@ -433,12 +433,12 @@ class ClientSession:
         for callback in callbacks or ():
             try:
                 callback(record)
-            except Exception:  # a user's callback; concurrent.futures logs it and goes on too
+            except BaseException:  # a user's callback, which may also exit: the others, and this client, go on
                 self._log.failure("a callback of a future failed")
 
     def collect(self, records: Sequence[Record], fail_fast: bool = False) -> Deferred[list[Raw]]:
-        """A Deferred of what each record has in the end, in order; with ``fail_fast`` of the first error alone, as soon as it
-        is there."""
+        """A Deferred of what each record has in the end, in order; with ``fail_fast`` of the first error alone, in
+        all places, as soon as it is there."""
         result: Deferred[list[Raw]] = Deferred()
         self._order(self._collect, _Collection(self, records, fail_fast, result))
         return result
@@ -520,7 +520,7 @@ class ClientSession:
         try:
             encode_frame((0, 0, [m.Query(0, what, list(args))]))
         except UNENCODABLE as error:
-            raise TypeError(f"the question {what!r} can't be asked with {args!r}: {error}") from None
+            raise TypeError(f"the question {what!r} can't be asked with {shown(args)}: {error}") from None
         result: Deferred[Any] = Deferred()
         self._order(self._ask, what, args, result)
         return result
@@ -544,8 +544,8 @@ class ClientSession:
         """(``data`` with futures in the place of its values, the futures)."""
         if self._error is not None:
             raise ClientClosed(f"this client can't be used: {self._error}")
-        copies = 0 if broadcast else check_replicas(replicas)
-        names = check_workers(workers)
+        copies = 0 if as_truth(broadcast, "broadcast") else check_replicas(replicas)
+        names, resupply, hash = check_workers(workers), as_truth(resupply, "resupply"), as_truth(hash, "hash")
         futures: list[Any] = []
 
         def one(value: Any) -> Any:
@@ -553,7 +553,7 @@ class ClientSession:
             try:
                 parts, key = dump_value(value), ""
             except Exception as error:
-                raise SerializationError(f"the data, a {type(value).__qualname__}, can't be pickled: {error}") from error
+                raise SerializationError(f"the data, a {type(value).__qualname__}, can't be pickled: {said(error)}") from error
             small = b"".join(parts) if sum(map(len, parts)) <= INLINE_RESULT_BYTES else None
             if small is None:
                 size, digest = self._supplier.keep(record.cid, parts)
@@ -643,9 +643,9 @@ class _Collection:
         self._one_less()
 
     def _ended_badly(self, record: Record) -> None:
+        """Whoever asked loads the error, in a thread of its own: that may take long, and do anything."""
         if not self._result.called:
-            error = load_one(record)
-            self._result.errback(as_failure(error))
+            self._result.callback([record.error or _RELEASED] * len(self._records))
 
     def _one_less(self) -> None:
         self._left -= 1

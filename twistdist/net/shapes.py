@@ -8,10 +8,15 @@ from typing import Any
 
 import attrs
 
+from twistdist.config import as_choice
+from twistdist.errors import shown
 from twistdist.net.futures import BaseFuture, Raw, unpack
 from twistdist.wire import messages as m
 
 _SKIP = object()
+
+#: Levels that a nesting of futures may have: what has more contains itself.
+MOST_LEVELS = 100
 
 
 @attrs.frozen
@@ -30,26 +35,27 @@ def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     return _of_kind(shape, [replace(one, kind, function) for one in shape])
 
 
-def as_shape(futures: Any) -> Any:
+def as_shape(futures: Any, level: int = 0) -> Any:
     """A nesting of futures that can be walked more than once: any iterable in it that is no list, tuple, set or dict (views,
-    a deque, a generator, an array of objects, a Series) becomes a list."""
+    a deque, a generator, an array of objects, a Series) becomes a list.  ``ValueError`` for one that contains itself."""
+    if level > MOST_LEVELS:
+        raise ValueError(f"futures are nested in more than {MOST_LEVELS} levels, or in something that contains itself")
     if isinstance(futures, BaseFuture | str | bytes | bytearray):
         return futures
     if isinstance(futures, dict):
-        return _like(futures, {key: as_shape(one) for key, one in futures.items()})
+        return _like(futures, {key: as_shape(one, level + 1) for key, one in futures.items()})
     if isinstance(futures, list | tuple):
         if all(isinstance(one, BaseFuture) for one in futures):
             return futures
-        return _of_kind(futures, [as_shape(one) for one in futures])
+        return _of_kind(futures, [as_shape(one, level + 1) for one in futures])
     if isinstance(futures, set | frozenset) or not isinstance(futures, Iterable):
         return futures
-    return [as_shape(one) for one in futures]
+    return [as_shape(one, level + 1) for one in futures]
 
 
 def flatten(futures: Any, errors: str = "raise") -> list[Any]:
     """The futures in a nesting of lists, tuples, sets, frozensets and dicts (values), in order."""
-    if errors not in ("raise", "skip"):
-        raise ValueError(f"errors is 'raise' or 'skip', not {errors!r}")
+    as_choice(errors, "errors", ("raise", "skip"))
     found: list[Any] = []
     todo = [as_shape(futures)]
     while todo:
@@ -63,7 +69,7 @@ def flatten(futures: Any, errors: str = "raise") -> list[Any]:
         elif isinstance(one, set | frozenset):
             todo.extend(one)
         else:
-            raise TypeError(f"futures are given in lists, tuples, sets, dicts and other iterables; this is none: {one!r}")
+            raise TypeError(f"futures are given in lists, tuples, sets, dicts and other iterables; this is none: {shown(one)}")
     return found
 
 

@@ -324,7 +324,9 @@ def load_error(info: ErrorInfo) -> BaseException:
     if info.pickled:
         try:
             error = pickle.loads(info.pickled)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             error = None  # its class is not to be had here: told in words below
     if error is None:
         error = _in_words(info)

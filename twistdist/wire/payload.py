@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from twistdist.errors import SerializationError
+from twistdist.errors import SerializationError, said, shown
 
 _MAGIC = b"TWD1"
 _ALIGN = 64
@@ -248,8 +248,8 @@ def _name_argument(args: tuple[Any, ...], kwargs: dict[str, Any], error: Excepti
                 dumps(value)
         except Exception as own:
             place = f"argument {name + 1}" if isinstance(name, int) else f"argument {name!r}"
-            return SerializationError(f"{place}, a {type(value).__qualname__}, can't be pickled: {own}")
-    return SerializationError(f"the arguments can't be pickled: {error}")
+            return SerializationError(f"{place}, a {type(value).__qualname__}, can't be pickled: {said(own)}")
+    return SerializationError(f"the arguments can't be pickled: {said(error)}")
 
 
 def load_call(data: Buffer, inputs: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -305,7 +305,7 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
     Raises ``SerializationError`` when it can't be pickled or has a future in its closure.
     """
     if not callable(function):
-        raise TypeError(f"{function!r} is not callable; submit takes a function first")
+        raise TypeError(f"{shown(function)} is not callable; submit takes a function first")
     try:
         with collecting() as inputs:
             try:
@@ -315,7 +315,7 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
             if not by_name or b"__main__" in data:
                 data, by_name = _cloudpickle(function, None), False
     except Exception as error:
-        raise SerializationError(f"the function {function!r} can't be pickled: {error}") from error
+        raise SerializationError(f"the function {shown(function)} can't be pickled: {said(error)}") from error
     if inputs:
-        raise SerializationError(f"the function {function!r} holds a Future in its closure; pass it as an argument instead")
+        raise SerializationError(f"the function {shown(function)} holds a Future in its closure; pass it as an argument")
     return data, by_name
