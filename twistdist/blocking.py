@@ -30,6 +30,7 @@ from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
+from twistdist.net.bound import BoundToProcess
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
@@ -317,7 +318,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         return BaseFuture.__repr__(self)
 
 
-class Client:
+class Client(BoundToProcess):
     """A blocking client.  Arguments as :func:`twistdist.connect`; a context manager.
 
     ``timeout`` in the methods is in seconds; ``TimeoutError`` when it is over.
@@ -375,14 +376,14 @@ class Client:
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.  Options as in :meth:`twistdist.Client.submit`."""
         self._loop.check_process()
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         future: Future = self._session.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
         """``submit`` for each tuple of ``zip(*iterables)``, in one message."""
         self._loop.check_process()
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         return self._session.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise", timeout: float | None = None) -> Any:
@@ -603,7 +604,7 @@ def _stop(service: _LocalCluster) -> Any:
     return service.stopService().addBoth(lambda _: _clusters.discard(service))
 
 
-class LocalCluster:
+class LocalCluster(BoundToProcess):
     """A scheduler and workers on this machine; options as for :class:`twistdist.LocalCluster`.
 
     It is there, with all its workers, when it is made.  It ends with ``close()``, with its ``with`` block, with the last

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -15,20 +14,31 @@ from twistdist.core.client import Record
 from twistdist.errors import TwistdistError
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.keywords import unknown_keywords
+from twistdist.net.bound import BoundToProcess
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable
 from twistdist.net.options import check_name, check_replicas, check_session, check_workers, split_options
-from twistdist.net.session import ClientSession
+from twistdist.net.session import ClientSession, Parent
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.tls import dialing_side
 from twistdist.wire.payload import dump_value, load_value
 
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
-class Client(ClientSession):
+
+class Client(BoundToProcess, ClientSession):
     """One session with a scheduler.  Made by :func:`connect`.
 
     Orders (``submit``, ``cancel``, …) may come from any thread; they are carried out in the reactor's thread soon.  Everything
     else belongs to the reactor's thread.
     """
+
+    def __init__(self, reactor: Any = None, address: str = "", secret: bytes = b"", parent: Parent | None = None,
+                 tls: Tls | None = None, name: str = "", **unknown: Any) -> None:  # fmt: skip
+        if unknown or not isinstance(secret, bytes) or not secret:
+            raise TypeError("twistdist.Client is not made by hand: in a script use twistdist.blocking.Client(address), "
+                            "in a Twisted program the Deferred of twistdist.connect(reactor, address)")  # fmt: skip
+        super().__init__(reactor, address, secret, parent, tls, name)
 
     def _make(self, record: Record, name: str) -> Future:
         return Future(self, record, name)
@@ -40,7 +50,7 @@ class Client(ClientSession):
         ``time_limit``, ``priority``, ``workers``, ``allow_other_workers``, ``resources``) are not passed to ``fn``.  Raises
         ``SerializationError`` for what can't be pickled, ``TypeError`` and ``ValueError`` for impossible options.
         """
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         future: Future = self.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
@@ -49,7 +59,7 @@ class Client(ClientSession):
 
         ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
         """
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         return self.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise") -> Deferred[Any]:
@@ -340,11 +350,3 @@ def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None
 
     starting: Deferred[Any] = cluster.startService()
     return starting.addCallback(started).addCallbacks(connected, failed)
-
-
-# Futures are pickled by reference; a client itself never travels.
-def _no_pickle(client: Client) -> Any:
-    raise pickle.PicklingError("a Client can't be pickled; inside a task make another one from its address")
-
-
-Client.__reduce__ = _no_pickle  # type: ignore[assignment,method-assign]
