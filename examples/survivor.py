@@ -1,7 +1,7 @@
 """A computation to kill workers under: python survivor.py ADDRESS LOGFILE [SECONDS]
 
-Its leaves take about SECONDS (60) on two slots.  It shows how far it is, and the workers with the pid of each: try ``kill -9`` of
-one in another shell.  Each execution leaves a line in LOGFILE, so that executions can be counted.
+Its leaves take about SECONDS (60) on two slots.  It shows how far it is, and the workers with the pid of each: try ``kill -9``
+of one in another shell.  Each execution leaves a line in LOGFILE, so that executions can be counted.
 """
 
 import collections

@@ -70,10 +70,10 @@ def test_defaults_of_twistdist_are_those_of_the_page(name):
             assert re.search(rf"\b{action.default:,g}$", row), row
 
 
-@pytest.mark.parametrize(("command", "module"), [("twistd twistdist-scheduler", scheduler), ("twistd twistdist-worker", worker)])
-def test_the_defaults_that_an_option_s_help_tells_are_those_of_the_page(command, module):
+@pytest.mark.parametrize("command", TWISTD)
+def test_the_defaults_that_an_option_s_help_tells_are_those_of_the_page(command):
     rows = {row.split("``")[1].split()[0]: row for row in section("commands", command).splitlines() if row.startswith("``--")}
-    for name, _, default, help_text in module.Options.optParameters:
+    for name, _, default, help_text in TWISTD[command].optParameters:
         told = re.search(r"default: ([0-9.]+)", help_text)
         for value in filter(None, (default, told and told[1])):
             assert value in rows[f"--{name}"], rows[f"--{name}"]

@@ -47,7 +47,7 @@ class Client(BoundToProcess, ClientSession):
         """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.
 
         Futures anywhere inside the arguments become inputs: the task runs when they have values, and gets these.  The
-        following keywords are the task's options and are not passed to ``fn``; ``functools.partial`` passes one of the same name.
+        following keywords are the task's options and are not passed to ``fn``; ``functools.partial`` passes one of that name.
 
         - ``key`` (text, generated): the task's name.  The same key with the same function and arguments is one task, with
           others ``future.result()`` raises ``KeyConflict``.
@@ -62,7 +62,7 @@ class Client(BoundToProcess, ClientSession):
         - ``allow_other_workers`` (False): ``workers`` is a wish; others run it while none of those is there with a free slot.
         - ``resources`` (None): a dict of name to amount, as ``{"GPU": 1}``, that a worker must have free (``--resources``).
         - ``replay`` (``"always"``): what happens when the result is lost.  ``"always"``: it is computed again; ``"verify"``:
-          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers, or
+          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers or
           the checkpoint store, have it, and it is not computed twice.
         - ``replicas`` (1): copies of the result to keep, on different workers.
         - ``checkpoint`` (False): write the result to the checkpoint store too (``--checkpoint-store``), where it survives every
