@@ -1,7 +1,7 @@
-"""A computation to kill workers under: python survivor.py ADDRESS LOGFILE
+"""A computation to kill workers under: python survivor.py ADDRESS LOGFILE [SECONDS]
 
-Each execution leaves a line in LOGFILE, so that executions can be counted.  When half of the leaves are done it says so:
-then is the time for ``kill -9`` of a worker.
+Its leaves take about SECONDS (60) on two slots.  It shows how far it is, and the workers with the pid of each: try ``kill -9``
+of one in another shell.  Each execution leaves a line in LOGFILE, so that executions can be counted.
 """
 
 import collections
@@ -18,8 +18,8 @@ def note(log, number):
         stream.write(f"{number}\n")
 
 
-def leaf(log, number):
-    time.sleep(0.01)  # the work
+def leaf(log, number, pause):
+    time.sleep(pause)  # the work
     note(log, number)
     return [number] * 10_000  # large enough to live in a worker's store
 
@@ -30,11 +30,14 @@ def add(log, number, left, right):
 
 
 address, log = sys.argv[1:3]
+seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 60.0
 with Client(address) as client:
-    leaves = [client.submit(leaf, log, i) for i in range(LEAVES)]
+    for name, worker in sorted(client.workers().items()):
+        print(f"worker {name}: kill -9 {worker.pid}", flush=True)
+    leaves = [client.submit(leaf, log, i, 2 * seconds / LEAVES) for i in range(LEAVES)]
     for done, _ in enumerate(as_completed(leaves), start=1):
-        if done == LEAVES // 2:
-            print("half of the leaves are done", flush=True)
+        if done % 10 == 0:
+            print(f"{done} of {LEAVES} leaves are done", flush=True)
     level, number = leaves, LEAVES
     while len(level) > 1:
         pairs = zip(level[::2], level[1::2], strict=False)

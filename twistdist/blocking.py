@@ -30,6 +30,7 @@ from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.net import client as net_client
+from twistdist.net.bound import BoundToProcess
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
@@ -316,7 +317,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         return BaseFuture.__repr__(self)
 
 
-class Client:
+class Client(BoundToProcess):
     """A blocking client.  Arguments as :func:`twistdist.connect`; a context manager.
 
     ``timeout`` in the methods is in seconds; ``TimeoutError`` when it is over.
@@ -373,16 +374,45 @@ class Client:
         return Future(self._session, record, name)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.  Options as in :meth:`twistdist.Client.submit`."""
+        """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.
+
+        Futures anywhere inside the arguments become inputs: the task runs when they have values, and gets these.  The
+        following keywords are the task's options and are not passed to ``fn``; ``functools.partial`` passes one of that name.
+
+        - ``key`` (text, generated): the task's name.  The same key with the same function and arguments is one task, with
+          others ``future.result()`` raises ``KeyConflict``.
+        - ``replace`` (False): with ``key``, the key goes to this task, whatever had it before.
+        - ``pure`` (False): the key is made of function and arguments, so that equal calls share one result.
+        - ``retries`` (0): how often the task is run again after an exception of ``fn``.
+        - ``crash_limit`` (3): how many processes the task may end until it fails with ``TaskCrashed``.
+        - ``time_limit`` (None: unlimited): seconds, or a ``timedelta``, that it may run; then it is stopped and fails with
+          ``TimeLimitExceeded``.
+        - ``priority`` (0): a whole number; larger ones run earlier.
+        - ``workers`` (None: any): a name or an iterable of names of the workers that it may run on.
+        - ``allow_other_workers`` (False): ``workers`` is a wish; others run it while none of those is there with a free slot.
+        - ``resources`` (None): a dict of name to amount, as ``{"GPU": 1}``, that a worker must have free (``--resources``).
+        - ``replay`` (``"always"``): what happens when the result is lost.  ``"always"``: it is computed again; ``"verify"``:
+          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers or
+          the checkpoint store, have it, and it is not computed twice.
+        - ``replicas`` (1): copies of the result to keep, on different workers.
+        - ``checkpoint`` (False): write the result to the checkpoint store too (``--checkpoint-store``), where it survives every
+          worker.
+
+        Raises ``SerializationError`` for what can't be pickled, ``TypeError`` or ``ValueError`` for an impossible option,
+        ``ClientClosed`` after ``close()``.  What happens to the task itself is raised by ``future.result()``.
+        """
         self._loop.check_process()
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         future: Future = self._session.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
-        """``submit`` for each tuple of ``zip(*iterables)``, in one message."""
+        """``submit`` for each tuple of ``zip(*iterables)``, in one message; options and ``kwargs`` hold for all of them.
+
+        ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
+        """
         self._loop.check_process()
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         return self._session.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise", timeout: float | None = None) -> Any:
@@ -549,6 +579,10 @@ class Executor(concurrent.futures.Executor):
         self._max_workers = max(1, sum(one.slots for one in client.workers().values()))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.  All keywords are the function's.
+
+        ``RuntimeError`` after ``shutdown``.
+        """
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
         return self._submit(fn, [args], kwargs)[0]
@@ -568,6 +602,8 @@ class Executor(concurrent.futures.Executor):
 
     def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
             chunksize: int = 1, **_: Any) -> Iterator[Any]:  # fmt: skip
+        """The values of ``fn`` for each tuple of ``zip(*iterables)``, in order; ``TimeoutError`` when one is not there within
+        ``timeout`` seconds of the call.  Calls travel many at a time by themselves, so ``chunksize`` says nothing."""
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
         bound = as_timeout(timeout)
@@ -586,6 +622,10 @@ class Executor(concurrent.futures.Executor):
                 self._client._session.cancel_records([one._record for one in futures], unstarted=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; return when those there are have ended, at once without ``wait``.
+
+        With ``cancel_futures`` those that no worker has been given yet are cancelled.
+        """
         self._open = False
         left: list[concurrent.futures.Future[Any]] = list(self._futures)
         if cancel_futures and left:  # those that run go on, as with every executor
@@ -611,7 +651,7 @@ def _stop(service: _LocalCluster) -> Any:
     return service.stopService().addBoth(lambda _: _clusters.discard(service))
 
 
-class LocalCluster:
+class LocalCluster(BoundToProcess):
     """A scheduler and workers on this machine; options as for :class:`twistdist.LocalCluster`.
 
     It is there, with all its workers, when it is made.  It ends with ``close()``, with its ``with`` block, with the last

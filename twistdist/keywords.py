@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
+_ACTOR = "nothing so far: there are no actors in this version"
 _SLOTS = "slots=…: each worker runs that many tasks at a time, each in a process of its own"
 _WORKERS = "n_workers=…: how many workers there are, and slots=…: how many tasks each of them runs at a time"
 _LOOPBACK = "nothing: a LocalCluster is reached from this machine alone; start twistd twistdist-scheduler for others to reach"
@@ -13,7 +16,7 @@ _ADDRESS = "the first argument: the scheduler's address, or a cluster"
 
 #: What other frameworks call it -> what it is here.
 _HINTS = {
-    "actor": "nothing so far: there are no actors in this version",
+    "actor": _ACTOR,
     "address": _ADDRESS,
     "asynchronous": "nothing: the client of twistdist.connect gives Deferreds, that of twistdist.blocking waits",
     "cluster": _ADDRESS,
@@ -43,6 +46,36 @@ _HINTS = {
     "threads_per_worker": _SLOTS,
     "worker_dashboard_address": "nothing so far: twistdist status ADDRESS tells what a cluster does",
 }  # fmt: skip
+
+_AMOUNTS = "resources={\"GPU\": 1}: what a worker must have free, of what it was started with (--resources)"
+
+#: The same for ``submit`` and ``map``, whose other keywords are the function's.
+_TASK_HINTS = {
+    "actor": _ACTOR,
+    "actors": _ACTOR,
+    "batch_size": "nothing: map sends its tasks in batches by itself",
+    "fifo_timeout": "priority=…: a larger one runs earlier; of equal ones what was submitted first",
+    "max_retries": "retries=…: how often the task is run again after an exception",
+    "num_cpus": _AMOUNTS,
+    "num_gpus": _AMOUNTS,
+    "timeout": "time_limit=…: seconds that the task may run; future.result(timeout) says how long to wait for it",
+}
+
+
+def refuse_foreign(function: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """``TypeError`` for task options of other frameworks among ``keywords`` that ``function`` does not take."""
+    found = [name for name in keywords if name in _TASK_HINTS]
+    if not found:
+        return
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return  # it can't be known
+    named = {name for name, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    foreign = [name for name in found if name not in named]
+    if foreign and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        hints = "; ".join(f"{name} is here {_TASK_HINTS[name]}" for name in foreign)
+        raise TypeError(f"{hints} (the function {getattr(function, '__name__', function)!s} takes no such keyword)")
 
 
 def unknown_keywords(whose: str, given: Iterable[str], known: Iterable[str]) -> TypeError:

@@ -68,7 +68,7 @@ def cut(data, cuts):
 
 def test_the_fuzzer_knows_every_decoder():
     assert {"FROM_CLIENT", "FROM_WORKER", "TO_CLIENT", "TO_WORKER", "BULK_REQUEST", "BULK_ANSWER"} < set(fuzz.decoders())
-    assert len(fuzz.readers()) == len(fuzz.decoders()) + 5
+    assert len(fuzz.readers()) == len(fuzz.decoders()) + 6
 
 
 # No parametrize beside given: pytest-twisted wraps what hypothesis calls once for each.

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+import twistdist
 from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, wait
 
@@ -302,3 +304,53 @@ def test_nobody_but_the_cluster_sets_its_futures(client):
         with pytest.raises(concurrent.futures.InvalidStateError, match="is set by the cluster"):
             setting()
     assert future.result(60) is None
+
+
+@pytest.mark.parametrize("api", ["blocking", "Deferred"])
+def test_a_client_or_cluster_in_a_task_says_what_to_use(client, api):
+    one = client if api == "blocking" else client._session
+    cluster = client._cluster if api == "blocking" else client._cluster._service
+    for captured in (one, cluster):
+        for call in (lambda: client.submit(lambda: captured), lambda: client.submit(len, [captured]),  # noqa: B023
+                     lambda: client.map(len, [[captured]])):  # fmt: skip  # noqa: B023
+            with pytest.raises(errors.SerializationError, match=r"can't be pickled.*twistdist\.blocking\.current_client\(\)"):
+                call()
+        with pytest.raises(TypeError, match=r"current_client\(\)"):
+            pickle.dumps(captured)
+
+
+@pytest.mark.parametrize(("arguments", "options"), [
+    ((), {}), (("127.0.0.1:8786",), {}), (("127.0.0.1:8786",), {"session": "nightly"}), ((), {"n_workers": 2}),
+    ((None, "127.0.0.1:8786"), {}), ((None, "127.0.0.1:8786", "a secret as text"), {})])  # fmt: skip
+def test_the_client_of_the_other_api_made_by_hand_says_how_to_get_one(arguments, options):
+    with pytest.raises(TypeError, match=r"twistdist\.blocking\.Client\(address\).*twistdist\.connect\(reactor, address\)"):
+        twistdist.Client(*arguments, **options)
+
+
+@pytest.mark.parametrize(("keyword", "hint"), [
+    ("actor", "no actors"), ("batch_size", "map sends"), ("timeout", "time_limit="), ("num_gpus", "resources=")])  # fmt: skip
+def test_task_options_of_other_frameworks_get_a_hint(client, keyword, hint):
+    def double(x):
+        return 2 * x
+
+    for submit in (client.submit, client._session.submit):
+        with pytest.raises(TypeError, match=f"{keyword} is here .*{hint}.*double takes no such keyword"):
+            submit(double, 1, **{keyword: True})
+    with pytest.raises(TypeError, match=f"{keyword} is here .*{hint}"):
+        client.map(double, [1], **{keyword: True})
+
+
+def test_a_keyword_that_the_function_takes_is_its_own(client):
+    def wait(x, timeout=1, **others):
+        return x, timeout, others
+
+    assert client.submit(wait, 1, timeout=5, actor=True).result(60) == (1, 5, {"actor": True})
+    assert client.submit(dict, timeout=5).result(60) == {"timeout": 5}  # a builtin without a signature
+    assert client.executor().submit(dict, batch_size=5).result(60) == {"batch_size": 5}
+
+
+def test_a_closure_over_large_data_says_what_works_and_it_does(client):
+    data = b"x" * (17 << 20)
+    with pytest.raises(errors.SerializationError, match="as an argument, which may have any size"):
+        client.submit(lambda: len(data))
+    assert client.submit(lambda given: len(given), data).result(60) == len(data)

@@ -95,8 +95,10 @@ def test_three_shells_the_examples_and_a_kill(shells, tmp_path):
         assert "ZeroDivisionError" in done.stdout
 
     log = tmp_path / "log"
-    running = shells(sys.executable, str(EXAMPLES / "survivor.py"), address, str(log))
-    running.wait_for("half of the leaves are done")
+    running = shells(sys.executable, str(EXAMPLES / "survivor.py"), address, str(log), "1")
+    pid = running.wait_for(r"^worker a: kill -9 (\d+)")[1]
+    assert int(pid) == workers[0].process.pid
+    running.wait_for("100 of 200 leaves are done")
     workers[0].end(signal.SIGKILL)
     running.wait_for("the right answer")
     assert running.end(None) == 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -15,32 +14,64 @@ from twistdist.core.client import Record
 from twistdist.errors import SerializationError, TwistdistError, said, shown
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.keywords import unknown_keywords
+from twistdist.net.bound import BoundToProcess
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.options import check_name, check_replicas, check_session, check_workers, several, split_options
-from twistdist.net.session import ClientSession
+from twistdist.net.session import ClientSession, Parent
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.tls import dialing_side
 from twistdist.wire.payload import dump_value
 
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
 
-class Client(ClientSession):
+
+class Client(BoundToProcess, ClientSession):
     """One session with a scheduler.  Made by :func:`connect`.
 
     Orders (``submit``, ``cancel``, …) may come from any thread; they are carried out in the reactor's thread soon.  Everything
     else belongs to the reactor's thread.
     """
 
+    def __init__(self, reactor: Any = None, address: str = "", secret: bytes = b"", parent: Parent | None = None,
+                 tls: Tls | None = None, name: str = "", **unknown: Any) -> None:  # fmt: skip
+        if unknown or not isinstance(secret, bytes) or not secret:
+            raise TypeError("twistdist.Client is not made by hand: in a script use twistdist.blocking.Client(address), "
+                            "in a Twisted program the Deferred of twistdist.connect(reactor, address)")  # fmt: skip
+        super().__init__(reactor, address, secret, parent, tls, name)
+
     def _make(self, record: Record, name: str) -> Future:
         return Future(self, record, name)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run ``fn(*args, **kwargs)`` on the cluster; its Future at once.
+        """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.
 
-        Futures anywhere inside the arguments become inputs.  Task options (``key``, ``pure``, ``retries``, ``crash_limit``,
-        ``time_limit``, ``priority``, ``workers``, ``allow_other_workers``, ``resources``) are not passed to ``fn``.  Raises
-        ``SerializationError`` for what can't be pickled, ``TypeError`` and ``ValueError`` for impossible options.
+        Futures anywhere inside the arguments become inputs: the task runs when they have values, and gets these.  The
+        following keywords are the task's options and are not passed to ``fn``; ``functools.partial`` passes one of that name.
+
+        - ``key`` (text, generated): the task's name.  The same key with the same function and arguments is one task, with
+          others ``future.result()`` raises ``KeyConflict``.
+        - ``replace`` (False): with ``key``, the key goes to this task, whatever had it before.
+        - ``pure`` (False): the key is made of function and arguments, so that equal calls share one result.
+        - ``retries`` (0): how often the task is run again after an exception of ``fn``.
+        - ``crash_limit`` (3): how many processes the task may end until it fails with ``TaskCrashed``.
+        - ``time_limit`` (None: unlimited): seconds, or a ``timedelta``, that it may run; then it is stopped and fails with
+          ``TimeLimitExceeded``.
+        - ``priority`` (0): a whole number; larger ones run earlier.
+        - ``workers`` (None: any): a name or an iterable of names of the workers that it may run on.
+        - ``allow_other_workers`` (False): ``workers`` is a wish; others run it while none of those is there with a free slot.
+        - ``resources`` (None): a dict of name to amount, as ``{"GPU": 1}``, that a worker must have free (``--resources``).
+        - ``replay`` (``"always"``): what happens when the result is lost.  ``"always"``: it is computed again; ``"verify"``:
+          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers or
+          the checkpoint store, have it, and it is not computed twice.
+        - ``replicas`` (1): copies of the result to keep, on different workers.
+        - ``checkpoint`` (False): write the result to the checkpoint store too (``--checkpoint-store``), where it survives every
+          worker.
+
+        Raises ``SerializationError`` for what can't be pickled, ``TypeError`` or ``ValueError`` for an impossible option,
+        ``ClientClosed`` after ``close()``.  What happens to the task itself is raised by ``future.result()``.
         """
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         future: Future = self.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
@@ -49,7 +80,7 @@ class Client(ClientSession):
 
         ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
         """
-        options = split_options(kwargs)
+        options = split_options(kwargs, fn)
         return self.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise") -> Deferred[Any]:
@@ -344,11 +375,3 @@ def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None
 
     starting: Deferred[Any] = cluster.startService()
     return starting.addCallback(started).addCallbacks(connected, failed)
-
-
-# Futures are pickled by reference; a client itself never travels.
-def _no_pickle(client: Client) -> Any:
-    raise pickle.PicklingError("a Client can't be pickled; inside a task make another one from its address")
-
-
-Client.__reduce__ = _no_pickle  # type: ignore[assignment,method-assign]

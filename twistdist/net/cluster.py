@@ -24,6 +24,7 @@ from twistdist.errors import TwistdistError, shown
 from twistdist.executors import launch
 from twistdist.executors.processes import exit_in_words
 from twistdist.keywords import unknown_keywords
+from twistdist.net.bound import BoundToProcess
 from twistdist.net.children import Child
 from twistdist.net.hosts import default_spill_root, default_store_root, memory_limit_of
 from twistdist.net.worker import default_slots
@@ -42,7 +43,7 @@ MOST_WORKERS = 10_000
 STOP_S = 10.0
 
 
-class LocalCluster(Service):
+class LocalCluster(BoundToProcess, Service):
     """A scheduler and ``n_workers`` workers (default: as many as processors) of ``slots`` tasks each.
 
     ``startService`` returns a Deferred that fires when all are ready; ``stopService`` one that fires when all are gone.  A

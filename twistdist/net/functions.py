@@ -72,7 +72,8 @@ class Functions:
         if len(blob) > MAX_ARGUMENT_BYTES:
             raise SerializationError(
                 f"the function {shown(function)} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
-                "pass the data in its closure as an argument, or let a task read it"
+                "pass what is large in its closure or among its defaults and globals as an argument, which may have any size "
+                "(it travels as data by itself), or let a task read it"
             )
         ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
         known = None

@@ -78,6 +78,7 @@ class BaseFuture:
         return self._record.state is not State.PENDING
 
     def cancelled(self) -> bool:
+        """Whether the task was cancelled."""
         return self._record.state is State.CANCELLED
 
     def release(self) -> None:

@@ -7,13 +7,14 @@ no subclasses, so nothing else may reach a message.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import attrs
 
 from twistdist.config import as_choice, as_number, as_seconds, as_text, as_truth, as_whole_number, resource_units
 from twistdist.errors import shown
+from twistdist.keywords import refuse_foreign
 from twistdist.net.futures import BaseFuture
 from twistdist.wire import messages as m
 
@@ -117,8 +118,9 @@ def _check_resources(resources: Any) -> dict[str, int] | None:
     return {name: units for name, units in found.items() if units} or None
 
 
-def split_options(kwargs: dict[str, Any]) -> TaskOptions:
-    """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value."""
+def split_options(kwargs: dict[str, Any], fn: Callable[..., Any] | None = None) -> TaskOptions:
+    """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value, and for what is left
+    when it is an option of another framework and none of ``fn``."""
     if not kwargs:
         return NO_OPTIONS
     take = kwargs.pop
@@ -142,6 +144,8 @@ def split_options(kwargs: dict[str, Any]) -> TaskOptions:
         replicas=check_replicas(take("replicas", 1)),
         checkpoint=as_truth(take("checkpoint", False), "checkpoint"),
     )
+    if kwargs and fn is not None:
+        refuse_foreign(fn, kwargs)
     return TaskOptions(key, pure, None if options == _DEFAULTS else options, replace)
 
 
