@@ -481,9 +481,15 @@ class Client(BoundToProcess):
         """The scheduler's counters, task states, workers and sessions."""
         return self._call(self._session.status, timeout)  # type: ignore[no-any-return]
 
-    def clear(self, timeout: float | None = None) -> dict[str, int]:
-        """Drop all data and tasks that no connected session wants; how many sessions and tasks went."""
-        return self._call(self._session.clear, timeout)  # type: ignore[no-any-return]
+    def clear(self, sessions: Iterable[str] = (), timeout: float | None = None) -> dict[str, int]:
+        """Drop all data and tasks that no connected session and no durable one wants.
+
+        Durable sessions named in ``sessions`` go too, with all that they keep; no client of theirs may be connected.  Returns
+        ``{"sessions": …, "tasks": …}`` that went.  ``TwistdistError`` for a name that is unknown or in use, and then nothing is
+        dropped.
+        """
+        names = several(sessions)
+        return self._call(lambda: self._session.clear(names), timeout)  # type: ignore[no-any-return]
 
     def take_up(self, keys: list[str], timeout: float | None = None) -> list[Future | None]:
         """Futures of tasks by key, somebody else's too; None where no task has that key."""

@@ -29,6 +29,8 @@ def _status(options: argparse.Namespace) -> int:
     tasks = ", ".join(f"{count} {state}" for state, count in sorted(status["tasks"].items())) or "none"
     print(f"scheduler {options.address}, epoch {status['epoch']}")
     print(f"tasks     {tasks}; {status['done']} executed, {status['failed']} failed, {status['replays']} replayed")
+    for lack, count in sorted(status["lacks"].items()):
+        print(f"waiting   {count} tasks: {lack}")
     print(f"journal   {_journal_line(status['journal'])}")
     if status["recovering"] is not None:
         print(f"recovering: waiting for {', '.join(status['recovering'])}")
@@ -70,7 +72,7 @@ def _journal(options: argparse.Namespace) -> int:
 def _clear(options: argparse.Namespace) -> int:
     from twistdist.client import clear
 
-    gone = clear(options.address, timeout=options.timeout, tls=options.tls)
+    gone = clear(options.address, timeout=options.timeout, tls=options.tls, sessions=options.session)
     print(f"{gone['sessions']} sessions of absent clients and {gone['tasks']} tasks dropped")
     return 0
 
@@ -144,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
     retire.add_argument("names", nargs="+", metavar="WORKER", help="their names")
     retire.add_argument("--patience", type=float, default=3600.0, help="seconds until they end with what is left [%(default)g]")
+    clear.add_argument("--session", metavar="NAME", action="append", default=[],
+                       help="a durable session that goes too; may be given several times")  # fmt: skip
     why.add_argument("key", help="the task's key")
     return parser
 

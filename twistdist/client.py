@@ -17,10 +17,13 @@ SCATTERED = "twistdist.client.scatter"
 
 
 def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0,
-          tls: str | os.PathLike[str] | None = None) -> dict[str, int]:  # fmt: skip
-    """Drop all data and tasks that no connected session wants; ``{"sessions": …, "tasks": …}`` that went."""
+          tls: str | os.PathLike[str] | None = None, sessions: Iterable[str] = ()) -> dict[str, int]:  # fmt: skip
+    """Drop all data and tasks that no connected session and no durable one wants; ``{"sessions": …, "tasks": …}`` that went.
+
+    Durable sessions named in ``sessions`` go too; ``TwistdistError`` when one is unknown or has a connected client.
+    """
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
-        return client.clear(timeout)
+        return client.clear(sessions, timeout)
 
 
 def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None, timeout: float = 30.0,

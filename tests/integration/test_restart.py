@@ -396,3 +396,18 @@ def test_a_scheduler_that_was_killed_last_stays_dead_until_it_is_started():
         cluster.kill_scheduler()  # while it is about to be started again
         time.sleep(0.3)
         assert not cluster.scheduler
+
+
+def test_a_durable_session_that_nobody_uses_is_cleared_by_name(cluster):
+    with Client(cluster.address, session="old") as client:
+        client.submit(pow, 2, 4, key="kept").result(60)
+        with pytest.raises(errors.TwistdistError, match="a client of the session 'old' is connected"):
+            loose.clear(cluster.address, sessions=["old"])
+    with Client(cluster.address) as other:
+        with pytest.raises(errors.TwistdistError, match="there is no durable session 'odl'; there are: old"):
+            other.clear(["old", "odl"])
+        assert other.who_has("kept")
+    assert loose.clear(cluster.address, sessions=["old"]) == {"sessions": 1, "tasks": 1}
+    restart(cluster)  # the journal has it too
+    with Client(cluster.address, session="old") as client:
+        assert client.futures() == {} and client.status()["tasks"] == {}

@@ -74,6 +74,8 @@ class Client:
         self.answers: list[m.Reply] = []
         self.supplies: list[m.Supply] = []
         self.dropped: list[int] = []
+        self.lacks: dict[int, str] = {}
+        self.all_lack = ""
         #: Addresses of workers that are silent, and whether they are gone: news for the edge.
         self.troubles: list[tuple[str, bool]] = []
         self._functions: dict[bytes, tuple[int, int]] = {}
@@ -102,6 +104,7 @@ class Client:
             m.Reply: self._reply,
             m.Supply: self._supply,
             m.DropData: self._drop_data,
+            m.Lacks: self._lacks,
         }
 
     # ---- orders -----------------------------------------------------------------------------
@@ -349,6 +352,18 @@ class Client:
                 record.state, record.error, record.place = State.ERROR, error, None
                 self._changed.append(record)
         return True
+
+    def _lacks(self, message: m.Lacks) -> None:
+        """Told to people who look at a pending future."""
+        if not message.cids:
+            self.lacks, self.all_lack = {}, message.text
+            return
+        told = self.lacks | dict.fromkeys(message.cids, message.text)
+        self.lacks = {cid: text for cid, text in told.items() if text and cid in self.records}
+
+    def lack_of(self, record: Record) -> str:
+        """What a pending record's task lacks to be run at all, as far as that was told."""
+        return self.lacks.get(record.cid) or self.all_lack if record.state is State.PENDING else ""
 
     def _drop_data(self, message: m.DropData) -> None:
         gone = [cid for cid in message.cids if cid in self._kept]  # after a restart it may be said twice

@@ -58,8 +58,8 @@ class Outcomes(TaskBook):
         """A second execution gave another value: that is told, and neither value is passed on."""
         if message.value is None:
             self._refuse(worker, [message.attempt])
-        text = (f"{task.key} gave another value when it was run again: attempt {task.value_attempt:x} had the digest "
-                f"{task.digest.hex()}, attempt {message.attempt:x} on {worker.name} has {message.digest.hex()}; the function "
+        text = (f"{task.key} gave another value when it was run again: attempt {task.value_attempt} had the digest "
+                f"{task.digest.hex()}, attempt {message.attempt} on {worker.name} has {message.digest.hex()}; the function "
                 "depends on more than its arguments (replay=\"verify\")")  # fmt: skip
         error = m.ErrorInfo("NonDeterministicReplay", "", text)
         self._fail(task, _about(error, task, worker, message.attempt))

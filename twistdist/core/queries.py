@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from twistdist.core import possible
 from twistdist.core.records import Client, Task, TaskState, Worker
 
 if TYPE_CHECKING:
     from twistdist.core.scheduler import Scheduler
+
+
+#: Characters of an error that are told by ``why``.
+MOST_ERROR_CHARACTERS = 2_000
 
 
 def answer(scheduler: Scheduler, now: float, client: Client, what: str, args: list[Any], again: bool = False) -> Any:
@@ -112,7 +117,13 @@ def _why(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> d
     """What is known of the one task that ``args`` names by cid or key; None when there is no such task."""
     task = _find(scheduler, client, args[0])
     if task is None:
-        return None
+        return scheduler.failures.get(args[0])
+    lack = possible.lack_of(task, scheduler.workers.values()) if task.state is TaskState.READY else ""
+    return {**story_of(task), "lacks": lack}
+
+
+def story_of(task: Task) -> dict[str, Any]:
+    """What has become of a task so far."""
     trouble = task.trouble
     return {
         "key": task.key,
@@ -126,8 +137,27 @@ def _why(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> d
         "crashes": list(trouble.crashes) if trouble else [],
         "exposed": trouble.exposed if trouble else 0,
         "lost_inputs": trouble.lost_inputs if trouble else 0,
-        "error": task.error.text if task.error is not None else "",
+        "error": _error_of(task),
     }
+
+
+def _error_of(task: Task) -> str:
+    if task.error is None:
+        return ""
+    kind = task.error.kind or task.error.type
+    return f"{kind}: {task.error.text}"[:MOST_ERROR_CHARACTERS]
+
+
+def _lacks(scheduler: Scheduler) -> dict[str, int]:
+    """What ready tasks lack to be run at all: how many lack it."""
+    if not any(worker.connected for worker in scheduler.workers.values()):
+        return {possible.NOBODY: scheduler.unfinished} if scheduler.unfinished else {}
+    found: dict[str, int] = {}
+    for task in scheduler.restricted:
+        text = possible.lack_of(task, scheduler.workers.values())
+        if text:
+            found[text] = found.get(text, 0) + 1
+    return found
 
 
 def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
@@ -137,6 +167,7 @@ def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -
     return {
         "epoch": scheduler.epoch,
         "tasks": states,
+        "lacks": _lacks(scheduler),
         "workers": _workers(scheduler, now, client, []),
         "sessions": {
             "connected": sum(1 for c in scheduler.clients.values() if c.connected),
@@ -154,8 +185,18 @@ def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -
 
 
 def _clear(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, int]:
+    """``args``: names of durable sessions that go too."""
+    names = list(dict.fromkeys(str(name) for name in args))
+    scheduler.check_sessions(names)
+    return _clear_again(scheduler, now, client, names)
+
+
+def _clear_again(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, int]:
+    """Sessions that are gone have gone before."""
     before = len(scheduler.tasks)
-    sessions = scheduler.clear()
+    for name in args:
+        scheduler.end_named_session(name)
+    sessions = scheduler.clear() + len(args)
     scheduler.collect()
     return {"sessions": sessions, "tasks": before - len(scheduler.tasks)}
 
@@ -296,6 +337,7 @@ def _unpublish_again(scheduler: Scheduler, now: float, client: Client, args: lis
 
 #: Orders that could not be carried out a second time.
 _AGAIN: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
+    "clear": _clear_again,
     "watch": _watch_again,
     "publish": _publish_again,
     "unpublish": _unpublish_again,

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from twistdist.core import nesting, queries, refusals
+from twistdist.core import nesting, possible, queries, refusals
 from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Function, Incident, Task, Worker
 from twistdist.core.refusals import MOST_CIDS
@@ -22,6 +22,9 @@ from twistdist.core.restart import Restarting
 from twistdist.core.tasks import ASSIGNED, DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
+
+#: Failed tasks that nobody wants any more of which it is known why they failed.
+MOST_FAILURES = 1_000
 
 #: Submits of one session within this many seconds form one batch of the priority order.
 BATCH_S = 0.1
@@ -37,6 +40,9 @@ class Scheduler(Restarting):
         super().__init__(epoch, settings)
         self.stopping = ""
         self._fatherless: dict[Client, None] = {}  # sessions of tasks that are away
+        self.failures: dict[str, dict[str, Any]] = {}  # of tasks that are forgotten, by key
+        self._lacks: dict[str, set[Task]] = {}  # what was told to be lacking, and the tasks that are ready without it
+        self._looks_for_lacks = False
         self._handlers: dict[type, Callable[[float, Any, Any], None]] = {
             m.Function: self._function,
             m.Submit: self._submit,
@@ -182,6 +188,55 @@ class Scheduler(Restarting):
         if self._untended or self.retiring:
             self._tend_all(now)
         self._schedule(now)
+        if not self._looks_for_lacks and (self.restricted or (self.unfinished and not self.workers)):
+            self._looks_for_lacks = True
+            self._alarm(now + possible.LOOK_S, self._look_for_lacks, None)
+
+    def _forget(self, task: Task) -> None:
+        """Of one that failed it is kept why, for a while."""
+        if task.state is FAILED and task.error is not None and task.error.kind != "TaskCancelled":
+            self.failures.pop(task.key, None)
+            self.failures[task.key] = queries.story_of(task)
+            if len(self.failures) > MOST_FAILURES:
+                del self.failures[next(iter(self.failures))]
+        super()._forget(task)
+
+    def _look_for_lacks(self, now: float, _: None) -> None:
+        """Tell of tasks that nobody who is here may ever run, and of those that somebody may run again."""
+        found: dict[str, set[Task]] = {}
+        if self.unfinished and not any(worker.connected for worker in self.workers.values()):
+            found[possible.NOBODY] = set()
+        else:
+            known: dict[int, str] = {}  # by options: the tasks of a map share theirs
+            for task in self.restricted:
+                text = known.get(id(task.options))
+                if text is None:
+                    text = known[id(task.options)] = possible.lack_of(task, self.workers.values())
+                if text:
+                    found.setdefault(text, set()).add(task)
+        for text, tasks in self._lacks.items():
+            self._tell_lack("", tasks - found.get(text, set()), text not in found and not tasks)
+        for text, tasks in found.items():
+            before = self._lacks.get(text)
+            self._tell_lack(text, tasks - (before or set()), before is None and not tasks)
+            if before is None:
+                what = f"{len(tasks)} tasks, {next(iter(tasks)).key} among them" if tasks else f"{self.unfinished} tasks"
+                self._incident(Incident(now, "tasks wait", what, text))
+        self._lacks = found
+        self._looks_for_lacks = bool(found or self.restricted)
+        if self._looks_for_lacks:
+            self._alarm(now + possible.LOOK_S, self._look_for_lacks, None)
+
+    def _tell_lack(self, text: str, tasks: Iterable[Task], everybody: bool) -> None:
+        cids: dict[Client, list[int]] = {}
+        for task in tasks:
+            for client, cid in task.watchers:
+                cids.setdefault(client, []).append(cid)
+        if everybody:
+            cids = {client: [] for client in self.clients.values()}
+        for client, of_client in cids.items():
+            if not client.held:
+                self.post(client, m.Lacks(of_client, text))
 
     def _end_with_parents(self) -> None:
         """A task's session that is away ends with the task; until then the task may be run again and find its children."""

@@ -108,6 +108,20 @@ class Sessions(Liveness):
                 self.ledger.session(other)
         return count
 
+    def check_sessions(self, names: Iterable[str]) -> None:
+        """``ValueError`` unless all are durable sessions that nobody is connected with."""
+        known = {client.name for client in self.clients.values() if client.name}
+        for name in names:
+            if name not in known:
+                there = ", ".join(sorted(known)) or "none"
+                raise ValueError(f"there is no durable session {name!r}; there are: {there}")
+            if any(client.connected for client in self.clients.values() if client.name == name):
+                raise ValueError(f"a client of the session {name!r} is connected; close it first, or call its end_session()")
+
+    def end_named_session(self, name: str) -> None:
+        """Release all that a durable session keeps, of which no process is here any more."""
+        self.end_session(Client(0, name, Session(), connected=False))
+
     # ---- published names ----------------------------------------------------------------------
 
     def publish(self, name: str, shape: bytes, tasks: list[Task]) -> None:

@@ -187,7 +187,7 @@ class Worker(Pool):
 
     def _compute(self, now: float, message: m.Compute) -> None:
         if message.attempt <= 0 or message.attempt in self.jobs or message.attempt in self.stored:
-            raise ProtocolError(f"attempt {message.attempt:x} was given twice, or is none")
+            raise ProtocolError(f"attempt {message.attempt} was given twice, or is none")
         if message.fn not in self.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was given")
         if not 0 <= message.limit < float("inf"):  # NaN too

@@ -457,7 +457,7 @@ class Supervisor:
 
     def _log_lines(self, executor: _Executor, stream: _Stream, lines: Iterable[tuple[int, str]]) -> None:
         for attempt, some in itertools.groupby(lines, operator.itemgetter(0)):
-            key = executor.keys.get(attempt) or (f"attempt {attempt:x}" if attempt else "an executor")
+            key = executor.keys.get(attempt) or (f"attempt {attempt}" if attempt else "an executor")
             text = f"\n{key} {stream.name}: ".join(line for _, line in some)  # one event for many lines
             _OUTPUT.info("{key} {stream}: {text}", key=key, stream=stream.name, text=text, worker=self._service.worker)
 

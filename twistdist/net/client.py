@@ -218,9 +218,14 @@ class Client(BoundToProcess, ClientSession):
         """A Deferred of the scheduler's counters, task states, workers and sessions."""
         return self._query("status")
 
-    def clear(self) -> Deferred[dict[str, int]]:
-        """Drop all data and tasks that no connected session wants; a Deferred of how many sessions and tasks went."""
-        return self._query("clear")
+    def clear(self, sessions: Iterable[str] = ()) -> Deferred[dict[str, int]]:
+        """Drop all data and tasks that no connected session and no durable one wants.
+
+        Durable sessions named in ``sessions`` go too, with all that they keep; no client of theirs may be connected.  A
+        Deferred of ``{"sessions": …, "tasks": …}`` that went; it fails with ``TwistdistError`` for a name that is unknown or in
+        use, and then nothing is dropped.
+        """
+        return self._query("clear", *[as_text(name, "the name of a session") for name in several(sessions)])
 
     def take_up(self, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         """Futures of tasks by key, somebody else's too; None where no task has that key."""

@@ -32,6 +32,8 @@ class Session(Protocol):
 
     def let_go(self, record: Record) -> None: ...
 
+    def lack_of(self, record: Record) -> str: ...
+
     def cancel_records(self, records: Sequence[Record]) -> None: ...
 
     def call_when_done(self, record: Record, function: Any) -> None: ...
@@ -94,7 +96,8 @@ class BaseFuture:
             client.let_go(self._record)
 
     def __repr__(self) -> str:
-        return f"<Future {self.key}: {self.status}>"
+        lack = self._client.lack_of(self._record) if self._client is not None else ""
+        return f"<Future {self.key}: {self.status}{', ' if lack else ''}{lack}>"
 
 
 class Future(BaseFuture):

@@ -273,6 +273,10 @@ class ClientSession:
         if self._parent is None and self._error is None:
             self._order(ClientSession.forget, record.cid)
 
+    def lack_of(self, record: Record) -> str:
+        """What a pending record's task lacks to be run at all, as far as the scheduler has told it; from any thread."""
+        return self._core.lack_of(record)
+
     def forget(self, record: Record) -> None:
         """A future is not wanted any more, by its durable session neither; from any thread."""
         if self._error is None:

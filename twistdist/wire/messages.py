@@ -340,6 +340,13 @@ class Supply(Message, tag=24):
     workers: list[int]
 
 
+class Lacks(Message, tag=28):
+    """What these futures' tasks lack to be run at all (no ``cids``: all that are pending); "": nothing any more."""
+
+    cids: list[int]
+    text: str
+
+
 class DropData(Message, tag=25):
     """Nobody needs the data of these futures any more: they will not be asked for again."""
 
@@ -661,7 +668,7 @@ class Undecodable(NamedTuple):
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
-ToClient = Finished | Erred | Reply | Peer | Supply | DropData | PeerState | Beat | Trouble
+ToClient = Finished | Erred | Reply | Peer | Supply | DropData | Lacks | PeerState | Beat | Trouble
 FromWorker = (
     Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
     | CopyFailed | Rescued | Locate | Leaving | Inventory | Beat
