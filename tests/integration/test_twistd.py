@@ -146,6 +146,9 @@ def fails(shells, *command):
 
 def test_bad_options_end_with_one_clear_line(shells, tmp_path):
     assert "name the scheduler's address" in fails(shells, "twistdist-worker")
+    for role in ("twistdist-worker", "twistdist-scheduler"):
+        (line,) = fails(shells, role, "--nope").splitlines()
+        assert line == f"twistd {role}: option --nope not recognized; twistd {role} --help lists the options"
     assert "is no address" in fails(shells, "twistdist-worker", "nonsense")
     assert "--slots is a number" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--slots", "none")
     assert "NAME=NUMBER" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--resources", "GPU=x")

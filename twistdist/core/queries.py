@@ -273,8 +273,8 @@ def _dataset(scheduler: Scheduler, now: float, client: Client, args: list[Any]) 
     name, *cids = args
     dataset = scheduler.datasets.get(name)
     if dataset is None:
-        there = ", ".join(sorted(scheduler.datasets)) or "nothing"
-        raise ValueError(f"nothing is published as {name!r}, only {there}")
+        there = ", ".join(sorted(scheduler.datasets)) or "none"
+        raise ValueError(f"nothing is published as {name!r}; published names: {there}")
     if cids and len(cids) == len(dataset.tasks):
         for cid, task in zip(cids, dataset.tasks, strict=True):
             scheduler.watch(task, client, int(cid))

@@ -529,7 +529,9 @@ class Scheduler(Restarting):
     def _query(self, now: float, client: Client, message: m.Query) -> None:
         try:
             answer = queries.answer(self, now, client, message.what, message.args, message.again)
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except ValueError as error:
+            self.post(client, m.Reply(message.query, str(error)))
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
             self.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
         else:
             self.post(client, m.Reply(message.query, "", answer))

@@ -31,6 +31,15 @@ class RoleOptions(usage.Options):
     ]
     optFlags: ClassVar[list[Any]] = [["plaintext", None, "Allow listening beyond this machine without encryption"]]
 
+    command = ""
+
+    def parseOptions(self, options: Any = None) -> None:
+        """``SystemExit`` with one line for what is no option: twistd would print all that there are before it."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            raise SystemExit(f"twistd {self.command}: {error}; twistd {self.command} --help lists the options") from None
+
     def postOptions(self) -> None:
         # Several roles are run from one folder in as many shells; twistd's default pid file allows one only.
         parent = getattr(self, "parent", None)

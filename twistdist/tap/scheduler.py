@@ -21,6 +21,7 @@ from twistdist.tap.roles import Role, RoleOptions
 class Options(RoleOptions):
     """Options of the scheduler."""
 
+    command = "twistdist-scheduler"
     synopsis = "[options]"
     longdesc = "The scheduler of a twistdist cluster."
 

@@ -26,6 +26,7 @@ from twistdist.tap.roles import Role, RoleOptions
 class Options(RoleOptions):
     """Options of a worker."""
 
+    command = "twistdist-worker"
     synopsis = "[options] SCHEDULER"
     longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint, or several: A,B."
     optParameters: ClassVar[list[Any]] = [
