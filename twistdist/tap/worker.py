@@ -47,7 +47,7 @@ class Options(RoleOptions):
         words = list(sys.argv[1:] if options is None else options)
         if words and not words[0].startswith("-"):
             words = [*words[1:], words[0]]
-        super().parseOptions(words)  # type: ignore[no-untyped-call]
+        super().parseOptions(words)
 
     def parseArgs(self, scheduler: str | None = None) -> None:
         if scheduler is not None:
