@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from twistdist.testing import golden
 from twistdist.testing.simulate import World, main, run_seeds
 
 #: How many schedules a test run tries; each costs some 5 ms.
@@ -37,7 +38,7 @@ def test_the_same_seed_gives_the_same_run_under_another_hash_seed():
     code = (
         "from twistdist.testing.simulate import World\n"
         "for seed in range(30):\n"
-        "    w = World(seed); w.run(); print(seed, w.now, w._count, sorted(w.executions.items()), sorted(w.faults.items()))"
+        "    w = World(seed); w.run(); print(seed, w.now, w._count, w.trace_digest(), sorted(w.executions.items()), w.faults)"
     )
     traces = [
         subprocess.run(
@@ -73,3 +74,16 @@ def test_copies_that_are_never_made_are_found(monkeypatch):
     monkeypatch.setattr(Replicas, "_copy", lambda self, task, care, free, staying: free.clear())
     _, _, failed = run_seeds(0, 200)
     assert any("copies of" in text for _, text in failed)
+
+
+def test_a_trace_that_is_not_as_it_was_is_named(tmp_path, capsys):
+    kept = tmp_path / "traces"
+    assert golden.main(["--jobs", "1", "write", "--seeds", "20", "--first-seed", "7", str(kept)]) == 0
+    assert golden.main(["--jobs", "2", "compare", str(kept)]) == 0
+    assert "20 of 20 traces are identical" in capsys.readouterr().out
+    lines = kept.read_text().splitlines(keepends=True)
+    assert len({line.split()[1] for line in lines}) == 20
+    kept.write_text("".join([*lines[:3], "10 0123456789abcdef\n", *lines[4:]]))
+    assert golden.main(["--jobs", "1", "compare", str(kept)]) == 1
+    told = capsys.readouterr().out
+    assert "19 of 20 traces are identical" in told and "these differ: 10;" in told

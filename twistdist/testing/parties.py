@@ -72,6 +72,7 @@ class Link:
         if frame[2] and isinstance(frame[2][0], m.Ready | m.Resumed):
             self.greeted = True
         data = framing.encode_frame(frame)[4:]
+        world.record(f"{self.party.name} {'to' if to_scheduler else 'from'} scheduler", data)
         if frame[2] and not frame[0] and world.greeting_fault():
             self.cut()
             return
@@ -116,8 +117,8 @@ class Party:
 
     core: client_core.Client | worker_core.Worker
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
         self.alive = True
         self.link: Link | None = None
         self._ack_due = False
@@ -224,7 +225,7 @@ class SimClient(Party):
     decoder = framing.TO_CLIENT
 
     def __init__(self, world: World, number: int) -> None:
-        super().__init__(world)
+        super().__init__(world, f"client {number}")
         self.core: client_core.Client = client_core.Client(1000 + number)
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
@@ -307,8 +308,8 @@ class SimWorker(Party):
     decoder = framing.TO_WORKER
 
     def __init__(self, world: World, name: str, incarnation: int, store: dict[int, tuple[bytes, int]]) -> None:
-        super().__init__(world)
-        self.name, self.store = name, store
+        super().__init__(world, name)
+        self.store = store
         host = "h1" if world.rng.random() < 0.5 else f"host-{name}"
         identity = m.HelloWorker(incarnation, name, incarnation, 1, world.rng.choice((1, 1, 2)), f"addr-{name}", host,
                                  f"store-{name}", {"GPU": 1_000_000} if name == "w0" else {}, [], [], [])  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import hashlib
 import heapq
 import random
 import sys
@@ -57,6 +58,7 @@ class World:
         self.rng = random.Random(seed)
         self.trace = trace
         self.now = 0.0
+        self._trace = hashlib.blake2b(digest_size=8)
         self.latency = self.rng.choice((0.0005, 0.005, 0.05))
         self.faulty = self.rng.random() < 0.85
         self.start_faults = self.faulty and self.rng.random() < 0.2
@@ -109,6 +111,17 @@ class World:
                               flaky=flaky, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)), options=options,
                               waits=rng.choice((0.0005, 0.05, 0.5)) if patient and rng.random() < 0.4 else 0.0))  # fmt: skip
         return plans
+
+    # the trace
+
+    def record(self, what: str, data: bytes) -> None:
+        """Something that was said or written now."""
+        self._trace.update(f"{self.now!r} {what} {len(data)} ".encode())
+        self._trace.update(data)
+
+    def trace_digest(self) -> str:
+        """Of all that was said and written so far."""
+        return self._trace.hexdigest()
 
     # time
 
@@ -165,6 +178,7 @@ class World:
 
     def _apply(self, rows: dict[j.Key, bytes | None]) -> None:
         for key, body in rows.items():
+            self.record(f"row {key}", body or b"")
             if body is None:
                 del self.disk[key]
             else:
