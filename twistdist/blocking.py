@@ -446,6 +446,15 @@ class Client(BoundToProcess):
         chosen = check_workers(names)
         self._call(lambda: self._session.retire_workers(chosen, timeout))
 
+    def fire_and_forget(self, futures: Any, timeout: float | None = None) -> None:
+        """Have tasks run to their ends although their futures are dropped, and although this client leaves.
+
+        ``futures`` is a future, or a nesting of futures in lists, tuples and dicts.  Their results are dropped
+        when they end, unless somebody wants them then.  Returns when the scheduler has taken note.
+        """
+        found = flatten(futures)
+        self._call(lambda: self._session.fire_and_forget(found), timeout)
+
     def cancel(self, futures: Any, timeout: float | None = None) -> None:
         """Stop tasks, running ones too, unless somebody else wants them."""
         found = flatten(futures)

@@ -411,3 +411,32 @@ def test_a_durable_session_that_nobody_uses_is_cleared_by_name(cluster):
     restart(cluster)  # the journal has it too
     with Client(cluster.address, session="old") as client:
         assert client.futures() == {} and client.status()["tasks"] == {}
+
+
+def test_what_is_fired_and_forgotten_is_done_though_its_client_leaves_and_the_scheduler_dies(cluster, tmp_path):
+    gate, log = tmp_path / "gate", str(tmp_path / "log")
+
+    def work(name, *inputs):
+        while not gate.exists():
+            time.sleep(0.01)
+        note(log, name)
+
+    with Client(cluster.address) as client:
+        first = client.submit(work, "first")
+        client.fire_and_forget([client.submit(work, "second", first)])
+        client.submit(work, "dropped")
+        cancelled = client.submit(work, "cancelled")
+        client.fire_and_forget(cancelled)
+        client.cancel([cancelled])
+        del first
+    restart(cluster)
+    gate.touch()
+    until(lambda: lines(log) == ["first", "second"])
+    with Client(cluster.address) as client:
+        until(lambda: client.status()["tasks"] == {})
+        assert client.status()["sessions"]["durable"] == {}
+        done = client.submit(abs, -1)
+        assert done.result(60) == 1
+        client.fire_and_forget(done)  # it has ended: nothing is kept
+    with Client(cluster.address) as client:
+        until(lambda: client.status()["tasks"] == {})

@@ -9,10 +9,14 @@ import attrs
 
 from twistdist.core import possible
 from twistdist.core.records import Client, Task, TaskState, Worker
+from twistdist.core.sessions import PUBLISHED, UNTIL_ENDED
 
 if TYPE_CHECKING:
     from twistdist.core.scheduler import Scheduler
 
+
+#: Names under which tasks are kept that are no sessions of users.
+HIDDEN = (PUBLISHED, UNTIL_ENDED)
 
 #: Characters of an error that are told by ``why``.
 MOST_ERROR_CHARACTERS = 2_000
@@ -172,7 +176,7 @@ def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -
         "sessions": {
             "connected": sum(1 for c in scheduler.clients.values() if c.connected),
             "away": sum(1 for c in scheduler.clients.values() if not c.connected and not c.held),
-            "durable": {name: len(c.kept) for name, c in scheduler.held.items() if name},
+            "durable": {name: len(c.kept) for name, c in scheduler.held.items() if name not in HIDDEN},
         },
         "datasets": sorted(scheduler.datasets),
         "suspects": sorted(worker.name for worker in scheduler.workers.values() if worker.suspect),
@@ -207,6 +211,13 @@ def _replicate(scheduler: Scheduler, now: float, client: Client, args: list[Any]
     tasks = [task for name in names if (task := _find(scheduler, client, name)) is not None]
     for task in tasks:
         scheduler.set_target(task, max(0, int(copies)))
+    return len(tasks)
+
+
+def _until_ended(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> int:
+    """``args``: cids; how many are known."""
+    tasks = [task for cid in args if (task := client.futures.get(cid)) is not None]
+    scheduler.keep_until_ended(tasks)
     return len(tasks)
 
 
@@ -305,6 +316,7 @@ _QUERIES: dict[str, Callable[[Scheduler, float, Client, list[Any]], Any]] = {
     "clear": _clear,
     "sync": _sync,
     "replicate": _replicate,
+    "until_ended": _until_ended,
     "copying": _short_of_copies,
     "rebalance": _rebalance,
     "retire": _retire,

@@ -19,6 +19,7 @@ from twistdist.core.refusals import MOST_CIDS
 from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
 from twistdist.core.restart import Restarting
+from twistdist.core.sessions import UNTIL_ENDED
 from twistdist.core.tasks import ASSIGNED, DONE, FAILED, IDLE, UNFINISHED, Peer
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
@@ -499,8 +500,9 @@ class Scheduler(Restarting):
                 self.ledger.unwatch(task, client, cid)
                 self.ledger.watch(None, client, cid)
             self.post(client, m.Erred(cid, error))
-        if client.name and (holder := self.held.get(client.name)) is not None:
-            self._unhold_task(holder, task)
+        for name in (client.name, UNTIL_ENDED):
+            if name and (holder := self.held.get(name)) is not None:
+                self._unhold_task(holder, task)
         if not task.watchers and not task.pending and task.state in UNFINISHED:
             self._stop(task, kill=True)
         self._garbage.append(task)

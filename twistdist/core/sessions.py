@@ -13,6 +13,7 @@ from typing import Any
 from twistdist.core.liveness import Liveness
 from twistdist.core.records import Client, Dataset, Task
 from twistdist.core.session import Session
+from twistdist.core.tasks import UNFINISHED
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -21,6 +22,9 @@ FIRST_HELD = 1 << 62
 
 #: The name under which published tasks are kept; no session of a user is named so.
 PUBLISHED = ""
+
+#: The name under which tasks are kept that are wanted until they have ended, whoever leaves; no session of a user is named so.
+UNTIL_ENDED = "\0until ended"
 
 
 class Sessions(Liveness):
@@ -68,10 +72,15 @@ class Sessions(Liveness):
     def _tell(self, task: Task, watchers: Iterable[tuple[Client, int]]) -> None:
         them = list(watchers)
         super()._tell(task, them)
-        if task.error is not None:
-            for client, _ in them:
-                if client.held:  # it is computed again when it is asked for again
-                    self._unhold_task(client, task)
+        for client, _ in them:
+            if client.held and (task.error is not None or client.name == UNTIL_ENDED):
+                self._unhold_task(client, task)  # a failed one is computed again when it is asked for again
+
+    def keep_until_ended(self, tasks: Iterable[Task]) -> None:
+        """These are computed although nobody may want them any more."""
+        for task in tasks:
+            if task.state in UNFINISHED:
+                self._hold_task(UNTIL_ENDED, task)
 
     def _keep_wishes(self, client: Client) -> None:
         """A process of a durable session has ended: what it still wanted is kept."""
@@ -110,7 +119,7 @@ class Sessions(Liveness):
 
     def check_sessions(self, names: Iterable[str]) -> None:
         """``ValueError`` unless all are durable sessions that nobody is connected with."""
-        known = {client.name for client in self.clients.values() if client.name}
+        known = {client.name for client in self.clients.values() if client.name not in (PUBLISHED, UNTIL_ENDED)}
         for name in names:
             if name not in known:
                 there = ", ".join(sorted(known)) or "none"

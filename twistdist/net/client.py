@@ -161,6 +161,15 @@ class Client(BoundToProcess, ClientSession):
         self.cancel_records([future._record for future in flatten(futures, "raise")], as_truth(unstarted, "unstarted"))
         return self._query("sync")
 
+    def fire_and_forget(self, futures: Any) -> Deferred[None]:
+        """Have tasks run to their ends although their futures are dropped, and although this client leaves.
+
+        ``futures`` is a future, or a nesting of futures in lists, tuples and dicts.  Their results are dropped
+        when they end, unless somebody wants them then.  The Deferred fires when the scheduler has taken note.
+        """
+        cids = [future._record.cid for future in flatten(futures, "raise")]
+        return self._query("until_ended", *cids).addCallback(lambda _: None)
+
     def workers(self) -> Deferred[dict[str, WorkerInfo]]:
         """A Deferred of worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
         return self._query("workers").addCallback(lambda found: {name: WorkerInfo(**info) for name, info in found.items()})
