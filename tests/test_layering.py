@@ -74,6 +74,16 @@ def test_a_module_imports_only_what_its_room_may(path):
             assert other not in ALONE - {place.parts[1]}, f"{place} imports {name}"
 
 
+def test_only_transitions_assigns_the_states_of_tasks():
+    for path in sorted((ROOT / "core").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+            found = [one for target in targets for one in ast.walk(target) if isinstance(one, ast.Attribute)]
+            names = [one for one in found if isinstance(one.ctx, ast.Store)]
+            if path.name not in ("transitions.py", "client.py"):  # a client's records have states of their own
+                assert all(one.attr != "state" for one in names), f"{path.name}:{node.lineno} assigns a state"
+
+
 def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 

@@ -54,7 +54,8 @@ def test_the_same_seed_gives_the_same_run_under_another_hash_seed():
 
 
 def test_faults_do_happen():
-    _, faults, failed = run_seeds(0, 60)
+    report = run_seeds(0, 60)
+    faults, failed = report.faults, report.failed
     assert not failed
     assert {"cut", "kill worker", "kill executor", "lose", "repeat", "reorder", "lose file"} <= set(faults)
 
@@ -64,7 +65,7 @@ def test_a_broken_core_is_found(monkeypatch):
     from twistdist.core.scheduler import Scheduler
 
     monkeypatch.setattr(Scheduler, "_recover", lambda self, lost, incident=None: None)
-    _, _, failed = run_seeds(0, 30)
+    failed = run_seeds(0, 30).failed
     assert failed
 
 
@@ -72,7 +73,7 @@ def test_copies_that_are_never_made_are_found(monkeypatch):
     from twistdist.core.replicas import Replicas
 
     monkeypatch.setattr(Replicas, "_copy", lambda self, task, care, free, staying: free.clear())
-    _, _, failed = run_seeds(0, 200)
+    failed = run_seeds(0, 200).failed
     assert any("copies of" in text for _, text in failed)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from twistdist.core import placement
 from twistdist.core.records import Audit, Client, Incident, Worker
 from twistdist.core.scatter import Scattered
-from twistdist.core.tasks import DONE, READY, WAITING
+from twistdist.core.transitions import DONE, READY, WAITING
 from twistdist.wire import messages as m
 
 #: Seconds of uninterrupted traffic after which the books are compared by a question, since beats can't tell.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 from twistdist.core import placement
 from twistdist.core.records import Task, Worker
-from twistdist.core.tasks import ASSIGNED, READY, UNFINISHED
+from twistdist.core.transitions import ASSIGNED, READY, UNFINISHED
 
 #: Seconds after a task's client has submitted something until it is looked at whether it could begin, doubled each time.
 LOOK_S, LONGEST_LOOK_S = 0.25, 2.0

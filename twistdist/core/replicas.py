@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from twistdist.core import transitions
 from twistdist.core.records import Care, Client, Retiring, Task, Worker
 from twistdist.core.resilience import Resilience
-from twistdist.core.tasks import DONE
+from twistdist.core.transitions import DONE
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -184,8 +185,7 @@ class Replicas(Resilience):
             self._await(task)
             return True
         if care.checkpointed:
-            self.unfinished += 1
-            self._make_ready(task)
+            self._make_ready(task, transitions.TO_BE_READ)
             return True
         if task.options.replay == "never" and task.value_attempt:
             text = (f"the value of {task.key} is lost with every worker that had it, and replay=\"never\" forbids to compute "

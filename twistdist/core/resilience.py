@@ -13,10 +13,11 @@ from typing import Any
 import attrs
 
 from twistdist import config
-from twistdist.core import placement
+from twistdist.core import placement, transitions
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Client, Incident, Task, Worker
-from twistdist.core.tasks import ASSIGNED, ATTEMPT_BITS, DONE, IDLE, READY, UNFINISHED, WAITING
+from twistdist.core.tasks import ATTEMPT_BITS
+from twistdist.core.transitions import ASSIGNED, DONE, READY, UNFINISHED, WAITING
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -95,8 +96,8 @@ class Resilience(Outcomes):
         self._let_go(task)
         pause = min(5.0, 0.05 * 2 ** min(trouble.lost_inputs, 10))
         # WAITING, with the pause as one more thing that is missing; the alarm ends it.
-        task.state, task.missing, trouble.paused = WAITING, 1, True
-        self.unfinished += 1
+        self.transitions.move(task, transitions.PAUSED)
+        task.missing, trouble.paused = 1, True
         for one in task.inputs:
             one.pending += 1
             task.missing += one.state is not DONE
@@ -220,12 +221,13 @@ class Resilience(Outcomes):
 
     def _drop_value(self, task: Task) -> None:
         """DONE no more.  Dependents that have not been given out wait for the value again."""
-        task.state, task.holders, task.value = IDLE, None, None
+        self.transitions.move(task, transitions.LOST)
+        task.holders = task.value = None
         if task.care is not None:
             task.care.copying.clear()
         for dependent in task.dependents or ():
             if dependent.state is READY:
-                dependent.state = WAITING
+                self.transitions.move(dependent, transitions.INPUT_LOST)
                 self._not_ready(dependent)
                 dependent.missing = 1
             elif dependent.state is WAITING:
@@ -330,11 +332,12 @@ class Resilience(Outcomes):
             if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one
                 self.post(task.worker, m.Abort([task.attempt], True))
                 self._unassign(task)
-                task.state = READY
+                self.transitions.move(task, transitions.OUTRUN)
             task.attempt = attempt
         if task.attempt != attempt or task.state not in (READY, WAITING) or (task.trouble is not None and task.trouble.paused):
             return False
-        task.state, task.worker = ASSIGNED, worker
+        self.transitions.move(task, transitions.ADOPTED)
+        task.worker = worker
         self._not_ready(task)
         if task.options.resources:
             for name, amount in task.options.resources.items():

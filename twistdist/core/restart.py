@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from twistdist.core import transitions
 from twistdist.core.ledger import Batch, has_bit
 from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Dataset, Function, Incident, Source, Task, Trouble, Worker
 from twistdist.core.session import Session
 from twistdist.core.sessions import FIRST_HELD, Sessions
-from twistdist.core.tasks import AWAITED, DONE, FAILED, IDLE, UNFINISHED, WAITING
+from twistdist.core.transitions import AWAITED, DONE, IDLE, UNFINISHED, WAITING
 from twistdist.errors import JournalError
 from twistdist.wire import journal as j
 from twistdist.wire import messages as m
@@ -240,16 +241,15 @@ class Restarting(Sessions):
         for number in sorted(self.tasks, reverse=True):
             task = self.tasks[number]
             if task.error is not None:
-                task.state = FAILED
+                self.transitions.move(task, transitions.READ_FAILED)
             elif task.value is not None:
-                task.state = DONE
+                self.transitions.move(task, transitions.READ_DONE)
             elif task.watchers or task.pending:
-                self.unfinished += 1
                 if task.value_attempt:
-                    task.state = AWAITED
+                    self.transitions.move(task, transitions.READ_AWAITED)
                     self._unclaimed[task] = None
                     continue
-                task.state = WAITING
+                self.transitions.move(task, transitions.READ_WAITING)
                 for one in task.inputs:
                     one.pending += 1
             else:
@@ -264,7 +264,7 @@ class Restarting(Sessions):
                 continue
             task.missing = sum(1 for one in task.inputs if one.state is not DONE)
             if not task.missing:
-                self._make_ready(task)
+                self._make_ready(task, transitions.INPUTS_THERE)
 
     # ---- recovering -------------------------------------------------------------------------
 
@@ -306,8 +306,7 @@ class Restarting(Sessions):
         unclaimed = [task for task in self._unclaimed if task.state is AWAITED and self.tasks.get(task.number) is task]
         self._unclaimed.clear()
         for task in unclaimed:
-            task.state = IDLE
-            self.unfinished -= 1
+            self.transitions.move(task, transitions.UNCLAIMED)
         needed = [task for task in unclaimed if self._needed(task)]
         if missing or needed:
             text = f"{missing or 'nobody'} did not come back after the scheduler was started again"

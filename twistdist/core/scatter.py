@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twistdist.core import transitions
 from twistdist.core.records import Care, Client, Function, Source, Task, Worker
 from twistdist.core.replicas import Replicas
-from twistdist.core.tasks import ATTEMPT_BITS, AWAITED
+from twistdist.core.tasks import ATTEMPT_BITS
+from twistdist.core.transitions import AWAITED
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -85,8 +87,7 @@ class Scattered(Replicas):
         if source is None or source.client is None:
             self._data_lost(task, "the session that scattered them is gone, or can't supply them again")
             return
-        task.state = AWAITED
-        self.unfinished += 1
+        self.transitions.move(task, transitions.TO_BE_SUPPLIED)
         source.tries = 0
         source.failed.clear()
         self._ask_supply(task, source)

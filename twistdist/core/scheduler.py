@@ -20,7 +20,8 @@ from twistdist.core.replicas import check_replicas
 from twistdist.core.resilience import Settings
 from twistdist.core.restart import Restarting
 from twistdist.core.sessions import UNTIL_ENDED
-from twistdist.core.tasks import ASSIGNED, DONE, FAILED, IDLE, UNFINISHED, Peer
+from twistdist.core.tasks import Peer
+from twistdist.core.transitions import ASSIGNED, DONE, FAILED, IDLE, UNFINISHED
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -42,7 +43,7 @@ class Scheduler(Restarting):
         self.stopping = ""
         self._fatherless: dict[Client, None] = {}  # sessions of tasks that are away
         self.failures: dict[str, dict[str, Any]] = {}  # of tasks that are forgotten, by key
-        self._lacks: dict[str, set[Task]] = {}  # what was told to be lacking, and the tasks that are ready without it
+        self._lacks: dict[str, dict[Task, None]] = {}  # what was told to be lacking, and the tasks that are ready without it
         self._looks_for_lacks = False
         self._handlers: dict[type, Callable[[float, Any, Any], None]] = {
             m.Function: self._function,
@@ -204,9 +205,9 @@ class Scheduler(Restarting):
 
     def _look_for_lacks(self, now: float, _: None) -> None:
         """Tell of tasks that nobody who is here may ever run, and of those that somebody may run again."""
-        found: dict[str, set[Task]] = {}
+        found: dict[str, dict[Task, None]] = {}
         if self.unfinished and not any(worker.connected for worker in self.workers.values()):
-            found[possible.NOBODY] = set()
+            found[possible.NOBODY] = {}
         else:
             known: dict[int, str] = {}  # by options: the tasks of a map share theirs
             for task in self.restricted:
@@ -214,12 +215,13 @@ class Scheduler(Restarting):
                 if text is None:
                     text = known[id(task.options)] = possible.lack_of(task, self.workers.values())
                 if text:
-                    found.setdefault(text, set()).add(task)
+                    found.setdefault(text, {})[task] = None
         for text, tasks in self._lacks.items():
-            self._tell_lack("", tasks - found.get(text, set()), text not in found and not tasks)
+            still = found.get(text, {})
+            self._tell_lack("", [task for task in tasks if task not in still], text not in found and not tasks)
         for text, tasks in found.items():
             before = self._lacks.get(text)
-            self._tell_lack(text, tasks - (before or set()), before is None and not tasks)
+            self._tell_lack(text, [task for task in tasks if task not in (before or {})], before is None and not tasks)
             if before is None:
                 what = f"{len(tasks)} tasks, {next(iter(tasks)).key} among them" if tasks else f"{self.unfinished} tasks"
                 self._incident(Incident(now, "tasks wait", what, text))

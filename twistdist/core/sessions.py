@@ -13,7 +13,7 @@ from typing import Any
 from twistdist.core.liveness import Liveness
 from twistdist.core.records import Client, Dataset, Task
 from twistdist.core.session import Session
-from twistdist.core.tasks import UNFINISHED
+from twistdist.core.transitions import UNFINISHED
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 

@@ -10,18 +10,16 @@ import heapq
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from twistdist.core import placement
+from twistdist.core import placement, transitions
 from twistdist.core.alarms import Alarms
 from twistdist.core.ledger import Ledger
 from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
 from twistdist.core.queue import ReadyQueue
-from twistdist.core.records import Care, Client, Function, Incident, Statistics, Task, TaskState, Trouble, Worker
+from twistdist.core.records import Care, Client, Function, Incident, Statistics, Task, Trouble, Worker
 from twistdist.core.session import Session
+from twistdist.core.transitions import ASSIGNED, AWAITED, DONE, FAILED, IDLE, READY, UNFINISHED, WAITING, Cause, Transitions
 from twistdist.wire import messages as m
-
-IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
-UNFINISHED = frozenset({WAITING, READY, ASSIGNED, AWAITED})
 
 #: The counter's bits of an attempt; the epoch is above them.
 ATTEMPT_BITS = 36
@@ -63,7 +61,7 @@ class TaskBook:
         self._untended: dict[Task, None] = {}
         self.targets: dict[Task, None] = {}
         self._recall_alarm = False
-        self.unfinished = 0
+        self.transitions = Transitions()
         self.news: list[Incident] = []
         #: (Who could not fetch, from which worker), by number, and since when: for a while.
         self.links: dict[tuple[int, int], float] = {}
@@ -150,12 +148,11 @@ class TaskBook:
             elif one.state is not DONE:
                 missing += 1
         task.missing = missing
-        task.state = WAITING
-        self.unfinished += 1
+        self.transitions.move(task, transitions.WANTED)
         if broken is not None:
             self._fail(task, broken)
         elif not missing:
-            self._make_ready(task)
+            self._make_ready(task, transitions.INPUTS_THERE)
 
     def _comes_otherwise(self, task: Task, care: Care) -> bool:
         """Whether the value is not to be computed: it was scattered, or must not be computed twice."""
@@ -186,8 +183,13 @@ class TaskBook:
             del worker.holds[task]
             worker.bytes_held -= task.size
 
-    def _make_ready(self, task: Task) -> None:
-        task.state = READY
+    @property
+    def unfinished(self) -> int:
+        """How many tasks there are for whose value something goes on."""
+        return self.transitions.unfinished
+
+    def _make_ready(self, task: Task, cause: Cause) -> None:
+        self.transitions.move(task, cause)
         if task.trouble is not None and task.trouble.exposed >= ALONE_AFTER:
             self.alone[task] = None
         elif task.options.workers or task.options.resources or task in self.near or self._is_cut_off(task):
@@ -301,7 +303,8 @@ class TaskBook:
         mean = task.function.mean_us
         cost = int(mean) + placement.OVERHEAD_US if mean >= 0 else placement.UNKNOWN_US
         attempt = self.epoch << ATTEMPT_BITS | self._next("attempt")
-        task.state, task.worker, task.attempt, task.cost_us = ASSIGNED, worker, attempt, cost
+        self.transitions.move(task, transitions.PLACED)
+        task.worker, task.attempt, task.cost_us = worker, attempt, cost
         if task.options.resources:
             for name, amount in task.options.resources.items():
                 worker.resources[name] -= amount
@@ -363,8 +366,7 @@ class TaskBook:
     def _let_go(self, task: Task) -> None:
         """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
         came_otherwise = task.state is AWAITED
-        task.state = IDLE
-        self.unfinished -= 1
+        self.transitions.move(task, transitions.ENDED)
         if task.trouble is not None:
             task.trouble.paused = False
         if came_otherwise:
@@ -403,7 +405,7 @@ class TaskBook:
 
     def _has_value(self, task: Task) -> None:
         """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
-        task.state = DONE
+        self.transitions.move(task, transitions.ACCEPTED)
         if task.care is not None:
             self._untended[task] = None
         if task.dependents:
@@ -411,7 +413,7 @@ class TaskBook:
                 if dependent.state is WAITING:
                     dependent.missing -= 1
                     if not dependent.missing:
-                        self._make_ready(dependent)
+                        self._make_ready(dependent, transitions.INPUTS_THERE)
         if task.watchers:
             self._tell(task, task.watchers)
         elif not task.pending:
@@ -433,7 +435,8 @@ class TaskBook:
             one = failing.pop()
             if one.state in UNFINISHED:
                 self._let_go(one)
-            one.state, one.error = FAILED, error
+            self.transitions.move(one, transitions.BROKEN)
+            one.error = error
             self.statistics.failed += 1
             if self.ledger is not None:
                 self.ledger.ended(one)
@@ -459,7 +462,8 @@ class TaskBook:
             self.post(worker, m.Free([task.value_attempt]))
         if task.care is not None:
             task.care.copying.clear()
-        task.state, task.holders, task.value = IDLE, None, None
+        self.transitions.move(task, transitions.FREED)
+        task.holders = task.value = None
 
     def collect(self) -> None:
         """Let go of what nobody wants: activity, then value, then record, and then look at its inputs."""

@@ -23,7 +23,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from twistdist.core import records
+import attrs
+
+from twistdist.core import records, transitions
 from twistdist.core.client import Record, State
 from twistdist.core.gate import Gate
 from twistdist.core.invariants import check_scheduler
@@ -65,6 +67,7 @@ class World:
         self.frame_faults = self.faulty and self.rng.random() < 0.6
         self.faults: Counter[str] = Counter()
         self.executions: Counter[int] = Counter()
+        self.taken: Counter[tuple[str, str]] = Counter()
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._count = self._foreground = 0
         self.journaled = self.rng.random() < 0.6
@@ -141,6 +144,7 @@ class World:
         self.up = True
         self.lives += 1
         self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S))
+        self.core.transitions.taken = self.taken
         self.gate: Gate | None = None
         if self.journaled:
             self.core.ledger = Ledger()
@@ -623,18 +627,41 @@ class World:
                 raise SimulationFailed(f"scattered data are kept that nobody needs: {client.data}")
 
 
-def run_seeds(first: int, count: int, trace: bool = False) -> tuple[int, Counter[str], list[tuple[int, str]]]:
-    """(schedules run, faults injected by kind, [(seed, traceback text), …] of those that failed)."""
-    faults: Counter[str] = Counter()
-    failed = []
+@attrs.define
+class Report:
+    """What came of ``schedules`` runs.
+
+    ``faults`` injected by kind; transitions ``taken`` by (state, cause); (seed, traceback) of each run that ``failed``.
+    """
+
+    schedules: int = 0
+    faults: Counter[str] = attrs.field(factory=Counter)
+    taken: Counter[tuple[str, str]] = attrs.field(factory=Counter)
+    failed: list[tuple[int, str]] = attrs.field(factory=list)
+
+    def add(self, other: Report) -> None:
+        self.schedules += other.schedules
+        self.faults += other.faults
+        self.taken += other.taken
+        self.failed += other.failed
+
+    def never_taken(self) -> list[tuple[str, str]]:
+        """The transitions of the table that no run took."""
+        return [(source, name) for source, _, name, _ in transitions.rows() if (source, name) not in self.taken]
+
+
+def run_seeds(first: int, count: int, trace: bool = False) -> Report:
+    """Run ``count`` schedules from the seed ``first`` on."""
+    report = Report(count)
     for seed in range(first, first + count):
         world = World(seed, trace)
         try:
             world.run()
         except Exception:
-            failed.append((seed, traceback.format_exc()))
-        faults += world.faults
-    return count, faults, failed
+            report.failed.append((seed, traceback.format_exc()))
+        report.faults += world.faults
+        report.taken += world.taken
+    return report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -654,16 +681,19 @@ def main(argv: list[str] | None = None) -> int:
             parts = list(pool.map(run_seeds, starts, counts))
     else:
         parts = [run_seeds(start, count, options.trace) for start, count in zip(starts, counts, strict=True)]
-    faults: Counter[str] = sum((part[1] for part in parts), Counter())
-    failed = [one for part in parts for one in part[2]]
-    for seed, text in failed[:5]:
+    report = Report()
+    for part in parts:
+        report.add(part)
+    for seed, text in report.failed[:5]:
         print(f"seed {seed} failed; again with: python -m twistdist.testing.simulate --first-seed {seed} --seeds 1 --trace")
         print(text)
-    total = sum(part[0] for part in parts)
     seconds = time.monotonic() - began
-    print(f"{total} schedules in {seconds:.1f} s, {sum(faults.values())} faults {dict(sorted(faults.items()))}, "
-          f"{len(failed)} failed")  # fmt: skip
-    return 1 if failed else 0
+    faults = dict(sorted(report.faults.items()))
+    print(f"{report.schedules} schedules in {seconds:.1f} s, {report.faults.total()} faults {faults}, "
+          f"{len(report.failed)} failed")  # fmt: skip
+    for source, name in report.never_taken():
+        print(f"never taken: from {source}, {name}")
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The states of tasks on the scheduler, and every transition between them.  Nothing else assigns ``Task.state``.
+
+docs/architecture.rst has the table, made from this one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+
+from twistdist.core.records import Task, TaskState
+
+IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
+
+#: States of a task for whose value something goes on.
+UNFINISHED = frozenset({WAITING, READY, ASSIGNED, AWAITED})
+
+
+@attrs.frozen(eq=False)
+class Cause:
+    """Why tasks go from one of the ``sources`` to ``target``; ``unfinished`` is by how much that changes their number."""
+
+    name: str
+    sources: tuple[TaskState, ...]
+    target: TaskState
+    because: str
+    unfinished: int
+
+
+#: All causes, by name.
+TABLE: dict[str, Cause] = {}
+
+
+def _cause(name: str, sources: tuple[TaskState, ...], target: TaskState, because: str) -> Cause:
+    (before,) = {source in UNFINISHED for source in sources}
+    cause = TABLE[name] = Cause(name, sources, target, because, (target in UNFINISHED) - before)
+    return cause
+
+
+WANTED = _cause("wanted", (IDLE,), WAITING, "it was submitted, or is in a recovery plan")
+TO_BE_READ = _cause("to be read", (IDLE,), READY, "its value is wanted again and is in the checkpoint store")
+TO_BE_SUPPLIED = _cause("to be supplied", (IDLE,), AWAITED, "its value was scattered: a session is to bring it")
+INPUTS_THERE = _cause("inputs there", (WAITING,), READY,
+                      "the last missing input got its value, or the pause after a lost input is over")  # fmt: skip
+INPUT_LOST = _cause("input lost", (READY,), WAITING, "all copies of an input were lost")
+PAUSED = _cause("paused", (IDLE,), WAITING, "its worker could not fetch an input: tried again after a pause")
+PLACED = _cause("placed", (READY,), ASSIGNED, "a worker was given an attempt")
+ADOPTED = _cause("adopted", (WAITING, READY), ASSIGNED,
+                 "a worker that came back goes on with an attempt that was taken for lost")  # fmt: skip
+OUTRUN = _cause("outrun", (ASSIGNED,), READY, "a worker came back with a later attempt than the one that is running")
+ENDED = _cause("ended", (WAITING, READY, ASSIGNED, AWAITED), IDLE,
+               "what went on for its value has ended: by an outcome, a loss, a retry, or since nobody wants it")  # fmt: skip
+UNCLAIMED = _cause("unclaimed", (AWAITED,), IDLE, "after a restart of the scheduler no worker brought the value")
+ACCEPTED = _cause("accepted", (IDLE,), DONE,
+                  "a value was accepted: by an outcome, scattered, or brought by a worker that came back")  # fmt: skip
+BROKEN = _cause("broken", (IDLE,), FAILED, "an error was accepted, its own or that of an input")
+LOST = _cause("lost", (DONE,), IDLE, "all copies of its value were lost")
+FREED = _cause("freed", (DONE,), IDLE, "nobody needs its value now")
+READ_WAITING = _cause("read waiting", (IDLE,), WAITING, "read from the journal: wanted and without a value")
+READ_AWAITED = _cause("read awaited", (IDLE,), AWAITED, "read from the journal: workers are to bring the value")
+READ_DONE = _cause("read done", (IDLE,), DONE, "read from the journal with its value")
+READ_FAILED = _cause("read failed", (IDLE,), FAILED, "read from the journal with its error")
+
+
+class Transitions:
+    """Moves tasks between states, and counts the ``unfinished`` ones; with ``taken`` also how often each row was taken."""
+
+    def __init__(self) -> None:
+        self.unfinished = 0
+        self.taken: Counter[tuple[str, str]] | None = None
+
+    def move(self, task: Task, cause: Cause) -> None:
+        """``RuntimeError`` for a transition that is not in the table."""
+        source = task.state
+        if source not in cause.sources:
+            raise RuntimeError(f"{task.key} can't go from {source.value} to {cause.target.value}: {cause.name}")
+        task.state = cause.target
+        self.unfinished += cause.unfinished
+        if self.taken is not None:
+            self.taken[source.value, cause.name] += 1
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    """(from, to, name of the cause, because) of each transition."""
+    return [(source.value, cause.target.value, cause.name, cause.because)
+            for cause in TABLE.values() for source in cause.sources]  # fmt: skip
