@@ -225,6 +225,18 @@ def test_ends_in_order_are_quiet_whatever_goes_on(tmp_path):
     assert leftovers() <= before
 
 
+def test_what_is_wiped_is_out_of_reach_before_the_worker_is_dead(monkeypatch):
+    with LocalCluster(n_workers=1) as cluster, Client(cluster) as client:
+        client.submit(bytes, 100_000).result(60)
+        service, there = cluster._service, []
+        worker = service._children["w0"]
+        kill = worker.signal
+        monkeypatch.setattr(worker, "signal", lambda number: (there.append(os.listdir(service._folder)), kill(number)))
+        cluster.kill_worker("w0", wipe=True)
+        assert len(there) == 1 and "w0" not in there[0] and "w0.wiped" in there[0]
+        assert "w0.wiped" not in os.listdir(service._folder)
+
+
 def test_an_empty_address_is_no_address(monkeypatch):
     with pytest.raises(ConfigError, match="'' is no address"):
         Client("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import inspect
 import os
@@ -124,10 +125,14 @@ class LocalCluster(BoundToProcess, Service):
         """
         if name not in self._children:
             raise KeyError(f"no worker of this cluster is named {shown(name)}, only {', '.join(self._children) or 'nobody'}")
+        paths = [f"{folder}/{name}" for folder in (self._folder, self._spill)] if wipe else []
+        for path in paths:  # before it is dead: a neighbour would save what is there then
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, f"{path}.wiped")
         self._children[name].signal(signal.SIGKILL)
-        if wipe:
-            for folder in (self._folder, self._spill):
-                shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+        for path in paths:
+            for gone in (f"{path}.wiped", path):
+                shutil.rmtree(gone, ignore_errors=True)
 
     def kill_scheduler(self) -> None:
         """SIGKILL the scheduler, for tests and demonstrations: it stays dead until ``start_scheduler``."""
