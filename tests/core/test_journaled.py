@@ -26,8 +26,7 @@ class Journaled(Story):
 
     def start(self):
         self.lives += 1
-        self.core = Scheduler(self.lives)
-        self.core.ledger = Ledger()
+        self.core = Scheduler(self.lives, ledger=Ledger())
         self.gate = Gate(self.core.ledger)
         self.core.restore(self.now, self.lives - 1, [(key, j.decode(key[0], body)) for key, body in self.disk.items()])
         check_scheduler(self.core)

@@ -22,8 +22,7 @@ class Journaled(Story):
         super().__init__()
         self.disk = {}
         self.lives = 0
-        self.core = core.Scheduler(1)
-        self.core.ledger = Ledger()
+        self.core = core.Scheduler(1, ledger=Ledger())
         self.client = self.core.greet(self.now, m.HelloClient(1))
         self.tell(self.client, m.Function(1, "f", b"f", b"blob"))
 
@@ -39,8 +38,7 @@ class Journaled(Story):
 
     def restart(self):
         self.lives += 1
-        self.core = core.Scheduler(1 + self.lives)
-        self.core.ledger = Ledger()
+        self.core = core.Scheduler(1 + self.lives, ledger=Ledger())
         self.core.restore(self.now, self.lives, [(key, j.decode(key[0], body)) for key, body in self.disk.items()])
         check_scheduler(self.core)
         self.client = self.core.clients.get(1)

@@ -36,8 +36,7 @@ class Outcomes(TaskBook):
         self.statistics.done += 1
         if task.trouble is not None:
             task.trouble = None
-            if self.ledger is not None:
-                self.ledger.trouble(task)
+            self.ledger.trouble(task)
         if task.options.replay == "verify" and task.value_attempt and task.digest != message.digest:
             self._differs(task, worker, message)
             return
@@ -48,8 +47,7 @@ class Outcomes(TaskBook):
             self._hold(worker, task)
         if message.checkpointed:
             self._care(task).checkpointed = True
-        if self.ledger is not None:
-            self.ledger.ended(task)
+        self.ledger.ended(task)
         if message.value is not None or message.checkpointed:
             self._cut_lineage(task)
         self._has_value(task)
@@ -96,8 +94,7 @@ class Outcomes(TaskBook):
     def _record_trouble(self, task: Task, trouble: Trouble, attempt: int) -> None:
         """How often it has failed is remembered by a scheduler that is started again, and a repeated report is known."""
         trouble.last = attempt
-        if self.ledger is not None:
-            self.ledger.trouble(task)
+        self.ledger.trouble(task)
 
     def _charge(self, now: float, task: Task, worker: Worker, how: str, message: m.Crashed) -> None:
         """The task has ended a process (or a worker): it is run again, or it fails when that was its last chance."""

@@ -83,8 +83,7 @@ class Replicas(Resilience):
         care.failed.clear()
         self.targets[task] = None
         self._untended[task] = None
-        if self.ledger is not None:
-            self.ledger.target(task, copies)
+        self.ledger.target(task, copies)
 
     def _staying(self, task: Task, care: Care) -> list[Worker]:
         return [one for one in task.holders or () if one.retiring is None and one is not care.moving]

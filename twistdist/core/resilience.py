@@ -14,6 +14,7 @@ import attrs
 
 from twistdist import config
 from twistdist.core import placement, transitions
+from twistdist.core.ledger import Ledger
 from twistdist.core.outcomes import Outcomes
 from twistdist.core.records import Client, Incident, Task, Worker
 from twistdist.core.tasks import ATTEMPT_BITS
@@ -72,8 +73,8 @@ class Settings:
 class Resilience(Outcomes):
     """The book of tasks, and what becomes of it when workers come and go."""
 
-    def __init__(self, epoch: int, settings: Settings | None = None) -> None:
-        super().__init__(epoch)
+    def __init__(self, epoch: int, settings: Settings | None = None, ledger: Ledger | None = None) -> None:
+        super().__init__(epoch, ledger)
         self.settings = settings or Settings()
         self.replaced: list[Worker] = []
         self._outlived: dict[int, None] = {}
@@ -241,8 +242,7 @@ class Resilience(Outcomes):
                         heard_at=now, quiet_at=now)  # fmt: skip
         earlier = [w for w in self.workers.values() if w.name == hello.name]
         self.workers[worker.number] = worker
-        if self.ledger is not None:
-            self.ledger.worker(worker)
+        self.ledger.worker(worker)
         self.worker_names.add(hello.name)
         self._adopt_values(now, worker, hello.stored, f"incarnation {hello.incarnation:x} brought its store")
         for old in earlier:
@@ -357,8 +357,7 @@ class Resilience(Outcomes):
         again."""
         if self.workers.pop(worker.number, None) is None:
             return
-        if self.ledger is not None:
-            self.ledger.worker_gone(worker.number)
+        self.ledger.worker_gone(worker.number)
         worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
         self.placement.remove(worker)
         self.dirty.pop(worker, None)
@@ -374,8 +373,7 @@ class Resilience(Outcomes):
         running = [*worker.parked, *[task for task in requeued if task not in worker.parked][: worker.hello.slots]]
         for task in running if not alive else ():
             self._trouble(task).exposed += 1
-            if self.ledger is not None:
-                self.ledger.trouble(task)
+            self.ledger.trouble(task)
         alone = worker.exclusive if requeued == [worker.exclusive] and not alive else None
         # Values first, so that the plan for the tasks that were running sees what is missing.
         self._lose(worker, held, incident)

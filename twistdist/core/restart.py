@@ -46,7 +46,6 @@ class Restarting(Sessions):
     def restore(self, now: float, lives: int, rows: Iterable[tuple[j.Key, Any]]) -> None:
         """Make the records of a journal's rows; ``self.ledger`` knows from then on what is on disk."""
         ledger = self.ledger
-        assert ledger is not None
         for what, bits in LIFE_BITS.items():
             self._numbers[what] = max(self._numbers[what], lives << bits)
         found: dict[int, list[tuple[int, Any]]] = {kind: [] for kind in j.KINDS}
@@ -172,7 +171,6 @@ class Restarting(Sessions):
             if client is not None and not has_bit(released, at):
                 client.futures[task.cid] = task
                 task.watchers[(client, task.cid)] = None
-        assert self.ledger is not None
         if batch.left:
             self.ledger.restored_batch(batch)
         else:
@@ -212,7 +210,6 @@ class Restarting(Sessions):
                 task.watchers[(client, cid)] = None
                 if client.held:
                     client.kept[task] = cid
-        assert self.ledger is not None
         self.ledger.restored_watches(number, wanted)
 
     def _restore_outcomes(self, found: list[tuple[int, Any]], ended: dict[Task, tuple[int, j.Outcome]]) -> None:
@@ -224,7 +221,6 @@ class Restarting(Sessions):
             task.error = outcome.error
             if outcome.checkpointed:
                 self._care(task).checkpointed = True
-        assert self.ledger is not None
         for number, tasks in valid.items():
             self.ledger.restored_outcomes(number, tasks)
 
@@ -283,8 +279,7 @@ class Restarting(Sessions):
     def _drop_rows(self, name: str) -> None:
         """The worker of that name is waited for no longer, also not by a scheduler after this one."""
         for key in self._expected_rows.pop(name, ()):
-            if self.ledger is not None:
-                self.ledger.drop(key)
+            self.ledger.drop(key)
 
     def _look_who_came(self, now: float, subject: None) -> None:
         if self.recovering and (not self.expected or (

@@ -49,10 +49,9 @@ class Scattered(Replicas):
         task.recipe, task.size, task.digest = message.digest, message.size, message.digest
         client.futures[message.cid] = task
         task.watchers[(client, message.cid)] = None
-        if self.ledger is not None:
-            self.ledger.session(client)
-            self.ledger.watch(task, client, message.cid)
-            self.ledger.data(task)
+        self.ledger.session(client)
+        self.ledger.watch(task, client, message.cid)
+        self.ledger.data(task)
         if known is not None:
             text = f"the key {message.key!r} is in use with other content; choose another key, or release the old one first"
             self._fail(task, m.ErrorInfo("KeyConflict", "", text))
@@ -71,7 +70,7 @@ class Scattered(Replicas):
 
     def _record_data(self, task: Task) -> None:
         """Who can bring the data has changed."""
-        if self.ledger is not None and task.number in self.tasks and task.function is self._data:
+        if task.number in self.tasks and task.function is self._data:
             self.ledger.data(task)
 
     def watch(self, task: Task, client: Client, cid: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twistdist.core import nesting, possible, queries, refusals
+from twistdist.core.ledger import Ledger
 from twistdist.core.queue import rank
 from twistdist.core.records import Care, Client, Function, Incident, Task, Worker
 from twistdist.core.refusals import MOST_CIDS
@@ -36,10 +37,11 @@ RECIPE_BYTES = 32
 
 
 class Scheduler(Restarting):
-    """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had."""
+    """The pure core.  ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had; with a journal
+    ``ledger`` knows what is to be written."""
 
-    def __init__(self, epoch: int, settings: Settings | None = None) -> None:
-        super().__init__(epoch, settings)
+    def __init__(self, epoch: int, settings: Settings | None = None, ledger: Ledger | None = None) -> None:
+        super().__init__(epoch, settings, ledger)
         self.stopping = ""
         self._fatherless: dict[Client, None] = {}  # sessions of tasks that are away
         self.failures: dict[str, dict[str, Any]] = {}  # of tasks that are forgotten, by key
@@ -105,7 +107,7 @@ class Scheduler(Restarting):
                 self._refuse_message(now, peer, message, str(error))
             if kind is m.Bye:
                 break  # nothing comes behind it
-        if self.ledger is not None and isinstance(peer, Client) and peer.number in self.clients:
+        if isinstance(peer, Client) and peer.number in self.clients:
             self.ledger.session(peer)  # which frames were received: the next ones may be waiting on its side already
         self._settle(now)
 
@@ -115,8 +117,7 @@ class Scheduler(Restarting):
         for cid in cids:
             if cid not in client.futures and cid not in client.sources:
                 client.futures[cid] = None
-                if self.ledger is not None:
-                    self.ledger.watch(None, client, cid)
+                self.ledger.watch(None, client, cid)
                 self.post(client, m.Erred(cid, m.ErrorInfo("ProtocolError", "", f"the scheduler refused it: {text}")))
         if query is not None:
             self.post(client, m.Reply(query, f"the scheduler refused the question: {text}"))
@@ -274,8 +275,7 @@ class Scheduler(Restarting):
         if client.name and not client.held:
             self._keep_wishes(client)
         del self.clients[client.number]
-        if self.ledger is not None:
-            self.ledger.session_gone(client)
+        self.ledger.session_gone(client)
         for cid in list(client.futures):
             self._unwatch(client, cid)
         self._sources_gone(client)
@@ -290,12 +290,10 @@ class Scheduler(Restarting):
         if function is None:
             function = Function(self._next("function"), message.name, message.digest, message.blob)
             self.functions[message.digest] = function
-            if self.ledger is not None:
-                self.ledger.function(function)
+            self.ledger.function(function)
         function.users += 1
         client.functions[message.fn] = function
-        if self.ledger is not None:
-            self.ledger.session(client)
+        self.ledger.session(client)
 
     def _drop_functions(self, now: float, client: Client, message: m.DropFunctions) -> None:
         for fn in message.fns:
@@ -363,8 +361,7 @@ class Scheduler(Restarting):
                     self._hold_task(client.name, task)
                 if strange is not None:
                     strange.append(task)
-        if self.ledger is not None:
-            self.ledger.batch(client, [task for task in made if task.number in self.tasks])
+        self.ledger.batch(client, [task for task in made if task.number in self.tasks])
         if strange:
             self._alarm(now + self.settings.name_grace, self._still_strange, strange)
         self._look_after_children(now, client)
@@ -447,9 +444,8 @@ class Scheduler(Restarting):
         """One more future for a task that is there already."""
         client.futures[cid] = task
         task.watchers[(client, cid)] = None
-        if self.ledger is not None:
-            self.ledger.session(client)
-            self.ledger.watch(task, client, cid)
+        self.ledger.session(client)
+        self.ledger.watch(task, client, cid)
         if task.state is DONE or task.state is FAILED:
             self._tell(task, [(client, cid)])
         elif task.state is IDLE:
@@ -463,8 +459,7 @@ class Scheduler(Restarting):
 
     def _unwatch(self, client: Client, cid: int) -> None:
         task = client.futures.pop(cid, None)
-        if self.ledger is not None:
-            self.ledger.unwatch(task, client, cid)
+        self.ledger.unwatch(task, client, cid)
         if task is not None:
             task.watchers.pop((client, cid), None)
             self._garbage.append(task)
@@ -498,9 +493,8 @@ class Scheduler(Restarting):
         for cid in cids:
             task.watchers.pop((client, cid), None)
             client.futures[cid] = None
-            if self.ledger is not None:
-                self.ledger.unwatch(task, client, cid)
-                self.ledger.watch(None, client, cid)
+            self.ledger.unwatch(task, client, cid)
+            self.ledger.watch(None, client, cid)
             self.post(client, m.Erred(cid, error))
         for name in (client.name, UNTIL_ENDED):
             if name and (holder := self.held.get(name)) is not None:

@@ -54,9 +54,8 @@ class Sessions(Liveness):
         cid = holder.kept[task] = holder.next_cid
         holder.futures[cid] = task
         task.watchers[(holder, cid)] = None
-        if self.ledger is not None:
-            self.ledger.session(holder)
-            self.ledger.watch(task, holder, cid)
+        self.ledger.session(holder)
+        self.ledger.watch(task, holder, cid)
 
     def _unhold_task(self, holder: Client, task: Task) -> None:
         cid = holder.kept.pop(task, None)
@@ -113,7 +112,7 @@ class Sessions(Liveness):
             other.name = ""
             if other is not client and not other.connected:
                 self._end_client(other)
-            elif self.ledger is not None and other.recorded:
+            elif other.recorded:
                 self.ledger.session(other)
         return count
 
@@ -140,16 +139,14 @@ class Sessions(Liveness):
         dataset = self.datasets[name] = Dataset(self._next("dataset"), name, shape, tasks)
         for task in tasks:
             self._hold_task(PUBLISHED, task)
-        if self.ledger is not None:
-            self.ledger.dataset(dataset)
+        self.ledger.dataset(dataset)
 
     def unpublish(self, name: str) -> None:
         """The name, and what only it kept, go.  ``ValueError`` for an unknown one."""
         dataset = self.datasets.pop(name, None)
         if dataset is None:
             raise ValueError(f"nothing is published as {name!r}")
-        if self.ledger is not None:
-            self.ledger.dataset_gone(dataset)
+        self.ledger.dataset_gone(dataset)
         still = {task for one in self.datasets.values() for task in one.tasks}
         holder = self._held_session(PUBLISHED)
         for task in dataset.tasks:

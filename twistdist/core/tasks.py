@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from twistdist.core import placement, transitions
 from twistdist.core.alarms import Alarms
-from twistdist.core.ledger import Ledger
+from twistdist.core.ledger import Ledger, NoLedger
 from twistdist.core.lineage import recovery_plan
 from twistdist.core.placement import Placement
 from twistdist.core.queue import ReadyQueue
@@ -39,9 +39,9 @@ Peer: TypeAlias = Client | Worker
 class TaskBook:
     """Tasks, their functions, and the workers that they are given to."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, ledger: Ledger | None = None) -> None:
         self.epoch = epoch
-        self.ledger: Ledger | None = None  # with a journal
+        self.ledger = ledger or NoLedger()
         self.journal: dict[str, Any] = {"state": "none"}  # what the edge says of it
         self.tasks: dict[int, Task] = {}
         self.keys: dict[str, Task] = {}
@@ -72,7 +72,7 @@ class TaskBook:
         return self._numbers[what]
 
     def _new_session(self) -> Session:
-        return Session(safe=None if self.ledger is None else 0)
+        return Session(safe=0 if self.ledger.kept else None)
 
     def post(self, peer: Peer, message: Any, weight: int = 0) -> None:
         """Say something to a peer at the end of this turn."""
@@ -117,8 +117,7 @@ class TaskBook:
         function.users -= 1
         if function.users == 0:
             del self.functions[function.digest]
-            if self.ledger is not None:
-                self.ledger.function_gone(function)
+            self.ledger.function_gone(function)
             for worker in self.workers.values():
                 if function.number in worker.functions:
                     worker.functions.discard(function.number)
@@ -438,8 +437,7 @@ class TaskBook:
             self.transitions.move(one, transitions.BROKEN)
             one.error = error
             self.statistics.failed += 1
-            if self.ledger is not None:
-                self.ledger.ended(one)
+            self.ledger.ended(one)
             self._cut_lineage(one)
             self._tell(one, one.watchers)
             failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
@@ -483,8 +481,7 @@ class TaskBook:
             self._forget(task)
 
     def _forget(self, task: Task) -> None:
-        if self.ledger is not None:
-            self.ledger.forget(task)
+        self.ledger.forget(task)
         self.near.pop(task, None)
         del self.tasks[task.number]
         if task.chosen is not None and self.keys.get(task.chosen) is task:

@@ -153,8 +153,7 @@ class SchedulerService(Service):
         """Go on where the scheduler before this one was."""
         meta, rows = found
         assert self._journal is not None
-        self.core = Scheduler(meta.epoch, self._settings)
-        self.core.ledger = Ledger()
+        self.core = Scheduler(meta.epoch, self._settings, Ledger())
         self.core.restore(self._reactor.seconds(), meta.lives, rows)
         self._out.use(self._journal, self.core.ledger)
         self.core.journal = self._out.status()

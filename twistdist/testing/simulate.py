@@ -143,11 +143,10 @@ class World:
         """A life of the scheduler, on what was durable at the end of the one before."""
         self.up = True
         self.lives += 1
-        self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S))
+        self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S), Ledger() if self.journaled else None)
         self.core.transitions.taken = self.taken
         self.gate: Gate | None = None
         if self.journaled:
-            self.core.ledger = Ledger()
             self.gate = Gate(self.core.ledger)
             rows = [(key, j.decode(key[0], body)) for key, body in self.disk.items()]
             self.core.restore(self.now, self.lives - 1, rows)
