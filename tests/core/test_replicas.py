@@ -6,6 +6,7 @@ import pytest
 
 from tests.core.test_scheduler import Story
 from twistdist.core.invariants import check_scheduler
+from twistdist.core.resilience import Settings
 from twistdist.core.tasks import ALONE_AFTER
 from twistdist.wire import messages as m
 
@@ -21,6 +22,22 @@ def stored(story, worker, **options):
     (compute,) = story.given(worker)
     story.done(worker, compute, None, 100)
     return cid, compute
+
+
+def test_a_checkpointed_value_whose_worker_is_lost_is_read_again(story):
+    story.core.settings = Settings(checkpoints="file:///c")
+    first, second = story.worker("a"), story.worker("b")
+    cid = story.submit(key="kept", checkpoint=True)
+    (compute,) = story.given(first)
+    assert compute.checkpoint and not compute.restore
+    story.tell(first, m.Done(compute.task, compute.attempt, None, 100, b"d", 5, True))
+    assert story.outcome(cid).holders == [first.number]
+    story.lost(first)
+    story.tell(second, m.Rescued(first.number, True, []))  # its neighbour finds nothing
+    (again,) = story.given(second)
+    assert again.restore and again.checkpoint == compute.checkpoint and not again.inputs
+    story.done(second, again, None, 100)
+    assert story.outcome(cid).holders == [second.number]
 
 
 def have(story, worker, copy):
@@ -79,6 +96,7 @@ def test_verify_compares_digests(story):
     story.lost(first)
     story.later(1.0)
     second = story.worker("b")
+    story.tell(second, m.Rescued(first.number, True, []))  # its neighbour finds nothing
     (again,) = story.given(second)
     story.tell(second, m.Done(again.task, again.attempt, None, 100, b"other", 5))
     error = story.outcome(cid).error
