@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+
+import attrs
 
 from twistdist.core import placement
 from twistdist.core.records import Task, Worker
@@ -43,3 +45,50 @@ def _listed(names: Collection[str]) -> str:
     shown = [*names][:MOST_NAMED]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+@attrs.frozen
+class News:
+    """``tasks`` (with ``all``: every unfinished one) lack ``text`` now, or nothing any more ("").
+
+    ``new``: nothing lacked it before.
+    """
+
+    text: str
+    tasks: list[Task]
+    all: bool
+    new: bool
+
+
+class Lacks:
+    """What is lacking now and has been told, with the tasks that wait for it."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, dict[Task, None]] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether something is lacking."""
+        return bool(self._told)
+
+    def look(self, restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> Iterator[News]:
+        """What has changed since the last look: ``restricted`` tasks are ready and bound to certain workers or resources."""
+        found: dict[str, dict[Task, None]] = {}
+        if unfinished and not any(worker.connected for worker in workers):
+            found[NOBODY] = {}
+        else:
+            known: dict[int, str] = {}  # by options: the tasks of a map share theirs
+            for task in restricted:
+                text = known.get(id(task.options))
+                if text is None:
+                    text = known[id(task.options)] = lack_of(task, workers)
+                if text:
+                    found.setdefault(text, {})[task] = None
+        before, self._told = self._told, found
+        for text, tasks in before.items():
+            still = found.get(text, {})
+            yield News("", [task for task in tasks if task not in still], text not in found and not tasks, False)
+        for text, tasks in found.items():
+            earlier = before.get(text, {})
+            new = text not in before
+            yield News(text, [task for task in tasks if task not in earlier], new and not tasks, new)

@@ -45,7 +45,7 @@ class Scheduler(Restarting):
         self.stopping = ""
         self._fatherless: dict[Client, None] = {}  # sessions of tasks that are away
         self.failures: dict[str, dict[str, Any]] = {}  # of tasks that are forgotten, by key
-        self._lacks: dict[str, dict[Task, None]] = {}  # what was told to be lacking, and the tasks that are ready without it
+        self.lacks = possible.Lacks()
         self._looks_for_lacks = False
         self._handlers: dict[type, Callable[[float, Any, Any], None]] = {
             m.Function: self._function,
@@ -206,41 +206,25 @@ class Scheduler(Restarting):
 
     def _look_for_lacks(self, now: float, _: None) -> None:
         """Tell of tasks that nobody who is here may ever run, and of those that somebody may run again."""
-        found: dict[str, dict[Task, None]] = {}
-        if self.unfinished and not any(worker.connected for worker in self.workers.values()):
-            found[possible.NOBODY] = {}
-        else:
-            known: dict[int, str] = {}  # by options: the tasks of a map share theirs
-            for task in self.restricted:
-                text = known.get(id(task.options))
-                if text is None:
-                    text = known[id(task.options)] = possible.lack_of(task, self.workers.values())
-                if text:
-                    found.setdefault(text, {})[task] = None
-        for text, tasks in self._lacks.items():
-            still = found.get(text, {})
-            self._tell_lack("", [task for task in tasks if task not in still], text not in found and not tasks)
-        for text, tasks in found.items():
-            before = self._lacks.get(text)
-            self._tell_lack(text, [task for task in tasks if task not in (before or {})], before is None and not tasks)
-            if before is None:
-                what = f"{len(tasks)} tasks, {next(iter(tasks)).key} among them" if tasks else f"{self.unfinished} tasks"
-                self._incident(Incident(now, "tasks wait", what, text))
-        self._lacks = found
-        self._looks_for_lacks = bool(found or self.restricted)
+        for news in self.lacks.look(self.restricted, self.workers.values(), self.unfinished):
+            self._tell_lack(news)
+            if news.new:
+                some = f"{len(news.tasks)} tasks, {news.tasks[0].key} among them" if news.tasks else f"{self.unfinished} tasks"
+                self._incident(Incident(now, "tasks wait", some, news.text))
+        self._looks_for_lacks = bool(self.lacks.any or self.restricted)
         if self._looks_for_lacks:
             self._alarm(now + possible.LOOK_S, self._look_for_lacks, None)
 
-    def _tell_lack(self, text: str, tasks: Iterable[Task], everybody: bool) -> None:
+    def _tell_lack(self, news: possible.News) -> None:
         cids: dict[Client, list[int]] = {}
-        for task in tasks:
+        for task in news.tasks:
             for client, cid in task.watchers:
                 cids.setdefault(client, []).append(cid)
-        if everybody:
+        if news.all:
             cids = {client: [] for client in self.clients.values()}
         for client, of_client in cids.items():
             if not client.held:
-                self.post(client, m.Lacks(of_client, text))
+                self.post(client, m.Lacks(of_client, news.text))
 
     def _end_with_parents(self) -> None:
         """A task's session that is away ends with the task; until then the task may be run again and find its children."""
