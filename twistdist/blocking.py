@@ -374,37 +374,12 @@ class Client(BoundToProcess):
         return Future(self._session, record, name)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.
-
-        Futures anywhere inside the arguments become inputs: the task runs when they have values, and gets these.  The
-        following keywords are the task's options and are not passed to ``fn``; ``functools.partial`` passes one of that name.
-
-        - ``key`` (text, generated): the task's name.  The same key with the same function and arguments is one task, with
-          others ``future.result()`` raises ``KeyConflict``.
-        - ``replace`` (False): with ``key``, the key goes to this task, whatever had it before.
-        - ``pure`` (False): the key is made of function and arguments, so that equal calls share one result.
-        - ``retries`` (0): how often the task is run again after an exception of ``fn``.
-        - ``crash_limit`` (3): how many processes the task may end until it fails with ``TaskCrashed``.
-        - ``time_limit`` (None: unlimited): seconds, or a ``timedelta``, that it may run; then it is stopped and fails with
-          ``TimeLimitExceeded``.
-        - ``priority`` (0): a whole number; larger ones run earlier.
-        - ``workers`` (None: any): a name or an iterable of names of the workers that it may run on.
-        - ``allow_other_workers`` (False): ``workers`` is a wish; others run it while none of those is there with a free slot.
-        - ``resources`` (None): a dict of name to amount, as ``{"GPU": 1}``, that a worker must have free (``--resources``).
-        - ``replay`` (``"always"``): what happens when the result is lost.  ``"always"``: it is computed again; ``"verify"``:
-          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers or
-          the checkpoint store, have it, and it is not computed twice.
-        - ``replicas`` (1): copies of the result to keep, on different workers.
-        - ``checkpoint`` (False): write the result to the checkpoint store too (``--checkpoint-store``), where it survives every
-          worker.
-
-        Raises ``SerializationError`` for what can't be pickled, ``TypeError`` or ``ValueError`` for an impossible option,
-        ``ClientClosed`` after ``close()``.  What happens to the task itself is raised by ``future.result()``.
-        """
         self._loop.check_process()
         options = split_options(kwargs, fn)
         future: Future = self._session.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
+
+    submit.__doc__ = net_client.Client.submit.__doc__
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
         """``submit`` for each tuple of ``zip(*iterables)``, in one message; options and ``kwargs`` hold for all of them.

@@ -129,5 +129,5 @@ def said(error: BaseException, most: int = 2_000) -> str:
     try:
         text = str(error)
     except Exception:
-        return f"{kind}, whose text can't be had"
+        return f"{kind}, whose text could not be made"
     return f"{kind}: {text if len(text) <= most else text[:most] + '…'}"

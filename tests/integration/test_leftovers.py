@@ -7,6 +7,7 @@ import ctypes
 import glob
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,9 @@ def other_pythons():
     """Interpreters of other versions that work."""
     here = "{}.{}".format(*sys.version_info)
     found = {}
-    for path in [*glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")), *glob.glob("/usr/bin/python3.[0-9]*")]:
+    beside_ours = pathlib.Path(sys.base_prefix).parent.glob("*/bin/python3")
+    in_path = [path for minor in range(6, 15) if (path := shutil.which(f"python3.{minor}")) is not None]
+    for path in [*map(str, beside_ours), *in_path]:
         asked = subprocess.run([path, "-c", "import sys, re; print('{}.{}'.format(*sys.version_info))"],
                                capture_output=True, text=True, env={"PATH": os.environ["PATH"]})  # fmt: skip
         if asked.returncode == 0 and asked.stdout.strip() != here:

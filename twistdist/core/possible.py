@@ -36,6 +36,21 @@ def lack_of(task: Task, workers: Collection[Worker]) -> str:
     return f"it needs {wanted}; {'; '.join(_offer(worker) for worker in (named or here)[:MOST_NAMED])}"
 
 
+def lacking(restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> dict[str, dict[Task, None]]:
+    """What ``restricted`` tasks lack, and which lack it.  Without any worker: ``NOBODY``, and no tasks."""
+    if not any(worker.connected for worker in workers):
+        return {NOBODY: {}} if unfinished else {}
+    found: dict[str, dict[Task, None]] = {}
+    known: dict[int, str] = {}  # by options: the tasks of a map share theirs
+    for task in restricted:
+        text = known.get(id(task.options))
+        if text is None:
+            text = known[id(task.options)] = lack_of(task, workers)
+        if text:
+            found.setdefault(text, {})[task] = None
+    return found
+
+
 def _offer(worker: Worker) -> str:
     has = ", ".join(f"{name}={amount / UNITS:g}" for name, amount in worker.hello.resources.items())
     return f"{worker.name} has {has or 'no resources'}"
@@ -73,17 +88,7 @@ class Lacks:
 
     def look(self, restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> Iterator[News]:
         """What has changed since the last look: ``restricted`` tasks are ready and bound to certain workers or resources."""
-        found: dict[str, dict[Task, None]] = {}
-        if unfinished and not any(worker.connected for worker in workers):
-            found[NOBODY] = {}
-        else:
-            known: dict[int, str] = {}  # by options: the tasks of a map share theirs
-            for task in restricted:
-                text = known.get(id(task.options))
-                if text is None:
-                    text = known[id(task.options)] = lack_of(task, workers)
-                if text:
-                    found.setdefault(text, {})[task] = None
+        found = lacking(restricted, workers, unfinished)
         before, self._told = self._told, found
         for text, tasks in before.items():
             still = found.get(text, {})

@@ -9,6 +9,7 @@ import attrs
 
 from twistdist.core import possible
 from twistdist.core.records import Client, Task, TaskState, Worker
+from twistdist.core.refusals import MOST_CIDS
 from twistdist.core.sessions import PUBLISHED, UNTIL_ENDED
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _has_what(scheduler: Scheduler, now: float, client: Client, args: list[Any])
 def _watch(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> list[int]:
     """Take up tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
     known = []
-    if any(type(cid) is not int or not 0 <= cid < 1 << 63 or cid in client.futures for cid, _ in args):
+    if any(type(cid) is not int or not 0 <= cid < MOST_CIDS or cid in client.futures for cid, _ in args):
         raise ValueError("futures have numbers of their own")
     for cid, key in args:
         task = _find(scheduler, client, str(key))
@@ -154,14 +155,8 @@ def _error_of(task: Task) -> str:
 
 def _lacks(scheduler: Scheduler) -> dict[str, int]:
     """What ready tasks lack to be run at all: how many lack it."""
-    if not any(worker.connected for worker in scheduler.workers.values()):
-        return {possible.NOBODY: scheduler.unfinished} if scheduler.unfinished else {}
-    found: dict[str, int] = {}
-    for task in scheduler.restricted:
-        text = possible.lack_of(task, scheduler.workers.values())
-        if text:
-            found[text] = found.get(text, 0) + 1
-    return found
+    found = possible.lacking(scheduler.restricted, scheduler.workers.values(), scheduler.unfinished)
+    return {text: len(tasks) or scheduler.unfinished for text, tasks in found.items()}
 
 
 def _status(scheduler: Scheduler, now: float, client: Client, args: list[Any]) -> dict[str, Any]:

@@ -432,6 +432,8 @@ class TaskBook:
         failing = [task]
         while failing:
             one = failing.pop()
+            if one.state is FAILED:
+                continue  # reached by two ways
             if one.state in UNFINISHED:
                 self._let_go(one)
             self.transitions.move(one, transitions.BROKEN)

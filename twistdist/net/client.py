@@ -62,8 +62,8 @@ class Client(BoundToProcess, ClientSession):
         - ``allow_other_workers`` (False): ``workers`` is a wish; others run it while none of those is there with a free slot.
         - ``resources`` (None): a dict of name to amount, as ``{"GPU": 1}``, that a worker must have free (``--resources``).
         - ``replay`` (``"always"``): what happens when the result is lost.  ``"always"``: it is computed again; ``"verify"``:
-          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers or
-          the checkpoint store, have it, and it is not computed twice.
+          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers,
+          or the checkpoint store, have it, and it is not computed twice.
         - ``replicas`` (1): copies of the result to keep, on different workers.
         - ``checkpoint`` (False): write the result to the checkpoint store too (``--checkpoint-store``), where it survives every
           worker.
