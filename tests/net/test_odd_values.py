@@ -115,7 +115,7 @@ def test_said_tells_the_type_of_what_has_no_text():
         def __str__(self):
             raise ZeroDivisionError
 
-    assert said(Mute()) == f"{Mute.__qualname__}, whose text can't be had" and said(KeyError("a")) == "KeyError: 'a'"
+    assert said(Mute()) == f"{Mute.__qualname__}, whose text could not be made" and said(KeyError("a")) == "KeyError: 'a'"
 
 
 @pytest.mark.parametrize("name", ["pure", "replace", "allow_other_workers", "checkpoint"])
