@@ -12,7 +12,7 @@ exclude_patterns = ["_build"]
 def fill_in_transitions(app, name, source):
     """The table of transitions, made from the one that the scheduler goes by."""
     if name == "architecture":
-        from twistdist.core.transitions import rows
+        from twistdist.core.scheduler.transitions import rows
 
         table = ".. list-table::\n   :header-rows: 1\n\n"
         for cells in [("from", "to", "cause", "because"), *rows()]:

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -74,8 +75,125 @@ def test_a_module_imports_only_what_its_room_may(path):
             assert other not in ALONE - {place.parts[1]}, f"{place} imports {name}"
 
 
+CORE = sorted((ROOT / "core").rglob("*.py"))
+SCHEDULER = ROOT / "core" / "scheduler"
+
+#: Modules of core/scheduler that own no state; they may use one another, and records.
+STATELESS = ["records", "settings", "lineage", "placement", "possible", "nesting", "refusals", "stories", "ready_queue",
+             "ledger_rows", "ledger", "gate", "transitions"]  # fmt: skip
+
+#: Fields of records that more than one module assigns.  ``restoring`` makes records, and may assign all.
+SHARED_FIELDS = {
+    "attempt": {"dispatch", "attempts", "lifecycle"},  # given, adopted, given up
+    "care": {"targets", "copies", "scattered"},  # made where a value first needs any
+    "connected": {"scheduler", "fleet"},
+    "copying": {"copies", "lifecycle"},
+    "cost_us": {"dispatch", "slots"},
+    "digest": {"attempts", "scattered"},  # two ways to a value
+    "size": {"attempts", "scattered"},
+    "value": {"attempts", "scattered", "lifecycle"},
+    "value_attempt": {"attempts", "scattered"},
+    "failed": {"copies", "supplies", "scattered"},  # of a Care, of a Source
+    "functions": {"client_sessions", "dispatch", "attempts", "registry"},  # of a Client, of a Worker
+    "holders": {"holdings", "lifecycle"},
+    "inputs": {"registry", "lifecycle"},
+    "kept": {"watchers", "durable"},
+    "left": {"holdings", "slots", "ledger"},  # of an Audit, of rows
+    "others": {"supplies", "scattered"},
+    "own": {"queues", "placement"},
+    "progress_at": {"dispatch", "attempts"},
+    "recipe": {"submits", "scattered"},
+    "sources": {"supplies", "scattered"},
+    "supplying": {"supplies", "scattered"},
+    "tries": {"supplies", "scattered"},
+    "trouble": {"records", "attempts"},
+    "troubles": {"slots", "fleet"},
+    "users": {"registry", "client_sessions"},
+}
+CHANGING = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popleft", "remove", "setdefault",
+            "update"}  # fmt: skip
+
+
+def reading_order():
+    """The components in the order that the docstring of core/scheduler gives."""
+    text = ast.get_docstring(ast.parse((SCHEDULER / "__init__.py").read_text()))
+    return re.findall(r"^``(\w+)`` ", text, re.MULTILINE)
+
+
+def test_a_part_of_the_scheduler_uses_only_those_before_it():
+    order = reading_order()
+    assert sorted([*order, *(name for name in STATELESS if name not in order), "invariants"]) == sorted(
+        path.stem for path in SCHEDULER.glob("*.py") if path.stem != "__init__"
+    )
+    for at, name in enumerate(order):
+        for imported, _ in imports(SCHEDULER / f"{name}.py"):
+            used = imported.removeprefix("twistdist.core.scheduler.").split(".")[0]
+            if imported.startswith("twistdist.core.scheduler.") and used not in STATELESS:
+                assert used in order[:at], f"{name} uses {used}, which stands behind it"
+
+
+def test_a_private_name_of_the_core_is_used_in_its_own_file_only():
+    for path in CORE:
+        if path.name == "worker.py":
+            continue
+        tree = ast.parse(path.read_text())
+        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+        own |= {node.target.id for node in ast.walk(tree)
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                assert node.attr in own, f"{path.name}:{node.lineno} uses {node.attr}"
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if called == "super" and path.parent == SCHEDULER:
+                raise AssertionError(f"{path.name}:{node.lineno} calls super(): tell the parts in one place instead")
+
+
+def changes(tree):
+    """(names of an attribute's chain, line) for whatever is assigned, deleted or changed in place."""
+    for node in ast.walk(tree):
+        changed = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
+        if isinstance(node, ast.AugAssign):
+            changed = [node.target]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
+            changed = [node.func.value]
+        for one in [part for target in changed for part in (target.elts if isinstance(target, ast.Tuple) else [target])]:
+            chain = []
+            while isinstance(one, ast.Attribute | ast.Subscript):
+                if isinstance(one, ast.Attribute):
+                    chain.insert(0, one.attr)
+                one = one.value
+            if chain and isinstance(one, ast.Name):
+                yield [one.id, *chain], node.lineno
+
+
+def test_a_part_of_the_scheduler_changes_only_what_it_owns():
+    writers = {}
+    for name in reading_order():
+        fields = set()
+        for node in ast.parse((SCHEDULER / f"{name}.py").read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                fields |= {part.target.id for part in node.body if isinstance(part, ast.AnnAssign) and part.value is None}
+        for (base, *chain), line in changes(ast.parse((SCHEDULER / f"{name}.py").read_text())):
+            if base == "self" and "statistics" not in chain:
+                given = chain[0] in fields and len(chain) > 1
+                assert not given, f"{name}:{line} changes {'.'.join(chain)}, which is not its own"
+            elif base != "self" and name != "restoring":
+                writers.setdefault(chain[-1], set()).add(name)
+    shared = {field: names for field, names in writers.items() if len(names) > 1}
+    for field, names in shared.items():
+        assert names <= SHARED_FIELDS.get(field, set()), f"{field} is assigned in {sorted(names)}: one of them should own it"
+    assert shared.keys() <= SHARED_FIELDS.keys()
+
+
+def test_no_file_of_the_core_is_long():
+    for path in CORE:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 350 or path.name in ("pool.py", "worker.py", "client.py"), f"{path.name} has {lines} lines"
+
+
 def test_only_transitions_assigns_the_states_of_tasks():
-    for path in sorted((ROOT / "core").glob("*.py")):
+    for path in CORE:
         for node in ast.walk(ast.parse(path.read_text())):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
             found = [one for target in targets for one in ast.walk(target) if isinstance(one, ast.Attribute)]

@@ -4,57 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.test_scheduler import Story
-from twistdist.core.gate import Gate
-from twistdist.core.invariants import check_scheduler
-from twistdist.core.ledger import Ledger
-from twistdist.core.scheduler import Scheduler
+from twistdist.testing.stories import JournaledStory
 from twistdist.wire import journal as j
 from twistdist.wire import messages as m
 
 
-class Journaled(Story):
-    """A story whose scheduler has a journal; ``restart`` kills it when all is written, and starts it again."""
-
-    def __init__(self):
-        self.disk, self.lives = {}, 0
-        self.start()
-        self.client = self.core.greet(self.now, m.HelloClient(1))
-        self.tell(self.client, m.Function(1, "f", b"f", b"blob"))
-
-    now, incarnation, cid = 0.0, 100, 0
-
-    def start(self):
-        self.lives += 1
-        self.core = Scheduler(self.lives, ledger=Ledger())
-        self.gate = Gate(self.core.ledger)
-        self.core.restore(self.now, self.lives - 1, [(key, j.decode(key[0], body)) for key, body in self.disk.items()])
-        check_scheduler(self.core)
-
-    def write(self):
-        while (rows := self.gate.begin()) is not None:
-            for key, body in rows.items():
-                if body is None:
-                    del self.disk[key]
-                else:
-                    self.disk[key] = body
-            self.gate.written()
-
-    def restart(self):
-        self.write()
-        self.start()
-
-    def resume(self, number):
-        """A client comes back."""
-        client = self.core.find_session(m.Resume(number, self.lives - 1, 0))
-        assert client is not None
-        self.core.reconnected(self.now, client)
-        return client
-
-
 @pytest.fixture
 def story():
-    return Journaled()
+    return JournaledStory()
 
 
 def test_a_session_of_which_a_frame_was_acknowledged_is_known(story):
@@ -88,7 +45,7 @@ def test_replicate_is_remembered(story):
     story.tell(story.client, m.Query(1, "replicate", [2, cid]))
     story.restart()
     (task,) = story.core.tasks.values()
-    assert task.care is not None and task.care.copies == 2 and task in story.core.targets
+    assert task.care is not None and task.care.copies == 2 and task in story.core.targets.tasks
     story.client = story.resume(1)
     story.tell(story.client, m.Release([cid]))
     story.write()
@@ -169,9 +126,9 @@ def test_letting_go_of_one_of_many_futures_writes_little(story):
 
 def test_numbers_go_on_above_those_that_are_in_the_journal(story):
     """A life that lasted may have given out more than its share."""
-    story.core._numbers["function"] = 1 << 21
+    story.core.registry.is_taken("function", 1 << 21)
     story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
     story.restart()
     story.client = story.resume(1)
     story.tell(story.client, m.Function(3, "h", b"h", b"blob"))
-    assert story.core.functions[b"h"].number > story.core.functions[b"g"].number
+    assert story.core.registry.functions[b"h"].number > story.core.registry.functions[b"g"].number

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twistdist.core.lineage import recovery_plan
+from twistdist.core.scheduler.lineage import recovery_plan
 
 
 @st.composite

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.test_scheduler import Story
 from twistdist.core import scheduler as core
-from twistdist.core.invariants import check_scheduler
+from twistdist.core.digests import digest_of
 from twistdist.core.lease import Lease
-from twistdist.core.liveness import digest_of
-from twistdist.core.resilience import Settings
+from twistdist.core.scheduler import Settings
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.outputs import GiveUp, Probe
 from twistdist.core.session import Dialer, Hearing
 from twistdist.errors import ProtocolError
+from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
 
@@ -52,7 +53,7 @@ def test_a_silent_worker_is_suspected_then_given_up_and_its_task_runs_elsewhere(
     second = story.submit()
     assert len(story.given(other)) == 1  # no new work for the silent one
     story.pass_time(9.0, other)
-    assert story.core.given_up == [silent] and "worker lost" in story.kinds()
+    assert GiveUp(silent) in story.effects() and "worker lost" in story.kinds()
     assert len(story.said(other, m.Recall)) == 0
     story.done(other, next(c for c in [*story.given(other), *_assigned(other)] if c.args == b"2"), b"2")
     (again,) = [one for one in _assigned(other) if one.args == b"1"]
@@ -110,7 +111,7 @@ def test_being_late_oneself_is_not_held_against_anybody(story):
 def test_a_connection_that_breaks_means_nothing_unless_nobody_listens(story):
     worker = story.worker()
     story.core.connection_lost(story.now, worker)
-    assert story.core.probes == [worker]
+    assert Probe(worker) in story.effects()
     story.core.probed(story.now, worker, False)
     story.later(2.0)
     assert worker.number in story.core.workers
@@ -208,7 +209,7 @@ def test_work_that_could_go_on_and_does_not_is_reported(story):
     story.submit()
     (task,) = story.core.tasks.values()
     story.given(worker)
-    story.core._unassign(task)  # as a bug would have it
+    story.core.slots.give_back(task)  # as a bug would have it
     task.state = type(task.state).READY
     story.now += 0.25
     story.core.pulse(story.now)
@@ -216,7 +217,7 @@ def test_work_that_could_go_on_and_does_not_is_reported(story):
         story.now += 0.25
         worker.heard_at = story.now
         story.core.placement.update(worker)
-        story.core._watch(story.now)
+        story.core.watchdog.watch(story.now)
     assert "no progress" in story.kinds()
 
 
@@ -268,7 +269,7 @@ def test_a_task_that_is_to_run_alone_is_given_out_once_though_old_offers_of_it_l
         story.later(0.6)
     story.submit(workers=("b", "d"))  # so that the workers' own queues are looked at
     reserved, other = sorted((workers["b"], workers["d"]), key=lambda one: one.exclusive is not task)
-    assert reserved.exclusive is task and task in story.core.alone
+    assert reserved.exclusive is task and task in story.core.queues.isolated
     story.done(other, story.given(other)[0])
     assert task.worker is None
     story.done(reserved, story.given(reserved)[0])
@@ -317,7 +318,7 @@ def test_a_worker_that_is_to_leave_is_to_leave_when_it_says_hello_again(story):
     story.worker("b")
     story.submit(workers=("a",))
     (compute,) = story.given(worker)
-    story.core.retire(story.now, worker, 60.0, "told to")
+    story.core.leaving.retire(story.now, worker, 60.0, "told to")
     hello = worker.hello
     hello.running.append((compute.task, compute.attempt))
     again = story.core.greet(story.now, hello)
@@ -382,6 +383,6 @@ def test_what_waited_for_a_suspect_worker_is_given_to_it_with_its_next_beat(stor
     story.pass_time(1.5)
     story.submit()
     story.said(worker)
-    story.core.dirty.clear()  # as at the edge
+    story.effects()  # as at the edge
     story.beat(worker)
     assert len(story.given(worker)) == 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.test_scheduler import Story
-from twistdist.core import nesting
-from twistdist.core.invariants import check_scheduler
+from twistdist.core.scheduler import nesting
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.test_scheduler import Story
-from twistdist.core import possible
-from twistdist.core import scheduler as core
+from twistdist.core.scheduler import garbage, possible
+from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
 GPU = {"GPU": 2_000_000}
@@ -73,7 +72,7 @@ def test_a_task_that_only_waits_for_a_slot_lacks_nothing(story):
 
 
 def test_why_a_task_failed_is_known_when_nobody_wants_it_any_more(story, monkeypatch):
-    monkeypatch.setattr(core, "MOST_FAILURES", 2)
+    monkeypatch.setattr(garbage, "MOST_FAILURES", 2)
     worker = story.worker()
     keys = []
     for n in range(3):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.test_scheduler import Story
-from twistdist.core.invariants import check_scheduler
-from twistdist.core.resilience import Settings
-from twistdist.core.tasks import ALONE_AFTER
+from twistdist.core.scheduler import Settings
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.queues import ISOLATED_AFTER
+from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
 
@@ -24,8 +24,8 @@ def stored(story, worker, **options):
     return cid, compute
 
 
-def test_a_checkpointed_value_whose_worker_is_lost_is_read_again(story):
-    story.core.settings = Settings(checkpoints="file:///c")
+def test_a_checkpointed_value_whose_worker_is_lost_is_read_again():
+    story = Story(Settings(checkpoints="file:///c"))
     first, second = story.worker("a"), story.worker("b")
     cid = story.submit(key="kept", checkpoint=True)
     (compute,) = story.given(first)
@@ -221,8 +221,8 @@ def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
     for _ in range(4):
         stored(story, first)
     second = story.worker("b")
-    assert story.core.rebalance(None) == 2
-    story.core._settle(story.now)
+    assert story.core.copies.rebalance(None) == 2
+    story.core.tick(story.now)
     for copy in story.said(second, m.Copy):
         have(story, second, copy)
     assert len(first.holds) == 2 == len(second.holds) and len(story.said(first, m.Free)) == 2
@@ -238,7 +238,7 @@ def killed_under(story, task_cid):
 
 def test_a_task_exposed_twice_runs_alone_and_is_charged_then(story):
     bad, good = story.submit(crash_limit=1), story.submit()
-    for _ in range(ALONE_AFTER):
+    for _ in range(ISOLATED_AFTER):
         assert len(killed_under(story, bad)) == 2
     (alone,) = killed_under(story, bad)
     outcomes = [one for one in story.said(story.client) if isinstance(one, m.Erred)]
@@ -248,7 +248,7 @@ def test_a_task_exposed_twice_runs_alone_and_is_charged_then(story):
 
 def test_a_parent_that_runs_alone_gives_way_to_its_children(story):
     parent = story.submit()
-    for _ in range(ALONE_AFTER):
+    for _ in range(ISOLATED_AFTER):
         killed_under(story, parent)
     worker = story.worker("w", slots=2)
     (compute,) = story.given(worker)
@@ -338,7 +338,7 @@ def test_a_move_frees_the_old_copy_only_when_the_target_holds(story):
     have(story, second, copy)
     third = story.worker("c")
     task = story.core.tasks[compute.task]
-    story.core._move(task, first, third)
+    story.core.copies.move(task, first, third)
     story.worker("d")
     assert first in task.holders and not story.said(first, m.Free)
     (move,) = story.said(third, m.Copy)

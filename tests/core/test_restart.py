@@ -4,53 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.test_scheduler import Story
-from twistdist.core import scheduler as core
-from twistdist.core.gate import Gate
-from twistdist.core.invariants import check_scheduler
-from twistdist.core.ledger import Ledger
+from twistdist.core.scheduler.gate import Gate
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.records import Client
+from twistdist.core.scheduler.registry import ATTEMPT_BITS
 from twistdist.core.session import Session
-from twistdist.core.tasks import ATTEMPT_BITS
+from twistdist.testing.stories import JournaledStory
 from twistdist.wire import journal as j
 from twistdist.wire import messages as m
 
 
-class Journaled(Story):
-    """A story whose scheduler writes; ``restart`` makes the next one from what was written."""
-
-    def __init__(self):
-        super().__init__()
-        self.disk = {}
-        self.lives = 0
-        self.core = core.Scheduler(1, ledger=Ledger())
-        self.client = self.core.greet(self.now, m.HelloClient(1))
-        self.tell(self.client, m.Function(1, "f", b"f", b"blob"))
-
-    def write(self):
-        for key, body in self.core.ledger.take().items():
-            if body is None:
-                del self.disk[key]
-            else:
-                self.disk[key] = body
-
-    def rows(self, kind):
-        return [j.decode(kind, body) for key, body in sorted(self.disk.items()) if key[0] == kind]
-
-    def restart(self):
-        self.lives += 1
-        self.core = core.Scheduler(1 + self.lives, ledger=Ledger())
-        self.core.restore(self.now, self.lives, [(key, j.decode(key[0], body)) for key, body in self.disk.items()])
-        check_scheduler(self.core)
-        self.client = self.core.clients.get(1)
-
-    def back(self):
-        self.core.reconnected(self.now, self.client)
-        check_scheduler(self.core)
-
-
 @pytest.fixture
 def story():
-    return Journaled()
+    return JournaledStory()
 
 
 def test_what_has_come_and_gone_between_two_writes_is_never_written(story):
@@ -104,7 +70,7 @@ def test_values_failures_and_waiting_tasks_are_there_after_a_restart(story):
     four = story.submit(one)
     story.write()
     story.restart()
-    story.back()
+    story.resume()
     told = {message.cid: message for message in story.said(story.client)}
     assert told[one].value == b"small" and told[two].error.text == told[three].error.text == "no"
     fresh = story.worker("fresh")
@@ -179,7 +145,7 @@ def test_the_charge_of_a_crash_outlives_the_scheduler(story):
     story.tell(worker, m.Crashed(compute.task, compute.attempt, "SIGSEGV", ""))
     story.write()
     story.restart()
-    story.back()
+    story.resume()
     worker = story.worker("a")
     (compute,) = story.given(worker)
     story.tell(worker, m.Crashed(compute.task, compute.attempt, "SIGSEGV", ""))
@@ -192,7 +158,7 @@ def test_cancelled_futures_are_told_again(story):
     story.tell(story.client, m.Cancel([cid]))
     story.write()
     story.restart()
-    story.back()
+    story.resume()
     assert story.outcome(cid).error.kind == "TaskCancelled"
     story.tell(story.client, m.Release([cid]))
     story.write()
@@ -217,10 +183,10 @@ def test_a_durable_session_keeps_keyed_tasks(story):
     story.later(61.0)  # its process does not come back
     assert sorted(task.args for task in story.core.tasks.values()) == [b"a", b"b", b"c"]
     again = story.core.greet(story.now, m.HelloClient(6, "nightly"))
-    assert len(story.core.session_tasks(again)) == 3
+    assert len(story.core.durable.session_tasks(again)) == 3
     story.tell(again, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"a"], None, ["a"]))
     assert story.core.statistics.submitted == 1 and len(story.core.tasks) == 3
-    story.core.end_session(again)
+    story.core.durable.end_session(again)
     story.tell(again, m.Release([1]))
     assert not story.core.tasks
 
@@ -229,7 +195,7 @@ def test_the_gate_keeps_what_rests_on_unwritten_changes():
     ledger, session = Ledger(), Session(safe=0)
     gate = Gate(ledger)
     assert not gate.hold("before")
-    client = core.Client(1, "", session)
+    client = Client(1, "", session)
     ledger.session(client)
     session.received = 1
     gate.touch(session)
@@ -249,10 +215,10 @@ def test_the_gate_keeps_what_rests_on_unwritten_changes():
 def test_rows_that_could_not_be_written_are_tried_again_with_the_next():
     ledger = Ledger()
     gate = Gate(ledger)
-    ledger.session(core.Client(1, "", Session(safe=0)))
+    ledger.session(Client(1, "", Session(safe=0)))
     rows = gate.begin()
     assert gate.hold("waits")
-    ledger.session(core.Client(2, "", Session(safe=0)))
+    ledger.session(Client(2, "", Session(safe=0)))
     assert gate.hold("waits too")
     assert set(gate.again()) == {*rows, (j.SESSION, 2)}
     assert gate.written() == ["waits", "waits too"]

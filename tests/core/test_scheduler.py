@@ -4,70 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from twistdist.core import resilience, tasks
-from twistdist.core import scheduler as core
-from twistdist.core.invariants import check_scheduler
+from twistdist.core.scheduler import detours, dispatch
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.outputs import Replaced
 from twistdist.errors import ProtocolError
+from twistdist.testing.stories import Story
 from twistdist.wire import framing
 from twistdist.wire import messages as m
-
-
-class Story:
-    """A scheduler with one client, and workers whose messages are written by the test."""
-
-    def __init__(self):
-        self.core = core.Scheduler(1)
-        self.now = 0.0
-        self.client = self.core.greet(self.now, m.HelloClient(1))
-        self.tell(self.client, m.Function(1, "f", b"f", b"blob"))
-        self.incarnation = 100
-        self.cid = 0
-
-    def tell(self, peer, *messages):
-        self.core.receive(self.now, peer, messages)
-        check_scheduler(self.core)
-
-    def later(self, seconds):
-        self.now += seconds
-        self.core.tick(self.now)
-        check_scheduler(self.core)
-
-    def lost(self, worker):
-        """The connection broke, and nobody listens at the worker's address any more."""
-        self.core.connection_lost(self.now, worker)
-        self.core.probed(self.now, worker, True)
-        check_scheduler(self.core)
-
-    def worker(self, name="w", slots=1, **inventory):
-        self.incarnation += 1
-        fields = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
-        hello = m.HelloWorker(self.incarnation, name, self.incarnation, 1, slots, "tcp:x:1", "h", "/s", fields["resources"],
-                              fields["stored"], fields["running"], fields["finished"])  # fmt: skip
-        worker = self.core.greet(self.now, hello)
-        check_scheduler(self.core)
-        return worker
-
-    def submit(self, *inputs, key=None, **options):
-        self.cid += 1
-        given = m.Options(**options) if options else None
-        self.tell(self.client, m.Submit(self.cid, 1, [b"%d" % self.cid], [list(inputs)], [key] if key else None, given))
-        return self.cid
-
-    def said(self, peer, kind=None):
-        """What the core said to a peer since the last look."""
-        messages = [one for frame in peer.session.take() for one in frame[2]]
-        return messages if kind is None else [one for one in messages if isinstance(one, kind)]
-
-    def given(self, worker):
-        return self.said(worker, m.Compute)
-
-    def done(self, worker, compute, value=b"v", size=1, us=50_000):
-        stored = value is None
-        self.tell(worker, m.Done(compute.task, compute.attempt, value, size, b"d" if stored else b"", us))
-
-    def outcome(self, cid):
-        found = [one for one in self.said(self.client) if isinstance(one, m.Finished | m.Erred) and one.cid == cid]
-        return found[-1] if found else None
 
 
 @pytest.fixture
@@ -183,7 +126,7 @@ def test_a_worker_restarted_on_its_store_brings_its_values_back(story):
 def test_the_replaced_incarnation_may_not_come_back(story):
     a = story.worker("a")
     story.worker("a")
-    assert story.core.replaced == [a]
+    assert Replaced(a) in story.effects()
     assert story.core.refusal(a.hello).code == "replaced"
 
 
@@ -271,13 +214,13 @@ def test_cancel_kills_a_running_task(story):
 def test_the_same_key_is_one_task_and_another_recipe_is_refused(story):
     story.worker()
     first = story.submit(key="k")
-    task = story.core.keys["k"]
+    task = story.core.registry.keys["k"]
     story.tell(story.client, m.Submit(50, 1, [b"%d" % first], None, ["k"]))
     assert len(story.core.tasks) == 1 and len(task.watchers) == 2
     story.tell(story.client, m.Submit(51, 1, [b"other"], None, ["k"]))
     assert story.outcome(51).error.kind == "KeyConflict"
     story.tell(story.client, m.Release([first, 50, 51]))
-    assert not story.core.tasks and not story.core.keys
+    assert not story.core.tasks and not story.core.registry.keys
 
 
 def test_the_same_key_after_its_inputs_were_let_go(story):
@@ -408,7 +351,7 @@ def test_functions_are_forgotten_with_their_last_user(story):
     story.submit()
     story.given(worker)
     story.core.receive(story.now, story.client, [m.Bye()])
-    assert not story.core.functions and not story.core.tasks
+    assert not story.core.registry.functions and not story.core.tasks
     assert story.said(worker, m.ForgetFunctions)
 
 
@@ -496,7 +439,7 @@ def test_an_input_that_can_never_be_had_is_computed_again(story):
     first = story.submit()
     story.submit(first)
     story.done(worker, story.given(worker)[0], None, 10_000)
-    for _ in range(resilience.MOST_LOST_INPUTS):
+    for _ in range(detours.MOST_LOST_INPUTS):
         (compute,) = story.given(worker)
         story.tell(worker, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, worker.number)]))
         story.later(10)
@@ -523,7 +466,7 @@ def test_a_future_submitted_twice_stays_the_first_one(story):
 
 
 def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection(story, monkeypatch):
-    monkeypatch.setattr(tasks, "MOST_COMPUTE_BYTES", 100)
+    monkeypatch.setattr(dispatch, "MOST_COMPUTE_BYTES", 100)
     worker = story.worker()
     first = story.submit()
     story.done(worker, story.given(worker)[0], b"x" * 101, 101)
@@ -542,10 +485,10 @@ def test_ten_thousand_futures_of_one_task_are_released_in_linear_time(story):
 
 def test_nothing_that_comes_behind_bye_counts(story):
     story.tell(story.client, m.Bye(), m.Submit(1, 1, [b"late"]), m.Function(2, "g", b"g", b"blob"), m.DropFunctions([1]))
-    assert not story.core.tasks and not story.core.functions
+    assert not story.core.tasks and not story.core.registry.functions
     with pytest.raises(ProtocolError, match="has ended"):
         story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
-    assert not story.core.functions
+    assert not story.core.registry.functions
 
 
 def test_a_worker_whose_hello_came_again_speaks_over_its_new_connection_alone(story):
@@ -563,7 +506,7 @@ def test_a_worker_can_not_take_up_a_task_that_it_could_not_have_been_given(story
     first = story.worker("a", resources={"GPU": 1_000_000})
     story.submit(resources={"GPU": 1_000_000})
     (compute,) = story.given(first)
-    story.core._worker_gone(story.now, first, "lost")
+    story.core.fleet.gone(story.now, first, "lost")
     second = story.worker("b", running=[(compute.task, compute.attempt)])
     assert story.said(second, m.Abort)[0].attempts == [compute.attempt]
     assert story.core.tasks[compute.task].worker is None

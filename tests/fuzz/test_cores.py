@@ -16,12 +16,12 @@ from twistdist.core import client as client_core
 from twistdist.core import effects as fx
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
-from twistdist.core.invariants import check_scheduler
 from twistdist.core.memory import Limits
 from twistdist.core.pool import Death
-from twistdist.core.records import Client
-from twistdist.core.resilience import Settings
-from twistdist.core.scheduler import Scheduler
+from twistdist.core.scheduler import Scheduler, Settings
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.outputs import Replaced
+from twistdist.core.scheduler.records import Client
 from twistdist.core.session import Session
 from twistdist.errors import ProtocolError
 from twistdist.testing.nonsense import FROM_CLIENT, FROM_WORKER, TO_CLIENT, TO_WORKER, Nonsense
@@ -139,16 +139,15 @@ class SchedulerRun:
             if self.peers[who].connected:
                 self.core.connection_lost(self.now, self.peers[who])
             self.peers[who] = peer
-        for one in self.core.replaced:
-            assert not one.connected
-        self.core.replaced.clear()
 
     def flush(self):
         """All that is said can be encoded, and is what that peer may be told."""
-        dirty, self.core.dirty = self.core.dirty, {}
-        for peer in dirty:
+        bundle = self.core.take(lambda peer: True)
+        for effect in bundle.effects:
+            assert not isinstance(effect, Replaced) or not effect.worker.connected
+        for peer, frames in bundle.frames:
             decoder = framing.TO_CLIENT if isinstance(peer, Client) else framing.TO_WORKER
-            for frame in peer.session.take():
+            for frame in frames:
                 for one in framing.decode_frame(decoder, framing.encode_frame(frame)[4:])[2]:
                     if isinstance(one, m.Compute):
                         self.attempts.append(one.attempt)
@@ -162,33 +161,34 @@ class SchedulerRun:
                 assert core.clients.get(client.number) is client, "who watches a task is part of the cluster"
             for one in (task.worker, *(task.care.copying if task.care is not None else ())):
                 assert one is None or core.workers.get(one.number) is one, "only workers of the cluster have orders"
-        for function in core.functions.values():
+        for function in core.registry.functions.values():
             assert function.users > 0, "a function has users, or is forgotten"
 
     def end(self):
         """Everybody leaves: nothing is left."""
         core = self.core
-        for name in list(core.datasets):
-            core.unpublish(name)
+        for name in list(core.durable.datasets):
+            core.durable.unpublish(name)
         for client in [one for one in core.clients.values() if not one.held]:
             if core.clients.get(client.number) is not client:
                 continue  # ended with another one of its name
             if not client.connected:
                 core.reconnected(self.now, client)
-            core.end_session(client)
+            core.durable.end_session(client)
             core.receive(self.now, client, [m.Bye()])
             self.check()
-        for holder in list(core.held.values()):  # of processes that are gone
-            core.end_session(Client(0, holder.name, Session()))
+        for holder in list(core.watchers.holders.values()):  # of processes that are gone
+            core.durable.end_session(Client(0, holder.name, Session()))
         for worker in list(core.workers.values()):
-            core._worker_gone(self.now, worker, "the end")
+            core.fleet.gone(self.now, worker, "the end")
             core.tick(self.now)
             self.check()
         for _ in range(10):
             self.now += 500.0
             core.tick(self.now)
             self.check()
-        left = core.tasks or core.keys or core.functions or core.awaited or core.targets or core.restricted or core.alone
+        left = (core.tasks or core.registry.keys or core.registry.functions or core.supplies.awaited or core.targets.tasks
+                or core.queues.restricted or core.queues.isolated)  # fmt: skip
         assert not left, f"left: {left}"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from twistdist.core.ledger import Ledger
-from twistdist.core.records import Function
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.records import Function
 from twistdist.core.session import Session
 from twistdist.errors import JournalError
 from twistdist.net.journal import RETRY_S

@@ -62,17 +62,17 @@ def test_faults_do_happen():
 
 def test_a_broken_core_is_found(monkeypatch):
     """The simulator is worth something only if it fails when the core is wrong."""
-    from twistdist.core.scheduler import Scheduler
+    from twistdist.core.scheduler.lifecycle import Lifecycle
 
-    monkeypatch.setattr(Scheduler, "_recover", lambda self, lost, incident=None: None)
+    monkeypatch.setattr(Lifecycle, "recover", lambda self, lost, incident=None: None)
     failed = run_seeds(0, 30).failed
     assert failed
 
 
 def test_copies_that_are_never_made_are_found(monkeypatch):
-    from twistdist.core.replicas import Replicas
+    from twistdist.core.scheduler.copies import Copies
 
-    monkeypatch.setattr(Replicas, "_copy", lambda self, task, care, free, staying: free.clear())
+    monkeypatch.setattr(Copies, "_copy", lambda self, task, care, free, staying: free.clear())
     failed = run_seeds(0, 200).failed
     assert any("copies of" in text for _, text in failed)
 

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 
 from twistdist.core import effects, memory
+from twistdist.core.digests import digest_of
 from twistdist.core.lease import Lease
-from twistdist.core.liveness import digest_of
 from twistdist.core.pool import MOST_PARKED, Job, Pool
 from twistdist.core.session import Dialer, Session
 from twistdist.errors import ProtocolError

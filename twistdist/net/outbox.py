@@ -1,4 +1,4 @@
-"""What the scheduler says leaves through here: when the journal has what it rests on (:mod:`twistdist.core.gate`).
+"""What the scheduler says leaves through here: when the journal has what it rests on (:mod:`twistdist.core.scheduler.gate`).
 
 While the journal can't be written the scheduler is in *trouble*: clients are told, and are acknowledged nothing; workers go on
 with what was acknowledged before; the write is tried again until it succeeds.
@@ -12,9 +12,9 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.core.gate import Gate
-from twistdist.core.ledger import Ledger
-from twistdist.core.records import Client, Worker
+from twistdist.core.scheduler.gate import Gate
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.records import Client, Worker
 from twistdist.core.session import Session
 from twistdist.errors import JournalError, ProtocolError
 from twistdist.net.connection import Connection

@@ -15,10 +15,10 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
-from twistdist.core.ledger import Ledger
-from twistdist.core.records import Client, Worker
-from twistdist.core.resilience import LEFT, Settings
-from twistdist.core.scheduler import Scheduler
+from twistdist.core.scheduler import LEFT, Scheduler, Settings
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Effect, End, GiveUp, Log, Peer, Probe, Replaced
+from twistdist.core.scheduler.records import Client, Worker
 from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
@@ -86,7 +86,7 @@ class _Valve:
             (transport.resumeProducing if reading else transport.pauseProducing)()
 
 
-class _Probe(Factory):
+class _Silent(Factory):
     """Says nothing, to either side."""
 
     noisy = False
@@ -156,7 +156,7 @@ class SchedulerService(Service):
         self.core = Scheduler(meta.epoch, self._settings, Ledger())
         self.core.restore(self._reactor.seconds(), meta.lives, rows)
         self._out.use(self._journal, self.core.ledger)
-        self.core.journal = self._out.status()
+        self.core.journal_is(self._out.status())
         for name, worker in self.core.expected.items():
             self._probe(worker.address, worker.host, partial(self._not_there, name))
         self._flush()
@@ -264,7 +264,6 @@ class SchedulerService(Service):
                 else:
                     self._out.send(connection, [(0, 0, [ready])])
                     self._tell_trouble(connection)
-                self._close_replaced()
                 self._log.info("{kind} {name} is here", kind=kind, name=peer.name or f"{peer.number:x}")
 
     def _resume(self, connection: Connection, resume: m.Resume) -> None:
@@ -292,7 +291,7 @@ class SchedulerService(Service):
 
     def _trouble(self, text: str) -> None:
         """The journal can't be written, or ("") can be again: clients hear of it."""
-        self.core.journal = self._out.status()
+        self.core.journal_is(self._out.status())
         for peer, connection in list(self._connections.items()):
             if isinstance(peer, Client) and connection.told:
                 self._out.send(connection, [(*peer.session.bare_ack()[:2], [m.Trouble(text)])])
@@ -307,15 +306,6 @@ class SchedulerService(Service):
         connection.greeted()
         self._connections[peer] = connection
         self._valves[connection] = _Valve(self, connection)
-
-    def _close_replaced(self) -> None:
-        """Older incarnations of a worker's name are told to give up, or they would come back in turn for ever."""
-        replaced, self.core.replaced = self.core.replaced, []
-        for worker in replaced:
-            connection = self._connections.pop(worker, None)
-            if connection is not None:
-                self._log.warn("worker {name} was replaced by another one of that name", name=worker.name)
-                connection.close()
 
     def closed(self, connection: Connection, error: Exception) -> None:
         self._strangers.discard(connection)
@@ -340,7 +330,7 @@ class SchedulerService(Service):
         lag = max(0, int(1e6 * (self._reactor.seconds() - self._pulse_due)))
         self._set_pulse()
         self._out.look()
-        self.core.journal = self._out.status()
+        self.core.journal_is(self._out.status())
         for connection, valve in self._valves.items():
             if valve.more_came() and isinstance(connection.peer, Worker):
                 self._guard(self.core.bytes_came, connection.peer)
@@ -362,7 +352,7 @@ class SchedulerService(Service):
         if is_local(address) and host != self._host:
             return  # it would be our own port of that number
         endpoint = clientFromString(self._reactor, address.replace("tls:", "tcp:", 1))
-        probing = endpoint.connect(_Probe())
+        probing = endpoint.connect(_Silent())
         limit = self._reactor.callLater(PROBE_S, probing.cancel)
 
         def answered(result: Any) -> None:
@@ -379,7 +369,6 @@ class SchedulerService(Service):
     def unblocked(self, peer: Client | Worker | None) -> None:
         """The peer reads again: what waited for it leaves."""
         if peer is not None:
-            self.core.dirty[peer] = None
             self._reactor.callLater(0, self._flush)
 
     def _look_at_flood(self) -> None:
@@ -401,45 +390,41 @@ class SchedulerService(Service):
         self._flush()
 
     def _flush(self) -> None:
-        """What the core has to say leaves: one write a peer."""
-        core = self.core
-        if core.dirty:
-            dirty, core.dirty = core.dirty, {}
-            for peer in dirty:
-                connection = self._connections.get(peer)
-                if connection is not None and not self._valves[connection].closed:
-                    frames = peer.session.take()
-                    if frames:
-                        self._out.say(connection, peer, frames)
+        """What the core has to say leaves, one write a peer; then what else it wants is done."""
+        bundle = self.core.take(self._reads)
+        for peer, frames in bundle.frames:
+            self._out.say(self._connections[peer], peer, frames)
         self._out.write()
-        self._alarm.set(core.wake)
-        self._tell_edge()
+        self._alarm.set(self.core.wake)
+        for effect in bundle.effects:
+            self._carry_out(effect)
+        self._look_at_flood()
         if self._owing:
             self._ack.set(self._reactor.seconds() + ACK_S)
-        if core.stopping:
-            text, core.stopping = core.stopping, ""
-            self._reactor.callLater(0.1, self._on_stop, text, False)
 
-    def _tell_edge(self) -> None:
-        """What the core wants of us beside messages."""
-        core = self.core
-        if core.probes:
-            probes, core.probes = core.probes, []
-            for worker in dict.fromkeys(probes):
-                answer = partial(self._guard, self.core.probed, worker)
-                self._probe(worker.hello.address, worker.hello.host, answer)
-        if core.given_up:
-            given_up, core.given_up = core.given_up, []
-            for worker in given_up:
+    def _reads(self, peer: Peer) -> bool:
+        """Whether frames for the peer can leave."""
+        connection = self._connections.get(peer)
+        return connection is not None and not self._valves[connection].closed
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Log(incident):
+                say = self._log.info if incident.kind == LEFT else self._log.warn
+                say("{kind}: {what}: {cause}", kind=incident.kind, what=incident.what, cause=incident.cause)
+            case Probe(worker):
+                self._probe(worker.hello.address, worker.hello.host, partial(self._guard, self.core.probed, worker))
+            case GiveUp(worker):
                 connection = self._connections.pop(worker, None)
                 if connection is not None:
                     connection.transport.abortConnection()
-        if core.news:
-            news, core.news = core.news, []
-            for one in news:
-                say = self._log.info if one.kind == LEFT else self._log.warn
-                say("{kind}: {what}: {cause}", kind=one.kind, what=one.what, cause=one.cause)
-        self._look_at_flood()
+            case Replaced(worker):  # it is told to give up, or the two would come back in turn for ever
+                connection = self._connections.pop(worker, None)
+                if connection is not None:
+                    self._log.warn("worker {name} was replaced by another one of that name", name=worker.name)
+                    connection.close()
+            case End(text):
+                self._reactor.callLater(0.1, self._on_stop, text, False)
 
     def _send_acks(self) -> None:
         owing, self._owing = self._owing, {}

@@ -9,7 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_secret, silence_limits
-from twistdist.core.resilience import Settings
+from twistdist.core.scheduler import Settings
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
 from twistdist.net.journal import open_journal

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from twistdist.core import client as client_core
-from twistdist.core import effects, records
+from twistdist.core import effects
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
 from twistdist.core.memory import Limits
 from twistdist.core.pool import Death
+from twistdist.core.scheduler import records
 from twistdist.core.session import Gap, Hearing
 from twistdist.errors import ProtocolError
 from twistdist.wire import framing

@@ -25,13 +25,12 @@ from typing import Any
 
 import attrs
 
-from twistdist.core import records, transitions
 from twistdist.core.client import Record, State
-from twistdist.core.gate import Gate
-from twistdist.core.invariants import check_scheduler
-from twistdist.core.ledger import Ledger
-from twistdist.core.resilience import Settings
-from twistdist.core.scheduler import Scheduler
+from twistdist.core.scheduler import Scheduler, Settings, records, transitions
+from twistdist.core.scheduler.gate import Gate
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import GiveUp, Peer, Probe
 from twistdist.errors import ProtocolError
 from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
@@ -310,25 +309,15 @@ class World:
 
     def flush(self) -> None:
         self.touched = True
-        probes, self.core.probes = self.core.probes, []
-        for worker in probes:
-            self.after(self.rng.uniform(0.001, 0.05), lambda one=worker: self._probe(one))  # type: ignore[misc]
-        given_up, self.core.given_up = self.core.given_up, []
-        for worker in given_up:
-            self.faults["given up"] += 1
-            there = self.workers[worker.name]
-            if there.alive and there.core.identity.incarnation == worker.hello.incarnation and there.core.dialer.epoch:
-                raise SimulationFailed(f"{worker.name} was given up while it held its lease")
-            link = self.links.pop(worker, None)
-            if link is not None:
-                link.open = False
-                self.after(0.001, lambda one=link: one.party.lost(one))  # type: ignore[misc]
-        dirty, self.core.dirty = self.core.dirty, {}
-        for peer in dirty:
-            link = self.links.get(peer)
-            if link is not None and link.open:
-                for frame in peer.session.take():
-                    self._say(link, frame)
+        bundle = self.core.take(self._reads)
+        for effect in bundle.effects:
+            if isinstance(effect, Probe):
+                self.after(self.rng.uniform(0.001, 0.05), lambda one=effect.worker: self._probe(one))  # type: ignore[misc]
+            elif isinstance(effect, GiveUp):
+                self._give_up(effect.worker)
+        for peer, frames in bundle.frames:
+            for frame in frames:
+                self._say(self.links[peer], frame)
         if not self._ack_due and any(peer.session.owes_ack for peer in self.links):
             self._ack_due = True
             self.after(ACK_S, self._acknowledge)
@@ -337,6 +326,20 @@ class World:
         if wake is not None and wake != self._wake:
             self._wake = wake
             self.at(wake, lambda: self._tick(wake, self.core), background=wake - self.now > REST_S)
+
+    def _reads(self, peer: Peer) -> bool:
+        link = self.links.get(peer)
+        return link is not None and link.open
+
+    def _give_up(self, worker: records.Worker) -> None:
+        self.faults["given up"] += 1
+        there = self.workers[worker.name]
+        if there.alive and there.core.identity.incarnation == worker.hello.incarnation and there.core.dialer.epoch:
+            raise SimulationFailed(f"{worker.name} was given up while it held its lease")
+        link = self.links.pop(worker, None)
+        if link is not None:
+            link.open = False
+            self.after(0.001, lambda: link.party.lost(link))
 
     def _acknowledge(self) -> None:
         self._ack_due = False
@@ -434,7 +437,7 @@ class World:
         """A task of a worker is taken for one that waits, whether it does or not."""
         peer = next((one for one in self.core.workers.values() if one.name == name), None)
         if peer is not None and peer.assigned:
-            self.core.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
+            self.core.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
             self.flush()
 
     def _drift(self, worker: SimWorker) -> None:

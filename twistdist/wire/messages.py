@@ -169,7 +169,7 @@ class Beat(Message, tag=7):
     frame, ``lag``
     by how many microseconds its event loop was late at this beat.  A worker tells its load too: tasks ``running`` in
     executors, ``queued`` for one, and ``fetching`` inputs.  ``jobs`` and ``stored`` are the digests of the attempts that it
-    works on and of the files that it holds (``core.liveness.digest_of``); ``stored`` is left out (-1) of most beats.
+    works on and of the files that it holds (``core.digests.digest_of``); ``stored`` is left out (-1) of most beats.
     """
 
     number: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 
-from twistdist.core.records import Task, TaskState
+from twistdist.core.scheduler.records import Task, TaskState
 
 _READY = TaskState.READY
 

@@ -1,9 +1,8 @@
 """What the scheduler writes down: which rows of the journal (``wire.journal``) its state needs, and which have changed.
 
 The core tells of every change that must survive it; ``take`` gives the rows to be written, composed from the state at that
-moment, so
-that what has come and gone between two writes is never written.  A row goes when nothing in it is of use any more; one of
-which little is left is written anew.
+moment, so that changes which cancel out between two writes are never written.  A row is deleted when nothing in it is of use
+any more; a row of which little is left is replaced by a shorter one.
 """
 
 from __future__ import annotations
@@ -12,61 +11,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
-
-from twistdist.core.records import Client, Dataset, Function, Task, Worker
+from twistdist.core.scheduler.ledger_rows import Batch, Segment, data_row, outcome_row, session_row, set_bit
+from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Worker
 from twistdist.wire import journal as j
-from twistdist.wire.messages import Options
 
 #: A row of at least this many entries is written anew when fewer than a quarter of them are of use.
 SPARSE_ENTRIES = 64
 
 #: Futures in one row: it is written anew whenever one of them is let go.
 MOST_WATCHES = 256
-
-
-@attrs.define(eq=False)
-class Batch:
-    """The row of one submit: tasks by number, and which of them are of no use any more."""
-
-    session: int
-    origin: str
-    function: int
-    options: Options
-    rank: int
-    tasks: list[Task]
-    numbers: list[int]
-    left: int
-    gone: bytearray
-    released: bytearray
-
-    def encode(self) -> j.Batch:
-        tasks = self.tasks
-        inputs = [[one.number for one in task.positions or task.inputs] for task in tasks]
-        return j.Batch(
-            self.session, self.origin, self.function, self.options, self.rank, self.numbers, [task.cid for task in tasks],
-            [task.args for task in tasks], inputs if any(inputs) else None,
-            [task.chosen for task in tasks] if any(task.chosen for task in tasks) else None,
-            [task.recipe for task in tasks] if any(task.recipe for task in tasks) else None,
-        )  # fmt: skip
-
-
-@attrs.define(eq=False)
-class Segment:
-    """A row of entries that were written together: how many there were, and how many are of use."""
-
-    number: int
-    entries: list[Any]
-    left: int
-
-
-def _bit(bits: bytearray, at: int) -> None:
-    bits[at >> 3] |= 1 << (at & 7)
-
-
-def has_bit(bits: bytes | bytearray, at: int) -> bool:
-    """Whether the bit is set."""
-    return at >> 3 < len(bits) and bool(bits[at >> 3] >> (at & 7) & 1)
 
 
 class Ledger:
@@ -122,7 +75,7 @@ class Ledger:
     def session(self, client: Client) -> None:
         """A session has begun to matter, has received frames, or has other functions."""
         client.recorded = True
-        self._put((j.SESSION, client.number), lambda: _session(client))
+        self._put((j.SESSION, client.number), lambda: session_row(client))
 
     def session_gone(self, client: Client) -> None:
         self._drop((j.SESSION, client.number))
@@ -173,7 +126,7 @@ class Ledger:
 
     def data(self, task: Task) -> None:
         """Scattered data are there, or can be brought by others than before."""
-        self._put((j.DATA, task.number), lambda: _data(task))
+        self._put((j.DATA, task.number), lambda: data_row(task))
 
     def target(self, task: Task, copies: int) -> None:
         self._put((j.TARGET, task.number), lambda: j.Target(copies))
@@ -213,7 +166,7 @@ class Ledger:
             self._drop((j.BATCH, first))
             self._drop((j.MARKS, first))
             return
-        _bit(batch.gone, place)
+        set_bit(batch.gone, place)
         if len(batch.tasks) >= SPARSE_ENTRIES and 4 * batch.left < len(batch.tasks):
             self._thin(batch)
         else:
@@ -225,14 +178,7 @@ class Ledger:
     def _thin(self, batch: Batch) -> None:
         """Few of its tasks are of use: the row is written anew with these."""
         first = batch.numbers[0]
-        keep = [at for at in range(len(batch.tasks)) if not has_bit(batch.gone, at)]
-        released = bytearray((len(keep) + 7) >> 3)
-        for to, at in enumerate(keep):
-            if has_bit(batch.released, at):
-                _bit(released, to)
-        batch.tasks = [batch.tasks[at] for at in keep]
-        batch.numbers = [task.number for task in batch.tasks]
-        batch.gone, batch.released = bytearray(len(released)), released
+        batch.thin()
         del self._batches[first]
         self._drop((j.BATCH, first))
         self._drop((j.MARKS, first))
@@ -240,7 +186,7 @@ class Ledger:
         self._firsts[at] = batch.numbers[0]
         self._batches[batch.numbers[0]] = batch
         self._put((j.BATCH, batch.numbers[0]), batch.encode)
-        if any(released):
+        if any(batch.released):
             self._mark(batch)
 
     # ---- who wants what -----------------------------------------------------------------------
@@ -271,7 +217,7 @@ class Ledger:
         found = self._is_origin(task, client, cid) if task is not None else None
         if found is not None:
             batch, place = found
-            _bit(batch.released, place)
+            set_bit(batch.released, place)
             self._mark(batch)
 
     def _compose_watches(self) -> None:
@@ -326,7 +272,7 @@ class Ledger:
             self._outcomes[segment.number] = segment
             for task in tasks:
                 task.row = segment.number
-            row = j.Outcomes([_outcome(task) for task in tasks])
+            row = j.Outcomes([outcome_row(task) for task in tasks])
             self._put((j.OUTCOMES, segment.number), lambda row=row: row)  # type: ignore[misc]
 
     # ---- after a restart ----------------------------------------------------------------------
@@ -361,27 +307,6 @@ class Ledger:
     def drop(self, key: j.Key) -> None:
         """A row that turned out to be of no use."""
         self._drop(key)
-
-
-def _session(client: Client) -> j.Session:
-    functions = [(fn, function.number) for fn, function in client.functions.items()]
-    return j.Session(client.name, client.parent, client.session.received, functions, client.held, client.next_cid)
-
-
-def _outcome(task: Task) -> j.Outcome:
-    checkpointed = task.care is not None and task.care.checkpointed
-    return j.Outcome(task.number, task.value_attempt, task.value, task.size, task.digest, task.error, checkpointed)
-
-
-def _data(task: Task) -> j.Data:
-    care = task.care
-    source = care.source if care is not None else None
-    sources = [] if source is None else [*([(source.client.number, source.cid)] if source.client is not None else []),
-                                         *[(client.number, cid) for client, cid in source.others]]  # fmt: skip
-    return j.Data(task.origin, task.cid, task.chosen, task.size, task.recipe, task.value, task.value_attempt,
-                  care.copies if care is not None else 0, list(source.workers) if source is not None else [],
-                  source.resupply if source is not None else False, care.announced if care is not None else True,
-                  sources)  # fmt: skip
 
 
 class NoLedger(Ledger):

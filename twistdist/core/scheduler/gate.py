@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from twistdist.core.ledger import Ledger
+from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.session import Session
 from twistdist.wire import journal as j
 

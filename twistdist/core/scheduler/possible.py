@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 import attrs
 
-from twistdist.core import placement
-from twistdist.core.records import Task, Worker
+from twistdist.core.scheduler import placement
+from twistdist.core.scheduler.records import Task, Worker
 
 #: Seconds that such tasks wait before it is told, and between two looks.
 LOOK_S = 5.0
@@ -63,7 +63,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 @attrs.frozen
-class News:
+class Change:
     """``tasks`` (with ``all``: every unfinished one) lack ``text`` now, or nothing any more ("").
 
     ``new``: nothing lacked it before.
@@ -75,7 +75,7 @@ class News:
     new: bool
 
 
-class Lacks:
+class Tracker:
     """What is lacking now and has been told, with the tasks that wait for it."""
 
     def __init__(self) -> None:
@@ -86,14 +86,14 @@ class Lacks:
         """Whether something is lacking."""
         return bool(self._told)
 
-    def look(self, restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> Iterator[News]:
+    def look(self, restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> Iterator[Change]:
         """What has changed since the last look: ``restricted`` tasks are ready and bound to certain workers or resources."""
         found = lacking(restricted, workers, unfinished)
         before, self._told = self._told, found
         for text, tasks in before.items():
             still = found.get(text, {})
-            yield News("", [task for task in tasks if task not in still], text not in found and not tasks, False)
+            yield Change("", [task for task in tasks if task not in still], text not in found and not tasks, False)
         for text, tasks in found.items():
             earlier = before.get(text, {})
             new = text not in before
-            yield News(text, [task for task in tasks if task not in earlier], new and not tasks, new)
+            yield Change(text, [task for task in tasks if task not in earlier], new and not tasks, new)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from twistdist.core import placement
-from twistdist.core.records import Task, Worker
-from twistdist.core.transitions import ASSIGNED, READY, UNFINISHED
+from twistdist.core.scheduler import placement
+from twistdist.core.scheduler.records import Task, Worker
+from twistdist.core.scheduler.transitions import ASSIGNED, READY, UNFINISHED
 
 #: Seconds after a task's client has submitted something until it is looked at whether it could begin, doubled each time.
 LOOK_S, LONGEST_LOOK_S = 0.25, 2.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 
-from twistdist.core.records import Task, TaskState, Worker
+from twistdist.core.scheduler.records import Task, TaskState, Worker
 
 #: Expected work that one slot is given ahead: several times the round trip of a loaded cluster (measured: 2 to 5 ms).
 HORIZON_US = 15_000

@@ -9,7 +9,7 @@ from collections import Counter
 
 import attrs
 
-from twistdist.core.records import Task, TaskState
+from twistdist.core.scheduler.records import Task, TaskState
 
 IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
 

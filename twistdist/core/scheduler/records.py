@@ -81,6 +81,11 @@ class Task:
         """The task's name for people."""
         return self.chosen or f"{self.function.name}-{self.origin}-{self.cid}"
 
+    @property
+    def needed(self) -> bool:
+        """Whether a future or an unfinished dependent wants the value."""
+        return bool(self.watchers or self.pending)
+
 
 @attrs.define(eq=False)
 class Source:
@@ -129,6 +134,13 @@ class Trouble:
     exposed: int = 0  # deaths of whole workers while it ran there
     lost_inputs: int = 0
     paused: bool = False
+
+
+def trouble_of(task: Task) -> Trouble:
+    """The task's; made where it had none so far."""
+    if task.trouble is None:
+        task.trouble = Trouble()
+    return task.trouble
 
 
 @attrs.define(eq=False)

@@ -1,0 +1,221 @@
+"""What came of attempts: values, errors, dead executors.  Each changes something only if its attempt is the current one."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.scheduler import placement, transitions
+from twistdist.core.scheduler.holdings import Holdings
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.records import (
+    Incident,
+    Task,
+    Trouble,
+    Worker,
+    trouble_of,
+)
+from twistdist.core.scheduler.registry import ATTEMPT_BITS, Registry
+from twistdist.core.scheduler.slots import Slots
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import (
+    ASSIGNED,
+    READY,
+    WAITING,
+    Transitions,
+)
+from twistdist.wire import messages as m
+
+#: Durations are counted up to this many microseconds (eleven days).
+LONGEST_US = 10**12
+
+
+@attrs.define(eq=False)
+class Attempts:
+    """Owns ``Task.value``, ``Task.trouble`` and what is known of a function's durations."""
+
+    outputs: Outputs
+    registry: Registry
+    ledger: Ledger
+    transitions: Transitions
+    targets: Targets
+    holdings: Holdings
+    slots: Slots
+    queues: Queues
+    lifecycle: Lifecycle
+
+    def current(self, worker: Worker, number: int, attempt: int) -> Task | None:
+        """The task whose current attempt this is; None (and counted) when the message is stale."""
+        task = self.registry.tasks.get(number)
+        if task is None or task.attempt != attempt or task.worker is not worker:
+            self.registry.statistics.stale += 1
+            return None
+        return task
+
+    def done(self, now: float, worker: Worker, message: m.Done) -> None:
+        """An attempt gave a value."""
+        task = self.current(worker, message.task, message.attempt)
+        if task is None:
+            if message.value is None and not self._is_accepted(worker, message):
+                self.holdings.refuse(worker, [message.attempt])
+            return
+        worker.progress_at = now
+        function = task.function
+        mean = function.mean_us
+        us = min(max(message.us, 0), LONGEST_US)
+        function.mean_us = mean + 0.2 * (us - mean) if mean >= 0 else float(us)
+        self.slots.give_back(task)
+        self.registry.statistics.done += 1
+        if task.trouble is not None:
+            task.trouble = None
+            self.ledger.trouble(task)
+        if task.options.replay == "verify" and task.value_attempt and task.digest != message.digest:
+            self._differs(task, worker, message)
+            return
+        self.lifecycle.end(task)
+        task.value, task.size, task.digest = message.value, message.size, message.digest
+        task.value_attempt = message.attempt
+        if message.value is None:
+            self.holdings.add(worker, task)
+        if message.checkpointed:
+            self.targets.of(task).checkpointed = True
+        self.ledger.ended(task)
+        if message.value is not None or message.checkpointed:
+            self.lifecycle.cut_lineage(task)
+        self.lifecycle.accept(task)
+
+    def _differs(self, task: Task, worker: Worker, message: m.Done) -> None:
+        """A second execution gave another value: that is told, and neither value is passed on."""
+        if message.value is None:
+            self.holdings.refuse(worker, [message.attempt])
+        text = (f"{task.key} gave another value when it was run again: attempt {task.value_attempt} had the digest "
+                f"{task.digest.hex()}, attempt {message.attempt} on {worker.name} has {message.digest.hex()}; the function "
+                "depends on more than its arguments (replay=\"verify\")")  # fmt: skip
+        error = m.ErrorInfo("NonDeterministicReplay", "", text)
+        self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
+
+    def _is_accepted(self, worker: Worker, message: m.Done) -> bool:
+        """Whether this very file is the accepted value already: the outcome came a second time."""
+        task = self.registry.tasks.get(message.task)
+        return task is not None and task.value_attempt == message.attempt and worker in (task.holders or ())
+
+    def failed(self, now: float, worker: Worker, message: m.Failed) -> None:
+        """An attempt raised an exception: the task is run again, or it has failed when that was its last retry."""
+        task = self.current(worker, message.task, message.attempt)
+        if task is None:
+            return
+        worker.progress_at = now
+        trouble = trouble_of(task)
+        trouble.raised += 1
+        self._record_trouble(task, trouble, message.attempt)
+        if trouble.raised <= task.options.retries and message.error.kind != "SerializationError":
+            self.registry.statistics.reruns += 1
+            self.lifecycle.requeue(task)
+        else:
+            self.slots.give_back(task)
+            self.lifecycle.fail(task, _about(message.error, task, worker, message.attempt))
+
+    def crashed(self, now: float, worker: Worker, message: m.Crashed) -> None:
+        """An attempt ended its process, or was ended with it."""
+        task = self.current(worker, message.task, message.attempt)
+        if task is None:
+            return
+        worker.progress_at = now
+        how = " ".join(part for part in (f"on {worker.name}", f"at {message.when}" if message.when else "",
+                                         f"after {message.us / 1e6:.3g} s" if message.us else "") if part)  # fmt: skip
+        self._charge(now, task, worker, how, message)
+
+    def _record_trouble(self, task: Task, trouble: Trouble, attempt: int) -> None:
+        """How often it has failed is remembered by a scheduler that is started again, and a repeated report is known."""
+        trouble.last = attempt
+        self.ledger.trouble(task)
+
+    def _charge(self, now: float, task: Task, worker: Worker, how: str, message: m.Crashed) -> None:
+        """The task has ended a process (or a worker): it is run again, or it fails when that was its last chance."""
+        trouble = trouble_of(task)
+        trouble.crashes.append(f"attempt {len(trouble.crashes) + 1} {how}: {message.exit}")
+        self._record_trouble(task, trouble, message.attempt)
+        again = len(trouble.crashes) < task.options.crash_limit and not message.kind
+        self.outputs.incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
+        if again:
+            self.registry.statistics.reruns += 1
+            self.lifecycle.requeue(task)
+            return
+        self.slots.give_back(task)
+        lines = "\n".join(part for part in (*trouble.crashes, message.detail) if part)
+        if message.kind:
+            text = f"{task.key}: {message.exit}\n{lines}"
+        else:
+            count = f"{len(trouble.crashes)} times" if len(trouble.crashes) > 1 else "once"
+            text = f"{task.key} ended its process {count} (crash_limit); the last: {message.exit}\n{lines}"
+        error = m.ErrorInfo(message.kind or "TaskCrashed", "", text, exit=message.exit)
+        self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
+
+    def expose(self, worker: Worker) -> Task | None:
+        """The worker has died: each task that was running there may have ended it.  The one that ran alone there, if any."""
+        assigned = list(worker.assigned)
+        running = [*worker.parked, *[task for task in assigned if task not in worker.parked][: worker.hello.slots]]
+        for task in running:
+            trouble_of(task).exposed += 1
+            self.ledger.trouble(task)
+        return worker.exclusive if assigned == [worker.exclusive] else None
+
+    def lost(self, now: float, task: Task, worker: Worker, cause: str, ran_alone: bool) -> None:
+        """The attempt was lost with its worker.  It is charged to a task that ran alone there; the others are run again."""
+        if ran_alone:
+            died = m.Crashed(task.number, task.attempt, f"the worker was lost while it ran alone there: {cause}", "")
+            self._charge(now, task, worker, f"on {worker.name}", died)
+        else:
+            self.registry.statistics.reruns += 1
+            self.lifecycle.requeue(task, same=True)
+
+    def adopt(self, now: float, worker: Worker) -> None:
+        """Attempts that were taken for lost, and that no others have replaced, go on; the rest is stopped."""
+        hello = worker.hello
+        orphans = [attempt for number, attempt in hello.running if not self._readopt(worker, number, attempt)]
+        for outcome in hello.finished:
+            self._readopt(worker, outcome.task, outcome.attempt)
+            self._outcome(now, worker, outcome)
+        if orphans:
+            self.outputs.post(worker, m.Abort(orphans, True))
+
+    def _outcome(self, now: float, worker: Worker, outcome: m.Done | m.Failed | m.Crashed) -> None:
+        if isinstance(outcome, m.Done):
+            self.done(now, worker, outcome)
+        elif isinstance(outcome, m.Failed):
+            self.failed(now, worker, outcome)
+        else:
+            self.crashed(now, worker, outcome)
+
+    def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
+        """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced,
+        goes on."""
+        task = self.registry.tasks.get(number)
+        if task is None or not attempt or not placement.allowed(task, worker) or not placement.has_resources(worker, task):
+            return False  # it was never given that
+        if self._is_of_earlier_life(task, attempt):
+            if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one
+                self.outputs.post(task.worker, m.Abort([task.attempt], True))
+                self.slots.give_back(task)
+                self.transitions.move(task, transitions.OUTRUN)
+            task.attempt = attempt
+        if task.attempt != attempt or task.state not in (READY, WAITING) or (task.trouble is not None and task.trouble.paused):
+            return False
+        self.transitions.move(task, transitions.ADOPTED)
+        self.queues.remove(task)
+        self.slots.take(worker, task)
+        worker.functions.add(task.function.number)
+        return True
+
+    def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
+        """Whether the attempt was begun before the scheduler was started again, and nothing later is known of the task."""
+        known = max(task.attempt, task.trouble.last if task.trouble is not None else 0)
+        return attempt >> ATTEMPT_BITS < self.registry.epoch and known < attempt and task.state in (READY, WAITING, ASSIGNED)
+
+
+def _about(error: m.ErrorInfo, task: Task, worker: Worker, attempt: int) -> m.ErrorInfo:
+    """``error`` with the task, attempt and worker filled in."""
+    return m.ErrorInfo(error.kind, error.type, error.text, error.traceback, error.pickled, task.key, attempt,
+                       worker.name, error.exit)  # fmt: skip

@@ -1,0 +1,103 @@
+"""What a worker has and what it should have: compared by digests in every beat, by a question where those differ."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.digests import digest_of
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.records import (
+    Audit,
+    Incident,
+    Worker,
+)
+from twistdist.core.scheduler.recovery import Recovery
+from twistdist.core.scheduler.registry import Registry
+from twistdist.wire import messages as m
+
+#: Seconds of uninterrupted traffic after which the books are compared by a question, since beats can't tell.
+AUDIT_AFTER_S = 10.0
+
+#: The pause before the next question to a worker whose books were right: doubled each time.
+AUDIT_PAUSE_S, LONGEST_AUDIT_PAUSE_S = 20.0, 640.0
+
+#: Beats in a row that differ before the books are compared.
+MOST_DIFFERENT = 2
+
+
+@attrs.define(eq=False)
+class Audits:
+    """Owns ``Worker.audit`` and what belongs to it."""
+
+    outputs: Outputs
+    registry: Registry
+    lifecycle: Lifecycle
+    recovery: Recovery
+
+    def beat(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
+        """A heartbeat, on a frame that acknowledges our frames up to ``received``."""
+        worker.beat = beat
+        if beat.sent == worker.session.received and received == worker.session.sent and not worker.session.waiting:
+            worker.quiet_at = now
+            self._compare(now, worker, beat)
+        elif now - worker.quiet_at > AUDIT_AFTER_S and now >= worker.audit_after:
+            self._ask(now, worker, stored=True)
+
+    def _compare(self, now: float, worker: Worker, beat: m.Beat) -> None:
+        """Nothing is on its way: both sides should have the same books."""
+        stored = beat.stored >= 0 and beat.stored != digest_of([task.value_attempt for task in worker.holds])
+        if stored or beat.jobs != digest_of([task.attempt for task in worker.assigned]):
+            worker.differs += 1
+            if worker.differs >= MOST_DIFFERENT or stored:
+                self._ask(now, worker, stored)
+        else:
+            worker.differs = 0
+
+    def _ask(self, now: float, worker: Worker, stored: bool) -> None:
+        """What do you have?  (With ``stored`` also: which files?)"""
+        if worker.audit is None:
+            files = {task: task.value_attempt for task in worker.holds} if stored else None
+            worker.audit = Audit(self.registry.next("audit"), {task: task.attempt for task in worker.assigned}, files)
+            self.outputs.post(worker, m.Audit(worker.audit.number, stored))
+
+    def inventory(self, now: float, worker: Worker, message: m.Inventory) -> None:
+        """What the worker had when it was asked; whatever it told before that has been heard already."""
+        audit = worker.audit
+        if audit is None or audit.number != message.number or (audit.stored is not None) != (message.stored is not None):
+            self.registry.statistics.stale += 1
+            return
+        worker.audit, worker.differs = None, 0
+        has, given = set(message.jobs), {task.attempt for task in worker.assigned}
+        lost = [task for task, attempt in audit.assigned.items()
+                if task.worker is worker and task.attempt == attempt and attempt not in has]  # fmt: skip
+        strange = [one for one in message.jobs if one not in given and one not in audit.left]
+        gone, unknown = self._compare_files(worker, audit, message)
+        if not (lost or strange or gone or unknown):
+            worker.audit_pause = min(LONGEST_AUDIT_PAUSE_S, max(AUDIT_PAUSE_S, 2 * worker.audit_pause))
+            worker.audit_after = now + worker.audit_pause
+            return
+        worker.audit_pause = 0.0
+        text = (f"of the tasks that it was given it has not got {len(lost)} and has {len(strange)} others; of the results "
+                f"that it held it has not got {len(gone)} and has {len(unknown)} others")  # fmt: skip
+        self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)))
+        for task in lost:
+            self.lifecycle.requeue(task)
+        if strange:
+            self.outputs.post(worker, m.Abort(strange, True))
+        if gone:
+            self.recovery.missing(now, worker, m.Missing(gone))
+        if unknown:
+            self.recovery.have(now, worker, m.Have(unknown))
+
+    @staticmethod
+    def _compare_files(worker: Worker, audit: Audit, message: m.Inventory) -> tuple[list[int], list[m.Stored]]:
+        """(attempts that it should hold and does not, files that it should not hold)."""
+        if audit.stored is None or message.stored is None:
+            return [], []
+        has = {one.attempt for one in message.stored}
+        gone = [attempt for task, attempt in audit.stored.items()
+                if task in worker.holds and task.value_attempt == attempt and attempt not in has]  # fmt: skip
+        held = {task.value_attempt for task in worker.holds}
+        unknown = [one for one in message.stored if one.attempt not in held and one.attempt not in audit.left]
+        return gone, unknown

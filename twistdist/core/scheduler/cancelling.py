@@ -1,0 +1,96 @@
+"""Futures that are cancelled, and values that a client could not fetch."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.copies import Copies
+from twistdist.core.scheduler.detours import Detours
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.records import (
+    Client,
+    Task,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.transitions import (
+    ASSIGNED,
+    DONE,
+    UNFINISHED,
+)
+from twistdist.core.scheduler.watchers import UNTIL_ENDED, Watchers
+from twistdist.wire import messages as m
+
+#: Seconds after which a client that could not fetch a value is told again where it is.
+TELL_AGAIN_S = 0.2
+
+
+@attrs.define(eq=False)
+class Cancelling:
+    """What a client says of single futures."""
+
+    alarms: Alarms
+    outputs: Outputs
+    registry: Registry
+    watchers: Watchers
+    lifecycle: Lifecycle
+    copies: Copies
+    detours: Detours
+
+    def cancel(self, now: float, client: Client, message: m.Cancel) -> None:
+        """The client wants these no more, nor what can't be computed without them."""
+        for cid in message.cids:
+            task = client.futures.get(cid)
+            if task is None or task.state not in UNFINISHED or (message.unstarted and task.state is ASSIGNED):
+                continue
+            for dependent in self._unfinished_dependents(task):
+                text = f"{dependent.key} was cancelled with its input {task.key}"
+                cids = [one for owner, one in dependent.watchers if owner is client]
+                self._cancel_futures(client, dependent, cids, m.ErrorInfo("TaskCancelled", "", text, key=dependent.key))
+            error = m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)
+            self._cancel_futures(client, task, [cid], error)
+
+    @staticmethod
+    def _unfinished_dependents(task: Task) -> list[Task]:
+        """What can't be computed without ``task``, at any depth, the deepest first."""
+        found: dict[Task, None] = {}
+        todo = [task]
+        while todo:
+            for one in todo.pop().dependents or ():
+                if one.state in UNFINISHED and one not in found:
+                    found[one] = None
+                    todo.append(one)
+        return sorted(found, key=lambda one: -one.depth)
+
+    def _cancel_futures(self, client: Client, task: Task, cids: list[int], error: m.ErrorInfo) -> None:
+        """These futures of ``client`` are cancelled; the task is stopped when nobody else wants it."""
+        for cid in cids:
+            self.watchers.cut(client, cid, error, task)
+        for name in (client.name, UNTIL_ENDED):
+            if name and (holder := self.watchers.holders.get(name)) is not None:
+                self.watchers.let_go(holder, task)
+        if not task.watchers and not task.pending and task.state in UNFINISHED:
+            self.lifecycle.stop(task, kill=True)
+        self.registry.reconsider(task)
+
+    def unreachable(self, now: float, client: Client, message: m.Unreachable) -> None:
+        """A client can't get a value: check the holders; the answer comes when the value is placed anew, or again."""
+        task = client.futures.get(message.cid)
+        if task is None or task.state is not DONE:
+            return  # it will be told when the task is done (again)
+        if task.holders is None or task.value_attempt != message.attempt:
+            self.watchers.tell(task, [(client, message.cid)])
+            return
+        for worker in task.holders:
+            self.outputs.post(worker, m.Verify([task.value_attempt]))
+        for number in message.holders:
+            if number in self.registry.workers:
+                self.detours.mark_link(now, client, number)
+        self.copies.relay(task, client)
+        self.alarms.set(now + TELL_AGAIN_S, self._tell_again, (client, message.cid, task))
+
+    def _tell_again(self, now: float, subject: tuple[Client, int, Task]) -> None:
+        client, cid, task = subject
+        if client.futures.get(cid) is task and task.state is DONE and client.number in self.registry.clients:
+            self.watchers.tell(task, [(client, cid)])

@@ -1,0 +1,140 @@
+"""Sessions of clients: they begin, break and end, and bring their functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler import refusals
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.records import (
+    Client,
+    Function,
+    Incident,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.scattered import Scattered
+from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.transitions import (
+    IDLE,
+    UNFINISHED,
+)
+from twistdist.core.scheduler.watchers import FIRST_HELD, Watchers
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class ClientSessions:
+    """``fatherless`` are the sessions of tasks that are away."""
+
+    alarms: Alarms
+    settings: Settings
+    outputs: Outputs
+    registry: Registry
+    ledger: Ledger
+    watchers: Watchers
+    scattered: Scattered
+    fatherless: dict[Client, None] = attrs.field(factory=dict)
+
+    def greet(self, hello: m.HelloClient) -> Client:
+        """A new session; ``ProtocolError`` for one that no client opens."""
+        if not 0 <= hello.session < FIRST_HELD:
+            raise ProtocolError("a session with an impossible number")
+        parent = hello.parent if hello.parent in self.registry.tasks else 0  # one that came later would be a child of its own
+        client = Client(hello.session, hello.name, self.registry.new_session(), parent=parent)
+        if hello.session in self.registry.clients:  # its Ready never arrived, and so it has asked for nothing yet
+            self.end(self.registry.clients[hello.session])
+        self.registry.add_client(client)
+        return client
+
+    def away(self, now: float, client: Client) -> None:
+        """Its connection broke: the session lives on for a while."""
+        if client.parent:
+            self.fatherless[client] = None
+        else:
+            self.alarms.set(now + self.settings.client_grace, self._overdue, client)
+
+    def _overdue(self, now: float, client: Client) -> None:
+        if not client.connected and now - client.away_since >= self.settings.client_grace - 1e-6:
+            self.end(client)
+
+    def returned(self, client: Client) -> None:
+        """A client resumes a session that was read from the journal: it is told how everything is that it waits for."""
+        client.restored = False
+        for cid, task in client.futures.items():
+            if task is None:
+                error = m.ErrorInfo("TaskCancelled", "", "it was cancelled")
+                self.outputs.post(client, m.Erred(cid, error))
+            elif task.state not in UNFINISHED and task.state is not IDLE:
+                self.watchers.tell(task, [(client, cid)])
+
+    def end_with_parents(self) -> None:
+        """A task's session that is away ends with the task; until then the task may be run again and find its children."""
+        for client in list(self.fatherless):
+            parent = self.registry.tasks.get(client.parent)
+            if client.connected or parent is None or parent.state not in UNFINISHED:
+                del self.fatherless[client]
+                if not client.connected:
+                    self.end(client)
+
+    def bye(self, now: float, client: Client, message: m.Bye) -> None:
+        """The client closes its session."""
+        self.end(client)
+
+    def end(self, client: Client) -> None:
+        """The session has ended: nothing that it alone wanted is wanted any more."""
+        if self.registry.clients.get(client.number) is not client:
+            return  # ended before; the number may be that of a later session
+        if client.name and not client.held:
+            self.watchers.keep_wishes(client)
+        self.registry.drop_client(client)
+        self.ledger.session_gone(client)
+        for cid in list(client.futures):
+            self.watchers.remove(client, cid)
+        self.scattered.sources_gone(client)
+        for function in client.functions.values():
+            self.registry.drop_function_user(function)
+        self.outputs.drop(client)
+
+    def clear(self) -> int:
+        """Drop the sessions of clients that are not connected, and are not meant to outlive them; how many there were."""
+        away = [client for client in self.registry.clients.values()
+                if not client.connected and not client.held and not client.name]  # fmt: skip
+        for client in away:
+            self.end(client)
+        return len(away)
+
+    def function(self, now: float, client: Client, message: m.Function) -> None:
+        """The session will submit tasks of this function, by the number that it gives it."""
+        if message.fn in client.functions:
+            raise ProtocolError(f"the function {message.fn} was sent twice")
+        function = self.registry.functions.get(message.digest)
+        if function is None:
+            function = Function(self.registry.next("function"), message.name, message.digest, message.blob)
+            self.registry.add_function(function)
+            self.ledger.function(function)
+        function.users += 1
+        client.functions[message.fn] = function
+        self.ledger.session(client)
+
+    def drop_functions(self, now: float, client: Client, message: m.DropFunctions) -> None:
+        """The session will submit no more tasks of these functions."""
+        for fn in message.fns:
+            function = client.functions.pop(fn, None)
+            if function is not None:
+                self.registry.drop_function_user(function)
+
+    def refuse(self, now: float, client: Client, message: Any, text: str) -> None:
+        """A client's message is not carried out: its futures fail, its question is answered, and the session goes on."""
+        cids, query = refusals.concerned(message)
+        for cid in cids:
+            if cid not in client.futures and cid not in client.sources:
+                self.watchers.cut(client, cid, m.ErrorInfo("ProtocolError", "", f"the scheduler refused it: {text}"))
+        if query is not None:
+            self.outputs.post(client, m.Reply(query, f"the scheduler refused the question: {text}"))
+        kind = "message" if isinstance(message, m.Undecodable) else type(message).__name__
+        self.outputs.incident(Incident(now, "message refused", client.name or f"{client.number:x}", f"{kind}: {text}"))

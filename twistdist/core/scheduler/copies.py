@@ -1,0 +1,239 @@
+"""Standing targets: how many copies of a value there should be, and on whom.  docs/data.rst.
+
+One mechanism serves replicas, scattered data, broadcasts, workers that leave, and rebalancing: ``_tend`` compares the copies
+that a value has with those that it should have, and starts what is missing.  It is called, at the end of an event, for
+every value whose holders or target have changed; when a worker comes or goes, for every value with a target.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.holdings import Holdings
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Care,
+    Client,
+    Task,
+    Worker,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.supplies import Supplies
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import (
+    DONE,
+)
+from twistdist.core.scheduler.watchers import Watchers
+from twistdist.wire import messages as m
+
+#: Pause after a copy that failed before another is tried, in seconds; doubled each time.
+COPY_PAUSE_S = 0.05
+
+#: The longest such pause.
+LONGEST_COPY_PAUSE_S = 60.0
+
+#: A worker may hold this much more than the mean before ``rebalance`` moves something from it.
+UNEVEN = 1.1
+
+
+@attrs.define(eq=False)
+class Copies:
+    """Owns what is in ``Task.care`` but its source."""
+
+    alarms: Alarms
+    outputs: Outputs
+    registry: Registry
+    reach: Reach
+    ledger: Ledger
+    targets: Targets
+    holdings: Holdings
+    watchers: Watchers
+    supplies: Supplies
+
+    def tend(self) -> None:
+        """The end of an event: values whose holders or target changed."""
+        while self.targets.to_check:
+            for task in self.targets.take_to_check():
+                if task.care is not None and task.number in self.registry.tasks:
+                    self._tend(task, task.care)
+
+    def look_at_all(self) -> None:
+        """A worker has come, gone or changed its mind: all targets are looked at again."""
+        for task in list(self.targets.tasks):
+            if task.care is None or task.number not in self.registry.tasks:
+                self.targets.forget(task)
+            else:
+                task.care.failures = 0
+                task.care.failed.clear()
+                self.targets.look_at(task)
+
+    def not_to(self, worker: Worker) -> None:
+        """The worker is gone, and the copies on their way there with it."""
+        for task in self.targets.tasks:
+            if task.care is not None:
+                task.care.copying.pop(worker, None)
+
+    def arrived(self, task: Task, worker: Worker) -> None:
+        """The worker has the value, whether it was on its way there or not."""
+        if task.care is not None:
+            task.care.copying.pop(worker, None)
+            self.targets.look_at(task)
+
+    def set_target(self, task: Task, copies: int) -> None:
+        """``copies`` of the value are to be kept from now on (0: one on every worker)."""
+        care = self.targets.of(task)
+        care.copies, care.failures = copies, 0
+        care.failed.clear()
+        self.targets.keep(task)
+        self.ledger.target(task, copies)
+
+    @staticmethod
+    def staying(task: Task, care: Care) -> list[Worker]:
+        """The holders that are not about to lose their copy."""
+        return [one for one in task.holders or () if one.retiring is None and one is not care.moving]
+
+    def _tend(self, task: Task, care: Care) -> None:
+        if task.state is not DONE or task.holders is None:
+            if task.state is DONE:  # inline: on the scheduler, which is all the safety there is
+                self._announce(task, care)
+            return
+        staying, free = self.staying(task, care), self.free_for(task, care)
+        have = len(staying) + len(care.copying)
+        wanted = care.copies or have + len(free)
+        while have < wanted and free:
+            self._copy(task, care, free, staying)
+            have += 1
+        if len(staying) >= wanted or not (free or care.copying):
+            self._announce(task, care)
+        if care.moving is not None and (len(staying) >= wanted or (staying and not (free or care.copying))):
+            self._unload(task, care, care.moving)
+
+    def free_for(self, task: Task, care: Care) -> list[Worker]:
+        """The workers that could have one more copy, and have not failed to."""
+        names = care.source.workers if care.source is not None else ()
+        return [one for one in self.registry.workers.values()
+                if one.well and one.retiring is None and one not in (task.holders or ()) and one not in care.copying
+                and one not in care.failed and (not names or one.name in names)]  # fmt: skip
+
+    def _copy(self, task: Task, care: Care, free: list[Worker], staying: list[Worker]) -> None:
+        """One more copy: on another host if there is one, on the worker that holds least."""
+        hosts = {one.hello.host for one in (*staying, *care.copying)}
+        chosen = min(free, key=lambda one: (one.hello.host in hosts, one.bytes_held, one.number))
+        free.remove(chosen)
+        care.copying[chosen] = None
+        holders = self.reach.introduce(chosen, task.holders or ())
+        self.outputs.post(chosen, m.Copy(m.Input(task.number, task.value_attempt, None, task.size, task.digest, holders)))
+
+    def relay(self, task: Task, peer: Client | Worker) -> bool:
+        """``peer`` can't fetch the value from its holders: one more copy, on a worker that both sides can reach.
+
+        False when there is no such worker, and no copy under way.
+        """
+        care, holders = task.care or Care(), task.holders or ()
+        links = self.reach.links
+        free = [one for one in self.free_for(task, care) if one is not peer and (peer.number, one.number) not in links
+                and any((one.number, holder.number) not in links for holder in holders)]  # fmt: skip
+        if free and not care.copying:
+            task.care = care
+            self.targets.add(task)
+            self._copy(task, care, free, self.staying(task, care))
+        return bool(free or care.copying)
+
+    def _announce(self, task: Task, care: Care) -> None:
+        """There are as many copies as there can be: futures are told, and a source that need not supply again is let go."""
+        source = care.source
+        if not care.announced:
+            if source is not None:
+                self.supplies.record(task)
+            care.announced = True
+            self.watchers.tell(task, task.watchers)
+        if source is not None and not source.resupply and source.client is not None:
+            self.supplies.drop(task, source)
+
+    def _unload(self, task: Task, care: Care, worker: Worker) -> None:
+        """The copy elsewhere is made: the one that was to move goes."""
+        care.moving = None
+        if task.holders is not None and worker in task.holders:
+            self.holdings.drop(worker, task)
+            self.outputs.post(worker, m.Free([task.value_attempt]))
+
+    def copy_failed(self, now: float, worker: Worker, message: m.CopyFailed) -> None:
+        """None of the holders gave it: they are asked whether they have it, and another try follows."""
+        for task in self._targets_of(worker, message.attempt):
+            care = self.targets.of(task)
+            care.copying.pop(worker, None)
+            care.failures += 1
+            care.failed[worker] = None
+            self.targets.look_at(task)
+            if care.moving is not None and not care.copying:
+                care.moving = None  # it stays where it is
+            for number in message.holders:
+                holder = self.registry.workers.get(number)
+                if holder is not None:
+                    self.outputs.post(holder, m.Verify([message.attempt]))
+            pause = min(LONGEST_COPY_PAUSE_S, COPY_PAUSE_S * 2 ** min(care.failures, 12))
+            self.alarms.set(now + pause, self._tend_later, task)
+
+    def _targets_of(self, worker: Worker, attempt: int) -> list[Task]:
+        """The values of ``attempt`` that are being copied to ``worker``: one, or none any more."""
+        return [one for one in self.targets.tasks if one.care is not None and worker in one.care.copying
+                and one.value_attempt == attempt]  # fmt: skip
+
+    def _tend_later(self, now: float, task: Task) -> None:
+        if task.care is not None:
+            task.care.failed.clear()
+            self.targets.look_at(task)
+
+    def locate(self, now: float, worker: Worker, message: m.Locate) -> None:
+        """All that the worker knew of are busy: who has it by now."""
+        task = self.registry.tasks.get(message.task)
+        holders = task.holders or () if task is not None and task.value_attempt == message.attempt else ()
+        numbers = self.reach.introduce(worker, [holder for holder in holders if holder.well])
+        self.outputs.post(worker, m.Located(message.attempt, numbers))
+
+    def rebalance(self, tasks: list[Task] | None) -> int:
+        """Move copies from workers that hold much to those that hold little; how many moves were started."""
+        workers = [one for one in self.registry.workers.values() if one.well and one.retiring is None]
+        if len(workers) < 2:
+            return 0
+        held = {one: one.bytes_held for one in workers}
+        mean = sum(held.values()) / len(workers)
+        moves = 0
+        for source in sorted(workers, key=lambda one: -held[one]):
+            for task in list(source.holds):
+                target = min(workers, key=lambda one: (held[one], one.number))
+                if held[source] <= mean * UNEVEN:
+                    break
+                if (tasks is not None and task not in tasks) or target in (task.holders or ()) or self._is_moving(task):
+                    continue
+                if held[target] + task.size >= held[source] or not _may_be_at(task, target):
+                    continue
+                self.move(task, source, target)
+                held[source] -= task.size
+                held[target] += task.size
+                moves += 1
+        return moves
+
+    @staticmethod
+    def _is_moving(task: Task) -> bool:
+        return task.care is not None and (task.care.moving is not None or bool(task.care.copying))
+
+    def move(self, task: Task, source: Worker, target: Worker) -> None:
+        """Copy the value to ``target``; the copy at ``source`` goes when that is done."""
+        care = self.targets.of(task)
+        care.moving = source
+        self.targets.add(task)
+        self._copy(task, care, [target], self.staying(task, care))
+
+    def count(self) -> int:
+        """How many copies are being made."""
+        return sum(len(task.care.copying) for task in self.targets.tasks if task.care is not None)
+
+
+def _may_be_at(task: Task, worker: Worker) -> bool:
+    """Whether scattered data were not meant for other workers alone."""
+    names = task.care.source.workers if task.care is not None and task.care.source is not None else ()
+    return not names or worker.name in names

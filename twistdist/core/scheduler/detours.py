@@ -1,0 +1,137 @@
+"""Inputs that could not be fetched, though their holders are there: other ways, pauses, and values made again."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler import placement
+from twistdist.core.scheduler.attempts import Attempts
+from twistdist.core.scheduler.copies import Copies
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs, Peer
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Client,
+    Incident,
+    Task,
+    Worker,
+    trouble_of,
+)
+from twistdist.core.scheduler.recovery import Recovery
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.transitions import (
+    DONE,
+)
+from twistdist.wire import messages as m
+
+#: After a task was given back this often because of inputs that could not be fetched, their copies are taken for lost; and at
+#: once if there is no other way; but never before the link has been bad for ``dead_after``: until then it may be mended.
+MOST_LOST_INPUTS = 4
+
+#: After this many times the task fails.
+MOST_LOST_INPUTS_IN_ALL = 12
+
+#: No more are counted before, where the value could be made again then.
+MOST_LOST_INPUTS_EARLY = 7
+
+#: Seconds until the task is tried again: doubled each time.
+PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+
+#: Seconds (at least twice ``dead_after``) for which a worker that could not fetch from another one is not sent there again if
+#: there is another way.
+LINK_S = 60.0
+
+
+@attrs.define(eq=False)
+class Detours:
+    """Marks the links of :class:`Reach`."""
+
+    alarms: Alarms
+    settings: Settings
+    outputs: Outputs
+    registry: Registry
+    reach: Reach
+    queues: Queues
+    lifecycle: Lifecycle
+    attempts: Attempts
+    copies: Copies
+    recovery: Recovery
+
+    def input_lost(self, now: float, worker: Worker, message: m.InputLost) -> None:
+        """The worker could not get inputs: ask the holders, and try again after a pause that doubles."""
+        task = self.attempts.current(worker, message.task, message.attempt)
+        if task is None:
+            return
+        trouble = trouble_of(task)
+        trouble.lost_inputs += 1
+        for _, holder in message.inputs:
+            self.mark_link(now, worker, holder)
+        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(trouble.lost_inputs, 10))
+        self.lifecycle.pause(task)
+        hopeless = not self._goes_another_way(task, worker) or trouble.lost_inputs >= MOST_LOST_INPUTS
+        if trouble.lost_inputs > MOST_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
+            trouble.lost_inputs = MOST_LOST_INPUTS_EARLY
+        for attempt, holder in message.inputs:
+            other = self.registry.workers.get(holder)
+            if other is None:
+                continue
+            cut = self.reach.cut_for(now, worker, holder) >= self.settings.dead_after
+            made = self._can_be_made_again(other, attempt) if hopeless and cut else None
+            if made is not None:
+                self.queues.pin(made, worker)
+                self.recovery.missing(now, other, m.Missing([attempt]))
+                self.outputs.post(other, m.Free([attempt]))
+            else:
+                self.outputs.post(other, m.Verify([attempt]))
+        if trouble.lost_inputs >= MOST_LOST_INPUTS_IN_ALL:
+            count = trouble.lost_inputs
+            text = (f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
+                    "can the workers reach the addresses that the others listen at?")  # fmt: skip
+            self.lifecycle.fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
+            return
+        self.alarms.set(now + pause, self._after_pause, (task, task.attempt))
+
+    def mark_link(self, now: float, peer: Client | Worker, holder: int) -> None:
+        """``peer`` could not fetch from a worker that may be well: the link is marked, not the worker."""
+        if self.reach.mark(now, peer, holder):
+            self.alarms.set(now + max(LINK_S, 2 * self.settings.dead_after), self._link_over, (peer, holder))
+            other = self.registry.workers.get(holder)
+            if other is not None and other.well:
+                name = peer.name or f"client {peer.number:x}"
+                self.outputs.incident(Incident(now, "link", f"{name} to {other.name}", "results could not be fetched over it"))
+
+    def _link_over(self, now: float, link: tuple[Peer, int]) -> None:
+        self.reach.unmark(*link)
+        self.queues.offer_again()
+
+    def _goes_another_way(self, task: Task, worker: Worker) -> bool:
+        """Whether another worker can run the task; where nobody who may can fetch its inputs, a third worker that can is
+        to have a copy of them."""
+        able = [one for one in self.registry.workers.values() if one.well and placement.allowed(task, one)]
+        if any(self.reach.can_fetch(one, task) for one in able):
+            return True
+        return any([self.copies.relay(one, worker) for one in task.inputs if one.state is DONE and one.holders is not None])
+
+    def _may_be_mended(self, now: float, worker: Worker, message: m.InputLost) -> bool:
+        """Whether one of the links has not been bad for long enough to have what lies behind it made again, which could be."""
+        workers = self.registry.workers
+        return any(self.reach.cut_for(now, worker, holder) < self.settings.dead_after
+                   and (other := workers.get(holder)) is not None and self._can_be_made_again(other, attempt) is not None
+                   for attempt, holder in message.inputs)  # fmt: skip
+
+    @staticmethod
+    def _can_be_made_again(holder: Worker, attempt: int) -> Task | None:
+        """The task whose value can't be had from its holder, if it may be given up there, to be computed where it
+        can be fetched."""
+        task = next((one for one in holder.holds if one.value_attempt == attempt), None)
+        if task is None or task.options.replay == "never" or (task.care is not None and task.care.source is not None):
+            return None
+        return task
+
+    def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
+        task, attempt = subject
+        if task.trouble is not None and task.trouble.paused and task.attempt == attempt and task.number in self.registry.tasks:
+            self.lifecycle.resume(task)

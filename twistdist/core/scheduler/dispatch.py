@@ -1,0 +1,158 @@
+"""Ready tasks are given to workers, ahead of time too, and taken back from those that have too many."""
+
+from __future__ import annotations
+
+import hashlib
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler import placement, transitions
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.placement import Placement
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Task,
+    Worker,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.slots import Slots
+from twistdist.core.scheduler.transitions import (
+    Transitions,
+)
+from twistdist.wire import messages as m
+
+#: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
+MOST_COMPUTE_BYTES = 128 << 20
+
+
+@attrs.define(eq=False)
+class Dispatch:
+    """The end of every event calls ``schedule``."""
+
+    alarms: Alarms
+    settings: Settings
+    outputs: Outputs
+    registry: Registry
+    reach: Reach
+    transitions: Transitions
+    placement: Placement
+    slots: Slots
+    queues: Queues
+    lifecycle: Lifecycle
+    _recall_alarm: bool = False
+
+    def schedule(self, now: float) -> None:
+        """Give out what is ready, as far as somebody has room."""
+        place, queues = self.placement, self.queues
+        if queues.isolated:
+            self._place_isolated(now)
+        if not place:
+            return
+        # Restricted tasks are never given ahead: they could not be recalled for another worker that may run them.
+        for worker in [w for w in place.idle if w.own] if queues.restricted else ():
+            while worker in place.idle and (task := place.next_restricted(worker)) is not None:
+                if task in queues.restricted:  # else it waits elsewhere by now: to run alone, or for whoever is idle
+                    bound = task in queues.pinned or queues.is_cut_off(task)  # it was offered where its inputs can be fetched
+                    self._assign(now, task, worker if bound else place.wished_for(task, worker))
+        while place:
+            task = queues.ready.pop()
+            if task is None:
+                break
+            if task not in queues.isolated and task not in queues.restricted:  # else the entry is an old one
+                self._assign(now, task, place.choose(task))
+        if place.idle and place.ahead:
+            self._recall(now)
+
+    def _place_isolated(self, now: float) -> None:
+        """Tasks that must run alone: each reserves a worker, and starts when that has nothing else to run."""
+        for task in list(self.queues.isolated):
+            reserved = next((one for one in self.registry.workers.values() if one.exclusive is task), None)
+            if reserved is None or not reserved.well or reserved.resting or not reserved.most:
+                if reserved is not None:
+                    self.slots.release(reserved)
+                free = [one for one in self.registry.workers.values()
+                        if one.well and not one.resting and one.most and one.exclusive is None
+                        and placement.allowed(task, one)]  # fmt: skip
+                if not free:
+                    continue
+                reserved = min(free, key=lambda one: (one.given, one.number))
+                self.slots.reserve(reserved, task)
+            if not reserved.given and placement.has_resources(reserved, task):
+                self.queues.placed(task)
+                self._assign(now, task, reserved)
+                if task.worker is not reserved:  # it can't be run at all
+                    self.slots.release(reserved)
+
+    def _assign(self, now: float, task: Task, worker: Worker) -> None:
+        """An attempt of the task is the worker's; one that is too large for a frame fails."""
+        weight = len(task.args) + sum([len(one.value) for one in task.inputs if one.value is not None])
+        if weight > MOST_COMPUTE_BYTES:
+            text = (f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
+                    f"{MOST_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
+            self.lifecycle.fail(task, m.ErrorInfo("SerializationError", "", text, key=task.key))
+            return
+        mean = task.function.mean_us
+        cost = int(mean) + placement.OVERHEAD_US if mean >= 0 else placement.UNKNOWN_US
+        attempt = self.registry.next_attempt()
+        self.transitions.move(task, transitions.PLACED)
+        task.attempt, task.cost_us = attempt, cost
+        self.queues.placed(task)
+        if not worker.assigned:
+            worker.progress_at = now
+        self.slots.take(worker, task)
+        self.placement.update(worker)
+        function = task.function
+        if function.number not in worker.functions:
+            worker.functions.add(function.number)
+            self.outputs.post(worker, m.WorkerFunction(function.number, function.name, function.blob), len(function.blob))
+        inputs = None
+        restore = task.care is not None and task.care.checkpointed
+        if task.inputs and not restore:
+            inputs = []
+            for one in task.positions or task.inputs:
+                inputs.append(m.Input(one.number, one.value_attempt, one.value, one.size, one.digest,
+                                      self.reach.introduce(worker, one.holders or ())))  # fmt: skip
+        name = _checkpoint_of(self.settings.checkpoints, task) if task.options.checkpoint else ""
+        compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean),
+                            task.key, name, restore)  # fmt: skip
+        self.outputs.post(worker, compute, weight)
+
+    def _recall(self, now: float) -> None:
+        """Idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
+        for worker in self.placement.overloaded(now):
+            given = [task for task in worker.assigned
+                     if not task.options.workers and not task.options.resources and task not in worker.parked]  # fmt: skip
+            ahead = min(len(given), worker.given - worker.hello.slots)
+            if ahead > 0:
+                worker.recalling = True
+                self.registry.statistics.recalls += 1
+                self.outputs.post(worker, m.Recall([task.attempt for task in given[len(given) - (ahead + 1) // 2 :]]))
+                return
+        if not self._recall_alarm:
+            self._recall_alarm = True
+            self.alarms.set(now + placement.RECALL_STALL_S, self._look_again, None)
+
+    def _look_again(self, now: float, subject: None) -> None:
+        """The end of this turn will see whether somebody is overloaded now."""
+        self._recall_alarm = False
+
+    def recalled(self, now: float, worker: Worker, message: m.Recalled) -> None:
+        """The worker gives these attempts back, which it had not begun."""
+        worker.recalling = False
+        if not message.attempts:
+            worker.recall_after = now + 2 * placement.RECALL_STALL_S
+        given = {task.attempt: task for task in worker.assigned}
+        for attempt in message.attempts:
+            task = given.pop(attempt, None)  # the same one twice would be let go of twice
+            if task is not None:
+                self.lifecycle.requeue(task)
+
+
+def _checkpoint_of(store: str, task: Task) -> str:
+    """The place of the task's value in the checkpoint store."""
+    name = task.key.encode() + task.recipe[:16]  # the function's half: a changed one finds no old result
+    return f"{store}/{hashlib.blake2b(name, digest_size=20).hexdigest()}"

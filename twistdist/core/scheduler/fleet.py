@@ -1,0 +1,157 @@
+"""The stories of a worker: it comes, it is replaced, its connection breaks, it is gone."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.scheduler.attempts import Attempts
+from twistdist.core.scheduler.copies import Copies
+from twistdist.core.scheduler.holdings import Holdings
+from twistdist.core.scheduler.leaving import Leaving
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.placement import Placement
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Incident,
+    Worker,
+)
+from twistdist.core.scheduler.recovery import Recovery
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.scattered import Scattered
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+#: The kind of incident of a worker that was told to stop and did: no fault.
+LEFT = "worker left"
+
+#: How many incarnations of workers are remembered as replaced by a later one.
+MOST_OUTLIVED = 10_000
+
+
+@attrs.define(eq=False)
+class Fleet:
+    """Each story is one method, which tells all that is concerned, in order."""
+
+    outputs: Outputs
+    registry: Registry
+    ledger: Ledger
+    reach: Reach
+    placement: Placement
+    holdings: Holdings
+    queues: Queues
+    attempts: Attempts
+    copies: Copies
+    recovery: Recovery
+    scattered: Scattered
+    leaving: Leaving
+    outlived: dict[int, None] = attrs.field(factory=dict)  # incarnations that were replaced by a later one
+
+    def greet(self, now: float, hello: m.HelloWorker) -> Worker:
+        """A worker comes: for the first time, again after it was given up, or in the place of one of its name.
+
+        Values first, so that what an earlier incarnation held and this one brings is never taken for lost.
+        """
+        if hello.slots < 0 or min(hello.resources.values(), default=0) < 0:
+            raise ProtocolError(f"worker {hello.name} has less than nothing: {hello.slots} slots, resources {hello.resources}")
+        worker = Worker(self.registry.next("worker"), hello, self.registry.new_session(), resources=dict(hello.resources),
+                        progress_at=now, heard_at=now, quiet_at=now)  # fmt: skip
+        earlier = [other for other in self.registry.workers.values() if other.name == hello.name]
+        leaving = self.leaving.of_incarnation(hello.incarnation)
+        self.registry.add_worker(worker)
+        self.ledger.worker(worker)
+        self.recovery.adopt(now, worker, hello.stored, f"incarnation {hello.incarnation:x} brought its store")
+        for old in earlier:
+            self._replace(now, old, hello)
+        self.attempts.adopt(now, worker)
+        self.queues.offer_restricted(worker)
+        self.placement.update(worker)
+        if leaving is not None:  # a process that is to leave is to leave, also when it says Hello again
+            self.leaving.retire(now, worker, max(0.0, leaving.deadline - now), leaving.why)
+        self.came(worker)
+        return worker
+
+    def came(self, worker: Worker) -> None:
+        """A worker is here, or here again: what waits for one is looked at."""
+        self.copies.look_at_all()
+        self.scattered.look_at_awaited()
+        for other in self.registry.workers.values():  # nobody may have been there when it was lost
+            if not other.connected and other.hello.host == worker.hello.host and other is not worker:
+                self.outputs.post(worker, m.Rescue(other.number, other.hello.store))
+
+    def _replace(self, now: float, old: Worker, hello: m.HelloWorker) -> None:
+        """A worker of the name that ``old`` has says Hello: the same process again, or another one that takes its place."""
+        if old.hello.incarnation == hello.incarnation:
+            self.gone(now, old, "it was not heard for so long that it registered anew", alive=True)
+            return
+        self.gone(now, old, "a new incarnation took its place")
+        self.outputs.replace(old)
+        self.outlived[old.hello.incarnation] = None
+        if len(self.outlived) > MOST_OUTLIVED:
+            del self.outlived[next(iter(self.outlived))]
+
+    def away(self, worker: Worker) -> None:
+        """It is silent, or its connection broke: it gets no more work, and it is looked whether its process lives."""
+        self.placement.remove(worker)
+        self._rescue(worker)
+        self.outputs.probe(worker)
+
+    def _rescue(self, worker: Worker) -> None:
+        """Have another worker of the same host look whether the process of ``worker`` is dead, and take over its store."""
+        hello = worker.hello
+        for other in self.registry.workers.values():
+            if other.well and other.hello.host == hello.host and other.retiring is None and hello.store:
+                self.outputs.post(other, m.Rescue(worker.number, hello.store))
+                return
+
+    def rescued(self, now: float, by: Worker, message: m.Rescued) -> None:
+        """Values first, so that what is there again is never taken for lost."""
+        worker = self.registry.workers.get(message.worker)
+        self.recovery.adopt(now, by, message.stored, f"{by.name} took over a store of its host")
+        if message.dead and worker is not None and not worker.well:
+            self.gone(now, worker, "its process died")
+
+    def gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
+        """Everything that the end of a worker means, in order.  ``alive``: its process is only saying Hello again."""
+        if not self.registry.drop_worker(worker):
+            self.copies.look_at_all()
+            self.scattered.look_at_awaited()
+            return  # it was given up before
+        self.ledger.worker_gone(worker.number)
+        worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
+        self.placement.remove(worker)
+        self.outputs.drop(worker)
+        self.reach.drop_links(worker)
+        self.copies.not_to(worker)
+        incident = self._incident_of(now, worker, cause, alive)
+        attempts = list(worker.assigned)
+        alone = None if alive else self.attempts.expose(worker)
+        # Values first, so that the plan for the tasks that were running sees what is missing.
+        self.recovery.lose(worker, self.holdings.clear(worker), incident)
+        for task in attempts:
+            self.attempts.lost(now, task, worker, cause, ran_alone=task is alone)
+        self.queues.offer_again()
+        self.outputs.incident(incident)
+        self.copies.look_at_all()
+        self.scattered.look_at_awaited()
+        self.reach.tell_state(worker, "gone")
+        self.reach.forget(worker)
+
+    @staticmethod
+    def _incident_of(now: float, worker: Worker, cause: str, alive: bool) -> Incident:
+        kind = "worker registered anew" if alive else "worker lost"
+        if worker.retiring is not None and worker.retiring.told and not alive:
+            kind, cause = LEFT, worker.retiring.why
+        return Incident(now, kind, worker.name, cause, requeued=len(worker.assigned))
+
+    def shut_down(self, text: str) -> None:
+        """Tell every worker to stop; the edge ends the scheduler."""
+        self.outputs.end(text)
+        for worker in self.registry.workers.values():
+            self.outputs.post(worker, m.Stop(text))
+
+    def log(self, now: float, worker: Worker, message: m.WorkerLog) -> None:
+        """The worker tells of trouble of its own."""
+        worker.troubles.append(f"{message.kind}: {message.text}")
+        self.outputs.incident(Incident(now, message.kind, worker.name, message.text))

@@ -1,0 +1,104 @@
+"""What nobody wants goes: activity, then value, then record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from twistdist.core.scheduler.holdings import Holdings
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.records import (
+    Task,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.stories import story_of
+from twistdist.core.scheduler.supplies import Supplies
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import (
+    DONE,
+    FAILED,
+    UNFINISHED,
+)
+from twistdist.wire import messages as m
+
+#: Failed tasks that nobody wants any more of which it is known why they failed.
+MOST_FAILURES = 1_000
+
+
+@attrs.define(eq=False)
+class Garbage:
+    """``failures`` is what became of tasks that failed and are forgotten, by key."""
+
+    outputs: Outputs
+    registry: Registry
+    ledger: Ledger
+    targets: Targets
+    holdings: Holdings
+    queues: Queues
+    supplies: Supplies
+    lifecycle: Lifecycle
+    failures: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+
+    def collect(self) -> None:
+        """Let go of what nobody wants: activity, then value, then record, and then look at its inputs."""
+        garbage = self.registry.unwanted
+        while garbage:
+            task = garbage.pop()
+            if task.watchers or task.pending or task.number not in self.registry.tasks:
+                continue
+            if task.state in UNFINISHED:
+                self.lifecycle.stop(task)
+            if task.dependents:
+                if task.state is DONE and task.holders is not None and not _is_irreplaceable(task):
+                    self._free(task)
+                continue
+            if task.state is DONE:
+                self._free(task)
+            self._forget(task)
+
+    def _free(self, task: Task) -> None:
+        """DONE and not needed: the bytes go, the recipe stays."""
+        for worker in (*(task.holders or ()), *(task.care.copying if task.care is not None else ())):
+            self.holdings.remove(worker, task)
+            self.outputs.post(worker, m.Free([task.value_attempt]))
+        self.lifecycle.free_value(task)
+
+    def _forget(self, task: Task) -> None:
+        """The record goes, and its hold on its inputs' records with it."""
+        if task.state is FAILED and task.error is not None and task.error.kind != "TaskCancelled":
+            self._remember(task)
+        if task.care is not None and task.care.source is not None:
+            self.supplies.drop(task, task.care.source)
+        self.targets.forget(task)
+        self.ledger.forget(task)
+        self.queues.unpin(task)
+        self.registry.forget(task)
+        self.lifecycle.cut_lineage(task)
+        self.registry.drop_function_user(task.function)
+
+    def _remember(self, task: Task) -> None:
+        """Of one that failed it is kept why, for a while."""
+        self.failures.pop(task.key, None)
+        self.failures[task.key] = story_of(task)
+        if len(self.failures) > MOST_FAILURES:
+            del self.failures[next(iter(self.failures))]
+
+    def find(self, key: str) -> Task | None:
+        """The task of that key, unless nobody wants it any more."""
+        task = self.registry.keys.get(key)
+        if task is not None and not task.watchers and not task.pending:
+            self.collect()
+            task = self.registry.keys.get(key)
+        return task
+
+
+def _is_irreplaceable(task: Task) -> bool:
+    """Whether a value that is given up can't be had again, though a replay of what depends on it might want it."""
+    care = task.care
+    if care is not None and (care.checkpointed or care.source is not None):
+        return care.source is not None and care.source.client is None
+    return task.options.replay == "never"

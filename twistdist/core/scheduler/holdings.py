@@ -1,0 +1,61 @@
+"""Which worker holds which value."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.records import (
+    Task,
+    Worker,
+)
+from twistdist.core.scheduler.targets import Targets
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Holdings:
+    """Owns ``Task.holders`` while a value is stored, ``Worker.holds`` and ``Worker.bytes_held``."""
+
+    outputs: Outputs
+    targets: Targets
+
+    def add(self, worker: Worker, task: Task) -> None:
+        """``worker`` has a copy of the value."""
+        if task.holders is None:
+            task.holders = {}
+        task.holders[worker] = None
+        if task not in worker.holds:
+            worker.holds[task] = None
+            worker.bytes_held += task.size
+        if worker.retiring is not None:  # it has to go elsewhere at once
+            self.targets.keep(task)
+
+    @staticmethod
+    def remove(worker: Worker, task: Task) -> None:
+        """``worker`` has no copy (any more); the task's own list is the caller's."""
+        if task in worker.holds:
+            if worker.audit is not None:
+                worker.audit.left.add(task.value_attempt)
+            del worker.holds[task]
+            worker.bytes_held -= task.size
+
+    def refuse(self, worker: Worker, attempts: list[int]) -> None:
+        """``worker`` told of files that are of no use: it is to delete them, and an answer of before that may name them."""
+        if worker.audit is not None:
+            worker.audit.left.update(attempts)
+        self.outputs.post(worker, m.Free(attempts))
+
+    def drop(self, worker: Worker, task: Task) -> None:
+        """``worker`` has no copy any more, of a value that may have others."""
+        if task.holders is not None:
+            task.holders.pop(worker, None)
+        self.remove(worker, task)
+
+    @staticmethod
+    def clear(worker: Worker) -> list[Task]:
+        """The worker is gone: what it held, whose own lists are the caller's."""
+        held = list(worker.holds)
+        worker.holds.clear()
+        worker.bytes_held = 0
+        return held

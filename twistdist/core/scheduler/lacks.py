@@ -1,0 +1,61 @@
+"""Tasks that nobody who is here may ever run: their clients are told what they lack."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler import possible
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.records import (
+    Client,
+    Incident,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.transitions import (
+    Transitions,
+)
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Lacks:
+    """What is lacking is found in :mod:`.possible`."""
+
+    alarms: Alarms
+    outputs: Outputs
+    registry: Registry
+    transitions: Transitions
+    queues: Queues
+    _tracker: possible.Tracker = attrs.field(factory=possible.Tracker)
+    _looking: bool = False
+
+    def settle(self, now: float) -> None:
+        """The end of an event: is a look worthwhile?"""
+        if not self._looking and (self.queues.restricted or (self.transitions.unfinished and not self.registry.workers)):
+            self._looking = True
+            self.alarms.set(now + possible.LOOK_S, self._look, None)
+
+    def _look(self, now: float, _: None) -> None:
+        """Tell of tasks that nobody who is here may ever run, and of those that somebody may run again."""
+        for change in self._tracker.look(self.queues.restricted, self.registry.workers.values(), self.transitions.unfinished):
+            self._tell(change)
+            if change.new:
+                tasks, unfinished = change.tasks, self.transitions.unfinished
+                some = f"{len(tasks)} tasks, {tasks[0].key} among them" if tasks else f"{unfinished} tasks"
+                self.outputs.incident(Incident(now, "tasks wait", some, change.text))
+        self._looking = bool(self._tracker.any or self.queues.restricted)
+        if self._looking:
+            self.alarms.set(now + possible.LOOK_S, self._look, None)
+
+    def _tell(self, change: possible.Change) -> None:
+        cids: dict[Client, list[int]] = {}
+        for task in change.tasks:
+            for client, cid in task.watchers:
+                cids.setdefault(client, []).append(cid)
+        if change.all:
+            cids = {client: [] for client in self.registry.clients.values()}
+        for client, of_client in cids.items():
+            if not client.held:
+                self.outputs.post(client, m.Lacks(of_client, change.text))

@@ -1,0 +1,256 @@
+"""What happens to a task: from what state to what other one, and what follows for its inputs and dependents."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.scheduler import transitions
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.lineage import recovery_plan
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.records import (
+    Care,
+    Client,
+    Incident,
+    Task,
+    trouble_of,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.slots import Slots
+from twistdist.core.scheduler.supplies import Supplies
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import (
+    ASSIGNED,
+    AWAITED,
+    DONE,
+    FAILED,
+    IDLE,
+    READY,
+    UNFINISHED,
+    WAITING,
+    Cause,
+    Transitions,
+)
+from twistdist.core.scheduler.watchers import Watchers
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Lifecycle:
+    """Every change of a task's state but its being placed; the table of states is in :mod:`.transitions`.
+
+    Owns ``Task.missing``, ``pending``, ``dependents`` and ``error``.  ``recover`` is the one way to bring values back.
+    """
+
+    outputs: Outputs
+    registry: Registry
+    ledger: Ledger
+    transitions: Transitions
+    targets: Targets
+    slots: Slots
+    queues: Queues
+    watchers: Watchers
+    supplies: Supplies
+
+    def admit(self, task: Task) -> None:
+        """A new task: it holds its inputs' records, and is started; inputs without a value are brought back first."""
+        for one in task.inputs:
+            if one.dependents is None:
+                one.dependents = {}
+            one.dependents[task] = None
+        idle = [one for one in task.inputs if one.state is IDLE]
+        if idle:
+            self.recover(idle)
+        self._start(task)
+
+    def _start(self, task: Task) -> None:
+        """From no activity to WAITING or READY; fails at once with an input that has failed."""
+        care = task.care
+        if care is not None and self._comes_otherwise(task, care):
+            return
+        missing, broken = 0, None
+        for one in task.inputs:
+            one.pending += 1
+            if one.state is FAILED:
+                broken = one.error
+            elif one.state is not DONE:
+                missing += 1
+        task.missing = missing
+        self.transitions.move(task, transitions.WANTED)
+        if broken is not None:
+            self.fail(task, broken)
+        elif not missing:
+            self.make_ready(task, transitions.INPUTS_THERE)
+
+    def _comes_otherwise(self, task: Task, care: Care) -> bool:
+        """Whether the value is not to be computed: it was scattered, is checkpointed, or must not be computed twice."""
+        if care.source is not None:
+            self.await_data(task)
+            return True
+        if care.checkpointed:
+            self.make_ready(task, transitions.TO_BE_READ)
+            return True
+        if task.options.replay == "never" and task.value_attempt:
+            text = (f"the value of {task.key} is lost with every worker that had it, and replay=\"never\" forbids to compute "
+                    "it again; more replicas or a checkpoint would have kept it")  # fmt: skip
+            self.fail(task, m.ErrorInfo("DataLost", "", text))
+            return True
+        return False
+
+    def make_ready(self, task: Task, cause: Cause) -> None:
+        """It may be given to a worker from now on."""
+        self.transitions.move(task, cause)
+        self.queues.add(task)
+
+    def recover(self, lost: list[Task], incident: Incident | None = None) -> None:
+        """The resilience manager's one way to bring values back: make the plan, start what it names."""
+        plan = recovery_plan(lost, _has_or_gets_value, _inputs)
+        for task in plan:
+            self._start(task)
+        again = sum(1 for task in plan if task.value_attempt)
+        self.registry.statistics.replays += again
+        if incident is not None:
+            incident.replayed += again
+
+    def requeue(self, task: Task, same: bool = False) -> None:
+        """ASSIGNED no more, and still wanted: back to the queue, or to waiting when an input was lost meanwhile.
+
+        ``same``: the attempt may still be going on somewhere, and is taken up again if its worker comes back in time.
+        """
+        self.slots.give_back(task)
+        if not same:
+            task.attempt = 0
+        self.end(task)
+        self.recover([task])
+
+    def end(self, task: Task) -> None:
+        """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
+        came_otherwise = task.state is AWAITED
+        self.transitions.move(task, transitions.ENDED)
+        if task.trouble is not None:
+            task.trouble.paused = False
+        if came_otherwise:
+            return
+        self.queues.remove(task)
+        for one in task.inputs:
+            one.pending -= 1
+            if not one.pending and not one.watchers:
+                self.registry.reconsider(one)
+
+    def pause(self, task: Task) -> None:
+        """The attempt is over, and the next one comes later: WAITING, with the pause as one more thing that is missing."""
+        self.slots.give_back(task)
+        self.end(task)
+        self.transitions.move(task, transitions.PAUSED)
+        task.missing, trouble_of(task).paused = 1, True
+        for one in task.inputs:
+            one.pending += 1
+            task.missing += one.state is not DONE
+
+    def resume(self, task: Task) -> None:
+        """The pause is over."""
+        self.end(task)
+        self.recover([task])
+
+    def stop(self, task: Task, kill: bool = False) -> None:
+        """Nobody wants the task: take back what was going on for it."""
+        if task.state is ASSIGNED and task.worker is not None:
+            self.outputs.post(task.worker, m.Abort([task.attempt], kill))
+        self.slots.give_back(task)
+        self.end(task)
+
+    def accept(self, task: Task) -> None:
+        """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
+        self.transitions.move(task, transitions.ACCEPTED)
+        if task.care is not None:
+            self.targets.look_at(task)
+        if task.dependents:
+            for dependent in list(task.dependents):
+                if dependent.state is WAITING:
+                    dependent.missing -= 1
+                    if not dependent.missing:
+                        self.make_ready(dependent, transitions.INPUTS_THERE)
+        if task.watchers:
+            self.watchers.tell(task, task.watchers)
+        elif not task.pending:
+            self.registry.reconsider(task)
+
+    def lose_value(self, task: Task) -> None:
+        """DONE no more.  Dependents that have not been given out wait for the value again."""
+        self._drop_value(task, transitions.LOST)
+        for dependent in task.dependents or ():
+            if dependent.state is READY:
+                self.transitions.move(dependent, transitions.INPUT_LOST)
+                self.queues.remove(dependent)
+                dependent.missing = 1
+            elif dependent.state is WAITING:
+                dependent.missing += 1
+
+    def free_value(self, task: Task) -> None:
+        """DONE and not needed: the value goes, the recipe stays."""
+        self._drop_value(task, transitions.FREED)
+
+    def _drop_value(self, task: Task, cause: Cause) -> None:
+        self.transitions.move(task, cause)
+        task.holders = task.value = None
+        if task.care is not None:
+            task.care.copying.clear()
+
+    def cut_lineage(self, task: Task) -> None:
+        """The value can't be lost, or never will be: the inputs' records are not held for it."""
+        for one in task.inputs:
+            if one.dependents is not None:
+                one.dependents.pop(task, None)
+                if not one.dependents:
+                    self.registry.reconsider(one)
+        task.inputs = ()
+
+    def fail(self, task: Task, error: m.ErrorInfo) -> None:
+        """The task and everything that waits for its value fail with the same error."""
+        failing = [task]
+        while failing:
+            one = failing.pop()
+            if one.state is FAILED:
+                continue  # reached by two ways
+            if one.state in UNFINISHED:
+                self.end(one)
+            self.transitions.move(one, transitions.BROKEN)
+            one.error = error
+            self.registry.statistics.failed += 1
+            self.ledger.ended(one)
+            self.cut_lineage(one)
+            self.watchers.tell(one, one.watchers)
+            failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
+            self.registry.reconsider(one)
+
+    def await_data(self, task: Task) -> None:
+        """The data are to come (again) from their session; without one they are lost."""
+        source = task.care.source if task.care is not None else None
+        if source is None or source.client is None:
+            self.data_lost(task, "the session that scattered them is gone, or can't supply them again")
+            return
+        self.transitions.move(task, transitions.TO_BE_SUPPLIED)
+        self.supplies.begin(task, source)
+
+    def data_lost(self, task: Task, why: str) -> None:
+        """Nobody can bring the scattered data again."""
+        self.supplies.stop_asking(task)
+        text = f"the scattered data {task.key} are lost with every worker that had them, and {why}; scatter them again"
+        self.fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
+
+    def watch(self, task: Task, client: Client, cid: int) -> None:
+        """One more future for a task that is there already."""
+        self.watchers.add(task, client, cid)
+        if task.state is DONE or task.state is FAILED:
+            self.watchers.tell(task, [(client, cid)])
+        elif task.state is IDLE:
+            self.recover([task])
+
+
+def _has_or_gets_value(task: Task) -> bool:
+    return task.state is not IDLE
+
+
+def _inputs(task: Task) -> tuple[Task, ...]:
+    return task.inputs

@@ -1,0 +1,51 @@
+"""Tasks that wait for tasks of their own: a slot is lent where these find none."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler import nesting
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.records import (
+    Client,
+    Incident,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.transitions import (
+    ASSIGNED,
+    UNFINISHED,
+)
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Nested:
+    """What is to be lent is decided in :mod:`.nesting`."""
+
+    alarms: Alarms
+    outputs: Outputs
+    registry: Registry
+
+    def look_after(self, now: float, client: Client) -> None:
+        """The client of a task has submitted something: see that it can begin although the task has a slot."""
+        if client.parent and not client.look_after:
+            client.look_after = nesting.LOOK_S
+            self.alarms.set(now + client.look_after, self._look_at, client)
+
+    def _look_at(self, now: float, client: Client) -> None:
+        parent = self.registry.tasks.get(client.parent)
+        wanted = [task for task in client.futures.values() if task is not None and task.state in UNFINISHED]
+        if not client.connected or parent is None or parent.state is not ASSIGNED or not wanted:
+            client.look_after = 0.0
+            return
+        client.look_after = min(nesting.LONGEST_LOOK_S, 2 * client.look_after)
+        self.alarms.set(now + client.look_after, self._look_at, client)
+        tasks, clients, workers = self.registry.tasks, self.registry.clients.values(), list(self.registry.workers.values())
+        parents = {tasks[other.parent] for other in clients if other.connected and other.parent in tasks}
+        found = nesting.slot_to_free(parent, wanted, workers, parents)
+        if found is not None:
+            worker, task = found
+            text = f"{len(wanted)} tasks of {parent.key} can't begin: tasks that have tasks of their own hold every slot"
+            self.outputs.incident(Incident(now, "slot lent", worker.name, f"{text}; {task.key} goes on beside its slot"))
+            self.outputs.post(worker, m.Park(task.attempt))

@@ -1,0 +1,130 @@
+"""What one event leaves for the edge: frames for peers, and what it is to do beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
+
+from twistdist.core.scheduler.records import Client, Incident, Statistics, Worker
+from twistdist.wire import messages as m
+
+#: Incidents that are kept for the edge to log.
+MOST_INCIDENTS = 1000
+
+Peer: TypeAlias = Client | Worker
+
+
+@attrs.frozen
+class Probe:
+    """Look whether a process listens at the worker's address; :meth:`.Scheduler.probed` takes the answer."""
+
+    worker: Worker
+
+
+@attrs.frozen
+class GiveUp:
+    """The worker is no part of the cluster any more: its connection is to be closed, if it has one."""
+
+    worker: Worker
+
+
+@attrs.frozen
+class Replaced:
+    """As :class:`GiveUp`, for a worker whose name another one has taken."""
+
+    worker: Worker
+
+
+@attrs.frozen
+class Log:
+    """A fault that was seen, to be logged."""
+
+    incident: Incident
+
+
+@attrs.frozen
+class End:
+    """The scheduler is to end, for the reason ``text``."""
+
+    text: str
+
+
+Effect: TypeAlias = Probe | GiveUp | Replaced | Log | End
+
+
+@attrs.define
+class Bundle:
+    """``frames`` to be sent, by peer, and then ``effects`` to be carried out, in order."""
+
+    frames: list[tuple[Peer, list[m.Frame]]] = attrs.field(factory=list)
+    effects: list[Effect] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class Outputs:
+    """What is collected during an event.  ``dirty`` are the peers with something to send."""
+
+    statistics: Statistics
+    dirty: dict[Peer, None] = attrs.field(factory=dict)
+    _probes: dict[Worker, None] = attrs.field(factory=dict)
+    _given_up: list[GiveUp] = attrs.field(factory=list)
+    _replaced: list[Replaced] = attrs.field(factory=list)
+    _logs: list[Log] = attrs.field(factory=list)
+    _end: str = ""
+
+    def post(self, peer: Peer, message: Any, weight: int = 0) -> None:
+        """Say something to a peer at the end of this event; ``weight`` is its size in bytes where that is large."""
+        peer.session.post(message, weight)
+        self.dirty[peer] = None
+
+    def look_at(self, peer: Peer) -> None:
+        """The peer can be sent to again, after all others: what was posted while it was away has no other occasion to leave."""
+        self.dirty.pop(peer, None)
+        self.dirty[peer] = None
+
+    def drop(self, peer: Peer) -> None:
+        """The peer's session has ended: nothing is sent to it any more."""
+        self.dirty.pop(peer, None)
+
+    def incident(self, incident: Incident) -> None:
+        """Remember a fault, and have it logged."""
+        self.statistics.incidents.append(incident)
+        self._logs.append(Log(incident))
+        if len(self._logs) > MOST_INCIDENTS:
+            del self._logs[0]
+
+    def probe(self, worker: Worker) -> None:
+        """Have it looked whether the worker's process is there."""
+        self._probes[worker] = None
+
+    def give_up(self, worker: Worker) -> None:
+        """Have the worker's connection closed."""
+        self._given_up.append(GiveUp(worker))
+
+    def replace(self, worker: Worker) -> None:
+        """Have the connection closed of a worker whose name another one has taken."""
+        self._replaced.append(Replaced(worker))
+
+    def end(self, text: str) -> None:
+        """Have the scheduler ended."""
+        self._end = text
+
+    def take(self, reads: Callable[[Peer], bool]) -> Bundle:
+        """All of it, once.  What is for a peer that does not read stays until it does, or has a new connection."""
+        bundle = Bundle()
+        if self.dirty:
+            dirty, self.dirty = self.dirty, {}
+            for peer in dirty:
+                if reads(peer):
+                    frames = peer.session.take()
+                    if frames:
+                        bundle.frames.append((peer, frames))
+                elif peer.connected:
+                    self.dirty[peer] = None
+        if self._probes or self._given_up or self._replaced or self._logs or self._end:
+            end: list[Effect] = [End(self._end)] if self._end else []
+            bundle.effects = [*map(Probe, self._probes), *self._given_up, *self._replaced, *self._logs, *end]
+            self._probes, self._given_up, self._replaced, self._logs, self._end = {}, [], [], [], ""
+        return bundle

@@ -1,0 +1,342 @@
+"""Answers about the cluster, read from the records, and orders that come as questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from twistdist.core.scheduler import possible
+from twistdist.core.scheduler.client_sessions import ClientSessions
+from twistdist.core.scheduler.copies import Copies
+from twistdist.core.scheduler.durable import Durable
+from twistdist.core.scheduler.fleet import Fleet
+from twistdist.core.scheduler.garbage import Garbage
+from twistdist.core.scheduler.leaving import Leaving
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.records import Client, Task, TaskState, Worker
+from twistdist.core.scheduler.refusals import MOST_CIDS
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.rejoining import Rejoining
+from twistdist.core.scheduler.stories import story_of
+from twistdist.core.scheduler.transitions import Transitions
+from twistdist.core.scheduler.watchers import PUBLISHED, UNTIL_ENDED, Watchers
+from twistdist.wire import messages as m
+
+#: Names under which tasks are kept that are no sessions of users.
+HIDDEN = (PUBLISHED, UNTIL_ENDED)
+
+
+@attrs.define(eq=False)
+class Queries:
+    """``query`` answers; each other method is one question.  ``journal`` is what the edge tells of it."""
+
+    outputs: Outputs
+    registry: Registry
+    transitions: Transitions
+    queues: Queues
+    watchers: Watchers
+    lifecycle: Lifecycle
+    garbage: Garbage
+    copies: Copies
+    leaving: Leaving
+    fleet: Fleet
+    client_sessions: ClientSessions
+    durable: Durable
+    rejoining: Rejoining
+    journal: dict[str, Any] = attrs.field(factory=lambda: {"state": "none"})
+
+    def journal_is(self, status: dict[str, Any]) -> None:
+        """What the edge has to tell of the journal."""
+        self.journal = status
+
+    def query(self, now: float, client: Client, message: m.Query) -> None:
+        """A question comes, and its answer or refusal goes."""
+        try:
+            answer = self.answer(now, client, message.what, message.args, message.again)
+        except ValueError as error:
+            self.outputs.post(client, m.Reply(message.query, str(error)))
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            self.outputs.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
+        else:
+            self.outputs.post(client, m.Reply(message.query, "", answer))
+
+    def answer(self, now: float, client: Client, what: str, args: list[Any], again: bool = False) -> Any:
+        """The answer to ``what``, as plain data.  ``LookupError``, ``TypeError`` or ``ValueError`` for an odd question.
+
+        ``again``: it may have been carried out before, and then not be refused for that reason.
+        """
+        query = (_AGAIN.get(what) if again else None) or _QUERIES.get(what)
+        if query is None:
+            raise LookupError("this scheduler does not know it")
+        return query(self, now, client, args)
+
+    def _workers(self, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
+        return {worker.name: _worker_info(worker, now) for worker in self.registry.workers.values()}
+
+    def _incidents(self, now: float, client: Client, args: list[Any]) -> list[dict[str, Any]]:
+        """Incidents with their age in seconds, so that clocks need not agree; ``args`` may hold the greatest age wanted."""
+        oldest = now - args[0] if args and args[0] is not None else float("-inf")
+        found = []
+        for incident in self.registry.statistics.incidents:
+            if incident.at >= oldest:
+                fields = attrs.asdict(incident)
+                fields["age"] = now - fields.pop("at")
+                found.append(fields)
+        return found
+
+    def _find(self, client: Client, name: int | str) -> Task | None:
+        """A task by this client's cid, or by anybody's key."""
+        if isinstance(name, int):
+            return client.futures.get(name)
+        task = self.registry.keys.get(name)
+        if task is None and isinstance(name, str):
+            task = next((one for one in self.registry.tasks.values() if one.key == name), None)
+        return task
+
+    def _who_has(self, now: float, client: Client, args: list[Any]) -> dict[str, list[str]]:
+        """``args``: cids and keys; none: every task that has a value."""
+        if args:
+            tasks = [task for name in args if (task := self._find(client, name)) is not None]
+        else:
+            tasks = [task for task in self.registry.tasks.values() if task.state is TaskState.DONE]
+        return {task.key: [worker.name for worker in task.holders or ()] for task in tasks}
+
+    def _has_what(self, now: float, client: Client, args: list[Any]) -> dict[str, list[str]]:
+        """``args``: worker names; none: all."""
+        chosen = [worker for worker in self.registry.workers.values() if not args or worker.name in args]
+        return {worker.name: [task.key for task in worker.holds] for worker in chosen}
+
+    def _watch(self, now: float, client: Client, args: list[Any]) -> list[int]:
+        """Take up tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
+        known = []
+        if any(type(cid) is not int or not 0 <= cid < MOST_CIDS or cid in client.futures for cid, _ in args):
+            raise ValueError("futures have numbers of their own")
+        for cid, key in args:
+            task = self._find(client, str(key))
+            if task is not None:
+                if cid in client.futures:
+                    raise ValueError(f"the future {cid} comes twice")
+                self.lifecycle.watch(task, client, cid)
+                known.append(cid)
+        return known
+
+    def _why(self, now: float, client: Client, args: list[Any]) -> dict[str, Any] | None:
+        """What is known of the one task that ``args`` names by cid or key; None when there is no such task."""
+        task = self._find(client, args[0])
+        if task is None:
+            return self.garbage.failures.get(args[0])
+        lack = possible.lack_of(task, self.registry.workers.values()) if task.state is TaskState.READY else ""
+        return {**story_of(task), "lacks": lack}
+
+    def _lacks(self) -> dict[str, int]:
+        """What ready tasks lack to be run at all: how many lack it."""
+        found = possible.lacking(self.queues.restricted, self.registry.workers.values(), self.transitions.unfinished)
+        return {text: len(tasks) or self.transitions.unfinished for text, tasks in found.items()}
+
+    def _status(self, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
+        states: dict[str, int] = {}
+        for task in self.registry.tasks.values():
+            states[task.state.value] = states.get(task.state.value, 0) + 1
+        return {
+            "epoch": self.registry.epoch,
+            "tasks": states,
+            "lacks": self._lacks(),
+            "workers": self._workers(now, client, []),
+            "sessions": {
+                "connected": sum(1 for c in self.registry.clients.values() if c.connected),
+                "away": sum(1 for c in self.registry.clients.values() if not c.connected and not c.held),
+                "durable": {name: len(c.kept) for name, c in self.watchers.holders.items() if name not in HIDDEN},
+            },
+            "datasets": sorted(self.durable.datasets),
+            "suspects": sorted(worker.name for worker in self.registry.workers.values() if worker.suspect),
+            "recovering": sorted(self.rejoining.expected) if self.rejoining.active else None,
+            "journal": self.journal,
+            "functions": len(self.registry.functions),
+            **self.registry.statistics.counters(),
+            "incidents": len(self.registry.statistics.incidents),
+        }
+
+    def _clear(self, now: float, client: Client, args: list[Any]) -> dict[str, int]:
+        """``args``: names of durable sessions that go too."""
+        names = list(dict.fromkeys(str(name) for name in args))
+        self.durable.check_sessions(names)
+        return self._clear_again(now, client, names)
+
+    def _clear_again(self, now: float, client: Client, args: list[Any]) -> dict[str, int]:
+        """Sessions that are gone have gone before."""
+        before = len(self.registry.tasks)
+        for name in args:
+            self.durable.end_named_session(name)
+        sessions = self.client_sessions.clear() + len(args)
+        self.garbage.collect()
+        return {"sessions": sessions, "tasks": before - len(self.registry.tasks)}
+
+    def _replicate(self, now: float, client: Client, args: list[Any]) -> int:
+        """``args``: the number of copies to be kept, then cids and keys; how many of them are known."""
+        copies, *names = args
+        tasks = [task for name in names if (task := self._find(client, name)) is not None]
+        for task in tasks:
+            self.copies.set_target(task, max(0, int(copies)))
+        return len(tasks)
+
+    def _until_ended(self, now: float, client: Client, args: list[Any]) -> int:
+        """``args``: cids; how many are known."""
+        tasks = [task for cid in args if (task := client.futures.get(cid)) is not None]
+        self.durable.keep_until_ended(tasks)
+        return len(tasks)
+
+    def _short_of_copies(self, now: float, client: Client, args: list[Any]) -> int:
+        """How many copies are being made; ``args``: cids and keys, none: all values."""
+        if not args:
+            return self.copies.count()
+        tasks = [task for name in args if (task := self._find(client, name)) is not None]
+        return sum(len(task.care.copying) if task.care is not None else 0 for task in tasks)
+
+    def _rebalance(self, now: float, client: Client, args: list[Any]) -> int:
+        """``args``: cids and keys that may be moved, none: all; how many moves were started."""
+        tasks = [task for name in args if (task := self._find(client, name)) is not None]
+        return self.copies.rebalance(tasks if args else None)
+
+    def _retire(self, now: float, client: Client, args: list[Any]) -> list[str]:
+        """``args``: seconds, then names of workers that are to leave; those of them that are part of the cluster."""
+        seconds, *names = args
+        if not 0 <= float(seconds) < float("inf"):
+            raise ValueError(f"{seconds} is no number of seconds")
+        chosen = [worker for worker in self.registry.workers.values() if worker.name in names]
+        for worker in chosen:
+            self.leaving.retire(now, worker, float(seconds), f"retired by client {_name_of(client)}")
+        return [worker.name for worker in chosen]
+
+    def _sync(self, now: float, client: Client, args: list[Any]) -> None:
+        """The answer comes after everything that was said before."""
+
+    def _keys(self, now: float, client: Client, args: list[Any]) -> list[str]:
+        """The keys of all that the client's durable session keeps and its process wants."""
+        return [task.key for task in self.durable.session_tasks(client)]
+
+    def _take_up(self, now: float, client: Client, args: list[Any]) -> list[int]:
+        """Watch what the session keeps; ``args`` are pairs of a new cid and a key; the answer lists the known ones' cids."""
+        tasks, known = {task.key: task for task in self.durable.session_tasks(client)}, []
+        for cid, key in args:
+            if key in tasks:
+                self.lifecycle.watch(tasks[key], client, int(cid))
+                known.append(int(cid))
+        return known
+
+    def _end_session(self, now: float, client: Client, args: list[Any]) -> int:
+        """End the durable session: how many tasks it had."""
+        return self.durable.end_session(client)
+
+    def _publish(self, now: float, client: Client, args: list[Any]) -> None:
+        """``args``: a name, the pickled shape, and the cids of what is in it."""
+        name, shape, cids = args
+        tasks = [client.futures.get(cid) for cid in cids]
+        if any(task is None for task in tasks):
+            raise ValueError("a future that was cancelled or released can't be published")
+        self.durable.publish(str(name), bytes(shape), [task for task in tasks if task is not None])
+
+    def _dataset(self, now: float, client: Client, args: list[Any]) -> list[Any]:
+        """``args``: a name, then new cids or none; the shape, and the keys in order, which the cids watch from now on."""
+        name, *cids = args
+        dataset = self.durable.datasets.get(name)
+        if dataset is None:
+            there = ", ".join(sorted(self.durable.datasets)) or "none"
+            raise ValueError(f"nothing is published as {name!r}; published names: {there}")
+        if cids and len(cids) == len(dataset.tasks):
+            for cid, task in zip(cids, dataset.tasks, strict=True):
+                self.lifecycle.watch(task, client, int(cid))
+        return [dataset.shape, [task.key for task in dataset.tasks]]
+
+    def _datasets(self, now: float, client: Client, args: list[Any]) -> list[str]:
+        return sorted(self.durable.datasets)
+
+    def _unpublish(self, now: float, client: Client, args: list[Any]) -> None:
+        self.durable.unpublish(str(args[0]))
+
+    def _shutdown(self, now: float, client: Client, args: list[Any]) -> bool:
+        self.fleet.shut_down(f"shutdown asked for by client {_name_of(client)}")
+        return True
+
+    def _watch_again(self, now: float, client: Client, args: list[Any]) -> list[int]:
+        return [cid for cid, _ in args if cid in client.futures] or self._watch(now, client, args)
+
+    def _publish_again(self, now: float, client: Client, args: list[Any]) -> None:
+        name, shape, cids = args
+        dataset = self.durable.datasets.get(str(name))
+        if dataset is None or dataset.shape != shape or dataset.tasks != [client.futures.get(cid) for cid in cids]:
+            self._publish(now, client, args)
+
+    def _unpublish_again(self, now: float, client: Client, args: list[Any]) -> None:
+        if str(args[0]) in self.durable.datasets:
+            self._unpublish(now, client, args)
+
+
+def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
+    hello = worker.hello
+    return {
+        "slots": hello.slots,
+        "running": min(worker.given, hello.slots),
+        "queued": max(0, worker.given - hello.slots),
+        "waiting": len(worker.parked),
+        "memory": worker.bytes_held,
+        "keys": len(worker.holds),
+        "address": hello.address,
+        "pid": hello.pid,
+        "state": _state(worker),
+        "last_seen": now - worker.heard_at,
+        "lag": (worker.beat.lag if worker.beat is not None else 0) / 1e6,
+        "troubles": list(worker.troubles),
+    }
+
+
+def _name_of(client: Client) -> str:
+    return client.name or format(client.number, "x")[:8]
+
+
+def _state(worker: Worker) -> str:
+    if not worker.connected:
+        return "away"
+    if worker.suspect:
+        return "suspect"
+    if worker.resting:
+        return "stuck"
+    return "retiring" if worker.retiring is not None else "paused" if worker.why else "connected"
+
+
+_QUERIES: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
+    "workers": Queries._workers,
+    "incidents": Queries._incidents,
+    "who_has": Queries._who_has,
+    "has_what": Queries._has_what,
+    "watch": Queries._watch,
+    "status": Queries._status,
+    "why": Queries._why,
+    "clear": Queries._clear,
+    "sync": Queries._sync,
+    "replicate": Queries._replicate,
+    "until_ended": Queries._until_ended,
+    "copying": Queries._short_of_copies,
+    "rebalance": Queries._rebalance,
+    "retire": Queries._retire,
+    "keys": Queries._keys,
+    "take_up": Queries._take_up,
+    "end_session": Queries._end_session,
+    "publish": Queries._publish,
+    "dataset": Queries._dataset,
+    "datasets": Queries._datasets,
+    "unpublish": Queries._unpublish,
+    "shutdown": Queries._shutdown,
+}
+
+
+#: Orders that could not be carried out a second time.
+_AGAIN: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
+    "clear": Queries._clear_again,
+    "watch": Queries._watch_again,
+    "publish": Queries._publish_again,
+    "unpublish": Queries._unpublish_again,
+}

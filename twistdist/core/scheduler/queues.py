@@ -1,0 +1,103 @@
+"""Tasks that are ready to run, by who may run them."""
+
+from __future__ import annotations
+
+import heapq
+
+import attrs
+
+from twistdist.core.scheduler import placement
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.ready_queue import ReadyQueue
+from twistdist.core.scheduler.records import (
+    Task,
+    Worker,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.slots import Slots
+
+#: A task that was running when whole workers died runs alone on its worker after that many such deaths.
+ISOLATED_AFTER = 2
+
+
+@attrs.define(eq=False)
+class Queues:
+    """``ready`` ones may run anywhere, ``restricted`` ones are in the queues of the workers that may run them (``Worker.own``),
+    ``isolated`` ones must run alone.  ``pinned`` values are made again where the one that wants them can fetch them.
+    """
+
+    registry: Registry
+    reach: Reach
+    slots: Slots
+    ready: ReadyQueue = attrs.field(factory=ReadyQueue)
+    restricted: dict[Task, None] = attrs.field(factory=dict)
+    isolated: dict[Task, None] = attrs.field(factory=dict)
+    pinned: dict[Task, Worker] = attrs.field(factory=dict)
+
+    def add(self, task: Task) -> None:
+        """The task is ready."""
+        if task.trouble is not None and task.trouble.exposed >= ISOLATED_AFTER:
+            self.isolated[task] = None
+        elif task.options.workers or task.options.resources or task in self.pinned or self.is_cut_off(task):
+            self.restricted[task] = None
+            self.offer_to_all(task)
+        else:
+            self.ready.push(task)
+
+    def remove(self, task: Task) -> None:
+        """READY no more, for whatever reason: it leaves the queues that it can leave."""
+        self.restricted.pop(task, None)
+        if self.isolated and task in self.isolated:
+            del self.isolated[task]
+            for worker in self.registry.workers.values():
+                if worker.exclusive is task:
+                    self.slots.release(worker)
+
+    def placed(self, task: Task) -> None:
+        """The task is given to a worker; entries of it that are left in the queues count no more."""
+        self.restricted.pop(task, None)
+        if self.isolated:
+            self.isolated.pop(task, None)
+        if self.pinned:
+            self.pinned.pop(task, None)
+
+    def pin(self, task: Task, worker: Worker) -> None:
+        """When the task is ready it is offered to this worker alone, as long as that is here."""
+        self.pinned[task] = worker
+
+    def unpin(self, task: Task) -> None:
+        """The task may be offered to anybody again."""
+        self.pinned.pop(task, None)
+
+    def is_cut_off(self, task: Task) -> bool:
+        """Whether some workers can't fetch the inputs, though their holders are there."""
+        return bool(self.reach.links and task.trouble is not None and task.trouble.lost_inputs)
+
+    def offer_to_all(self, task: Task) -> None:
+        """To all workers that may run it; those that can't fetch its inputs are left out if there are others."""
+        wanted = self.pinned.get(task)
+        if wanted is not None and self.registry.is_here(wanted) and placement.allowed(task, wanted):
+            self.offer(task, wanted)
+            return
+        near = [one for one in self.registry.workers.values() if self.reach.can_fetch(one, task)] if self.reach.links else []
+        if not any(one.well and placement.allowed(task, one) for one in near):
+            near = list(self.registry.workers.values())
+        for worker in near:
+            self.offer(task, worker)
+
+    def offer_again(self) -> None:
+        """Tasks that were kept from workers which could not fetch their inputs: who may run them may have changed."""
+        for task in self.restricted:
+            if task in self.pinned or (task.trouble is not None and task.trouble.lost_inputs):
+                self.offer_to_all(task)
+
+    def offer_restricted(self, worker: Worker) -> None:
+        """A worker has come: the restricted tasks that it may run are in its queues too."""
+        for task in self.restricted:
+            self.offer(task, worker)
+
+    def offer(self, task: Task, worker: Worker) -> None:
+        """The worker may take the task, if that may run there at all."""
+        if placement.allowed(task, worker):
+            kind = tuple(sorted((task.options.resources or {}).items()))
+            heapq.heappush(worker.own.setdefault(kind, []), (task.rank, task))

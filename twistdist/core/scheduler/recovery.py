@@ -1,0 +1,114 @@
+"""The resilience manager: values that are lost are brought back where they are needed, values that return are taken in.
+
+What to execute again is decided in :mod:`.lineage`; it is started like all other work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from twistdist.core.scheduler.copies import Copies
+from twistdist.core.scheduler.holdings import Holdings
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Incident,
+    Task,
+    Worker,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import (
+    DONE,
+    UNFINISHED,
+)
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Recovery:
+    """Told of every value that a worker holds no more, or again."""
+
+    outputs: Outputs
+    registry: Registry
+    reach: Reach
+    targets: Targets
+    holdings: Holdings
+    lifecycle: Lifecycle
+    copies: Copies
+
+    def lose(self, worker: Worker, tasks: list[Task], incident: Incident) -> None:
+        """``worker`` holds these no more; the ones that nobody else holds are recovered if they are needed."""
+        lost = []
+        for task in tasks:
+            if task.state is not DONE or task.holders is None:
+                continue
+            self.holdings.drop(worker, task)
+            if task.care is not None:
+                self.targets.look_at(task)
+            if not task.holders:
+                self.lifecycle.lose_value(task)
+                lost.append(task)
+        needed = [task for task in lost if task.needed]
+        incident.lost += len(needed)
+        self.lifecycle.recover(needed, incident)
+        for task in lost:
+            self.registry.reconsider(task)
+
+    def missing(self, now: float, worker: Worker, message: m.Missing) -> None:
+        """Files are not where they should be."""
+        gone = set(message.attempts)
+        lost = [task for task in worker.holds if task.value_attempt in gone]
+        if lost:
+            incident = Incident(now, "files lost", f"{len(lost)} results of {worker.name}", "the worker has not got the files")
+            self.lose(worker, lost, incident)
+            self.outputs.incident(incident)
+
+    def have(self, now: float, worker: Worker, message: m.Have) -> None:
+        """Values that the worker got from others."""
+        unknown = []
+        for stored in message.stored:
+            task = self.registry.tasks.get(stored.task)
+            if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._is_worth_keeping(task):
+                for holder in task.holders or ():  # it came over one of these
+                    self.reach.unmark(worker, holder.number)
+                self._take_in(task, worker)
+            else:
+                unknown.append(stored.attempt)
+        if unknown:
+            self.holdings.refuse(worker, unknown)
+
+    def adopt(self, now: float, worker: Worker, values: Iterable[m.Stored], cause: str) -> None:
+        """Take in the stored values that were accepted and are of use; the others are to be deleted."""
+        finished = {outcome.attempt for outcome in worker.hello.finished}
+        useless, adopted = [], 0
+        for stored in values:
+            task = self.registry.tasks.get(stored.task)
+            if task is None or not stored.attempt or task.value_attempt != stored.attempt or not self._is_worth_keeping(task):
+                if stored.attempt not in finished:
+                    useless.append(stored.attempt)
+                continue
+            adopted += 1
+            self._take_in(task, worker)
+        if useless:
+            self.holdings.refuse(worker, useless)
+        if adopted:
+            self.outputs.incident(Incident(now, "worker back", worker.name, cause, adopted=adopted))
+
+    def _take_in(self, task: Task, worker: Worker) -> None:
+        """``worker`` has the accepted value: one more copy, or the first one again."""
+        self.copies.arrived(task, worker)
+        if task.holders is not None:
+            self.holdings.add(worker, task)
+            return
+        if task.state in UNFINISHED:
+            self.lifecycle.stop(task)
+        self.holdings.add(worker, task)
+        self.lifecycle.accept(task)
+
+    def _is_worth_keeping(self, task: Task) -> bool:
+        """Whether a stored value of this task is of use: it is stored already, or it is needed and being made again."""
+        return task.holders is not None or (task.state in UNFINISHED and task.needed)

@@ -1,0 +1,318 @@
+"""The facade: it makes the parts, knows which message goes to which part, and ends every event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.attempts import Attempts
+from twistdist.core.scheduler.audits import Audits
+from twistdist.core.scheduler.cancelling import Cancelling
+from twistdist.core.scheduler.client_sessions import ClientSessions
+from twistdist.core.scheduler.copies import Copies
+from twistdist.core.scheduler.detours import Detours
+from twistdist.core.scheduler.dispatch import Dispatch
+from twistdist.core.scheduler.durable import Durable
+from twistdist.core.scheduler.fleet import Fleet
+from twistdist.core.scheduler.garbage import Garbage
+from twistdist.core.scheduler.holdings import Holdings
+from twistdist.core.scheduler.lacks import Lacks
+from twistdist.core.scheduler.leaving import Leaving
+from twistdist.core.scheduler.ledger import Ledger, NoLedger
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.liveness import Liveness
+from twistdist.core.scheduler.nested import Nested
+from twistdist.core.scheduler.outputs import Bundle, Outputs, Peer
+from twistdist.core.scheduler.placement import Placement
+from twistdist.core.scheduler.queries import Queries
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import Client, Statistics, Worker
+from twistdist.core.scheduler.recovery import Recovery
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.rejoining import Rejoining
+from twistdist.core.scheduler.restoring import Restoring
+from twistdist.core.scheduler.scattered import Scattered
+from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.slots import Slots
+from twistdist.core.scheduler.submits import Submits
+from twistdist.core.scheduler.supplies import Supplies
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import Transitions
+from twistdist.core.scheduler.watchdog import Watchdog
+from twistdist.core.scheduler.watchers import Watchers
+from twistdist.errors import ProtocolError
+from twistdist.wire import journal as j
+from twistdist.wire import messages as m
+
+
+class Scheduler:
+    """The pure core.
+
+    Events go in with the time (``greet``, ``receive``, ``beat``, ``pulse``, ``connection_lost``, ``reconnected``, ``probed``,
+    ``tick``); what they lead to is fetched by ``take``.  ``wake`` says when ``tick`` is wanted next.  ``tasks``, ``workers``
+    and ``clients`` are the records by number, to be read only.
+
+    ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had; with a journal ``ledger`` knows what
+    is to be written.
+    """
+
+    def __init__(self, epoch: int, settings: Settings | None = None, ledger: Ledger | None = None) -> None:
+        self.epoch = epoch
+        self.settings = settings = settings or Settings()
+        self.ledger = ledger = ledger or NoLedger()
+        self.statistics = statistics = Statistics()
+        self._alarms = alarms = Alarms()
+        # The parts, from the ground up: each is given those before it that it needs.
+        self.outputs = outputs = Outputs(statistics)
+        self.registry = registry = Registry(outputs, ledger, epoch, statistics)
+        self.reach = reach = Reach(outputs, registry)
+        self.targets = targets = Targets()
+        self.holdings = holdings = Holdings(outputs, targets)
+        self.placement = placement = Placement()
+        self.slots = slots = Slots(outputs, placement)
+        self.queues = queues = Queues(registry, reach, slots)
+        self.watchers = watchers = Watchers(outputs, registry, reach, ledger)
+        self.supplies = supplies = Supplies(outputs, registry, reach, ledger)
+        self.transitions = transitions = Transitions()
+        self.lifecycle = lifecycle = Lifecycle(
+            outputs, registry, ledger, transitions, targets, slots, queues, watchers, supplies
+        )
+        self.dispatch = Dispatch(
+            alarms, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle
+        )
+        self.attempts = attempts = Attempts(
+            outputs, registry, ledger, transitions, targets, holdings, slots, queues, lifecycle
+        )
+        self.garbage = garbage = Garbage(
+            outputs, registry, ledger, targets, holdings, queues, supplies, lifecycle
+        )
+        self.copies = copies = Copies(alarms, outputs, registry, reach, ledger, targets, holdings, watchers, supplies)
+        self.recovery = recovery = Recovery(outputs, registry, reach, targets, holdings, lifecycle, copies)
+        self.scattered = scattered = Scattered(
+            alarms, outputs, registry, ledger, targets, watchers, supplies, lifecycle, garbage
+        )
+        self.detours = detours = Detours(
+            alarms, settings, outputs, registry, reach, queues, lifecycle, attempts, copies, recovery
+        )
+        self.leaving = leaving = Leaving(alarms, outputs, registry, placement, targets, copies)
+        self.fleet = fleet = Fleet(
+            outputs, registry, ledger, reach, placement, holdings, queues, attempts, copies, recovery, scattered, leaving
+        )
+        self.liveness = Liveness(alarms, settings, outputs, registry, reach, placement, copies, scattered, fleet)
+        self.watchdog = Watchdog(alarms, outputs, registry, transitions, placement, queues, lifecycle)
+        self.audits = Audits(outputs, registry, lifecycle, recovery)
+        self.nested = nested = Nested(alarms, outputs, registry)
+        self.client_sessions = client_sessions = ClientSessions(
+            alarms, settings, outputs, registry, ledger, watchers, scattered
+        )
+        self.cancelling = Cancelling(alarms, outputs, registry, watchers, lifecycle, copies, detours)
+        self.durable = durable = Durable(registry, ledger, watchers, client_sessions)
+        self.lacks = Lacks(alarms, outputs, registry, transitions, queues)
+        self.submits = Submits(alarms, settings, registry, ledger, targets, watchers, lifecycle, garbage, nested)
+        self.rejoining = rejoining = Rejoining(
+            alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies
+        )
+        self.restoring = Restoring(
+            outputs, registry, ledger, transitions, targets, watchers, lifecycle, garbage, client_sessions, durable, rejoining
+        )
+        self.queries = Queries(
+            outputs, registry, transitions, queues, watchers, lifecycle, garbage, copies, leaving, fleet,
+            client_sessions, durable, rejoining,
+        )  # fmt: skip
+        self.tasks, self.workers, self.clients = registry.tasks, registry.workers, registry.clients
+        self._handlers = self._table()
+
+    def _table(self) -> dict[type, Callable[[float, Any, Any], None]]:
+        """Which part each message goes to."""
+        return {
+            m.Function: self.client_sessions.function,
+            m.Submit: self.submits.submit,
+            m.Release: self.durable.release,
+            m.Cancel: self.cancelling.cancel,
+            m.Unreachable: self.cancelling.unreachable,
+            m.Query: self.queries.query,
+            m.Bye: self.client_sessions.bye,
+            m.DropFunctions: self.client_sessions.drop_functions,
+            m.Scatter: self.scattered.scatter,
+            m.NotSupplied: self.scattered.not_supplied,
+            m.Keeps: self.scattered.keeps,
+            m.Done: self.attempts.done,
+            m.Failed: self.attempts.failed,
+            m.Crashed: self.attempts.crashed,
+            m.InputLost: self.detours.input_lost,
+            m.Have: self.recovery.have,
+            m.Missing: self.recovery.missing,
+            m.Recalled: self.dispatch.recalled,
+            m.WorkerLog: self.fleet.log,
+            m.Intake: self.slots.intake,
+            m.Parked: self.slots.parked,
+            m.CopyFailed: self.copies.copy_failed,
+            m.Rescued: self.fleet.rescued,
+            m.Locate: self.copies.locate,
+            m.Leaving: self.leaving.leaving,
+            m.Inventory: self.audits.inventory,
+            m.Beat: lambda now, peer, message: None,  # it has a meaning only outside the numbers
+            m.Undecodable: lambda now, client, message: self.client_sessions.refuse(now, client, message, message.text),
+        }
+
+    # ---- what the edge asks -----------------------------------------------------------------------
+
+    @property
+    def wake(self) -> float | None:
+        """When ``tick`` is wanted next."""
+        return self._alarms.next
+
+    @property
+    def recovering(self) -> bool:
+        """Whether workers are waited for after a restart, and nothing is given out until they have come."""
+        return self.rejoining.active
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks there are for whose value something goes on."""
+        return self.transitions.unfinished
+
+    @property
+    def dirty(self) -> bool:
+        """Whether some peer has something to be sent."""
+        return bool(self.outputs.dirty)
+
+    @property
+    def expected(self) -> Mapping[str, j.Worker]:
+        """The workers that are waited for after a restart, by name."""
+        return self.rejoining.expected
+
+    def take(self, reads: Callable[[Peer], bool]) -> Bundle:
+        """What the events since the last call lead to; frames only for peers of which ``reads(peer)`` is true."""
+        return self.outputs.take(reads)
+
+    def refusal(self, hello: m.HelloClient | m.HelloWorker) -> m.Refused | None:
+        """Why a Hello must not be taken: another incarnation of that worker has come since."""
+        if isinstance(hello, m.HelloWorker) and hello.incarnation in self.fleet.outlived:
+            return m.Refused("replaced", f"another worker named {hello.name!r} has taken this one's place; "
+                             "give each worker a name of its own")  # fmt: skip
+        return None
+
+    def find_session(self, resume: m.Resume) -> Peer | None:
+        """The peer whose session a Resume names, if it can be resumed."""
+        client = self.registry.clients.get(resume.session)
+        if client is not None and not client.held and (resume.epoch == self.epoch or client.recorded):
+            return client
+        if resume.epoch != self.epoch:
+            return None
+        return next((worker for worker in self.registry.workers.values() if worker.hello.session == resume.session), None)
+
+    # ---- events -----------------------------------------------------------------------------------
+
+    def restore(self, now: float, lives: int, rows: Iterable[tuple[Any, Any]]) -> None:
+        """Before all other events: the records of a journal's rows, which ``lives`` schedulers before this one have written."""
+        self.restoring.restore(now, lives, rows)
+
+    def not_there(self, now: float, name: str) -> None:
+        """After ``restore``: nobody listens at the address that the worker had."""
+        self.rejoining.not_there(now, name)
+
+    def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
+        """A new session.  The edge answers with Ready, outside the session's numbers."""
+        peer: Peer
+        if isinstance(hello, m.HelloClient):
+            peer = self.client_sessions.greet(hello)
+        else:
+            peer = self.fleet.greet(now, hello)
+            self.rejoining.came_back(now, peer)
+        self._settle(now)
+        return peer
+
+    def receive(self, now: float, peer: Peer, messages: Iterable[Any]) -> None:
+        """Messages that ``peer``'s session accepted, in order; those of who is no part of the cluster any more are refused."""
+        handlers = self._handlers
+        if not self.registry.is_here(peer):
+            raise ProtocolError(f"the session of {peer.name or 'a client'} has ended, or was replaced, and goes on speaking")
+        if isinstance(peer, Worker):
+            self.liveness.heard(now, peer)
+        for message in messages:
+            kind = type(message)
+            try:
+                handlers[kind](now, peer, message)
+            except ProtocolError as error:
+                if not isinstance(peer, Client):
+                    raise
+                self.client_sessions.refuse(now, peer, message, str(error))
+            if kind is m.Bye:
+                break  # nothing comes behind it
+        if isinstance(peer, Client) and peer.number in self.registry.clients:
+            self.ledger.session(peer)  # which frames were received: the next ones may be waiting on its side already
+        self._settle(now)
+
+    def bytes_came(self, now: float, worker: Worker) -> None:
+        """A part of a frame came, which may be a large one on a slow line."""
+        self.liveness.bytes_came(now, worker)
+
+    def beat(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
+        """A heartbeat, on a frame that acknowledges our frames up to ``received``."""
+        was_suspect = worker.suspect
+        self.liveness.heard(now, worker)
+        self.audits.beat(now, worker, beat, received)
+        self.watchdog.look_if_stuck(now, worker, beat, received)
+        if self.outputs.dirty or self.targets.to_check or was_suspect:
+            self._settle(now)
+
+    def pulse(self, now: float) -> None:
+        """Every ``Settings.look_every`` seconds: who is silent, what does not move?"""
+        self.liveness.pulse(now)
+        if not self.rejoining.active:
+            self.watchdog.watch(now)
+        self._settle(now)
+
+    def probed(self, now: float, worker: Worker, refused: bool) -> None:
+        """The answer to a probe: does nobody listen at the worker's address?"""
+        self.liveness.probed(now, worker, refused)
+
+    def connection_lost(self, now: float, peer: Peer) -> None:
+        """The connection broke; the session lives on for the grace period."""
+        peer.connected, peer.away_since = False, now
+        if isinstance(peer, Worker):
+            self.fleet.away(peer)
+        else:
+            self.client_sessions.away(now, peer)
+        self._settle(now)
+
+    def reconnected(self, now: float, peer: Peer) -> None:
+        """The session goes on over a new connection."""
+        peer.connected = True
+        self.outputs.look_at(peer)
+        if isinstance(peer, Client):
+            if peer.restored:
+                self.client_sessions.returned(peer)
+            self.nested.look_after(now, peer)
+        else:
+            self.liveness.heard(now, peer)
+            self.placement.update(peer)
+            self.fleet.came(peer)
+        self._settle(now)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self._alarms.ring(now)
+        self._settle(now)
+
+    def journal_is(self, status: dict[str, Any]) -> None:
+        """What the edge has to tell of the journal, for who asks."""
+        self.queries.journal_is(status)
+
+    def _settle(self, now: float) -> None:
+        """The end of every event: forget what nobody wants, then give out work."""
+        if self.client_sessions.fatherless:
+            self.client_sessions.end_with_parents()
+        if self.registry.unwanted:
+            self.garbage.collect()
+        if self.rejoining.active:
+            return
+        if self.targets.to_check:
+            self.copies.tend()
+        if self.leaving.retiring:
+            self.leaving.look(now)
+        self.dispatch.schedule(now)
+        self.lacks.settle(now)

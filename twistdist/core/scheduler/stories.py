@@ -1,0 +1,36 @@
+"""What has become of a task so far, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twistdist.core.scheduler.records import Task
+
+#: Characters of an error that are told by ``why``.
+MOST_ERROR_CHARACTERS = 2_000
+
+
+def story_of(task: Task) -> dict[str, Any]:
+    """What has become of a task so far."""
+    trouble = task.trouble
+    return {
+        "key": task.key,
+        "state": task.state.value,
+        "worker": task.worker.name if task.worker is not None else "",
+        "attempt": task.attempt,
+        "holders": [worker.name for worker in task.holders or ()],
+        "missing": task.missing,
+        "inputs": {one.key: one.state.value for one in task.inputs},
+        "raised": trouble.raised if trouble else 0,
+        "crashes": list(trouble.crashes) if trouble else [],
+        "exposed": trouble.exposed if trouble else 0,
+        "lost_inputs": trouble.lost_inputs if trouble else 0,
+        "error": _error_of(task),
+    }
+
+
+def _error_of(task: Task) -> str:
+    if task.error is None:
+        return ""
+    kind = task.error.kind or task.error.type
+    return f"{kind}: {task.error.text}"[:MOST_ERROR_CHARACTERS]

@@ -1,0 +1,173 @@
+"""A submit becomes tasks, or finds tasks that are there by their key."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.garbage import Garbage
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.nested import Nested
+from twistdist.core.scheduler.records import (
+    Client,
+    Function,
+    Task,
+)
+from twistdist.core.scheduler.refusals import MOST_CIDS
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.transitions import (
+    UNFINISHED,
+)
+from twistdist.core.scheduler.watchers import Watchers
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+#: Submits of one session within this many seconds form one batch of the priority order.
+BATCH_S = 0.1
+
+#: A recipe as clients make it: the digest of the function and that of the arguments.
+RECIPE_BYTES = 32
+
+#: Copies of a value that a task may ask for.
+MOST_COPIES = 10_000
+
+_DEFAULTS = m.Options()
+
+
+@attrs.define(eq=False)
+class Submits:
+    """Owns the batches of the priority order, ``Client.batch``."""
+
+    alarms: Alarms
+    settings: Settings
+    registry: Registry
+    ledger: Ledger
+    targets: Targets
+    watchers: Watchers
+    lifecycle: Lifecycle
+    garbage: Garbage
+    nested: Nested
+
+    def submit(self, now: float, client: Client, message: m.Submit) -> None:
+        """Tasks of one function with the same options, or further futures for such tasks."""
+        options = message.options or _DEFAULTS
+        function = self._check(client, message, options)
+        if now >= client.batch_until:
+            client.batch, client.batch_until = self.registry.next("batch"), now + BATCH_S
+        self.registry.statistics.submitted += len(message.args)
+        made: list[Task] = []
+        for at, args in enumerate(message.args):
+            cid = message.first + at
+            inputs = tuple([client.futures.get(number) for number in message.inputs[at]]) if message.inputs is not None else ()
+            key = message.keys[at] if message.keys is not None else None
+            recipe, error = b"", None
+            if key is not None:
+                recipe = message.recipes[at] if message.recipes is not None else _recipe(function, args, inputs)
+                known = self.garbage.find(key)
+                if known is not None and known.recipe == recipe:
+                    self.lifecycle.watch(known, client, cid)
+                    if client.name:
+                        self.watchers.keep(client.name, known)
+                    continue
+                if known is not None and message.replace:
+                    self._give_up_key(client, known)
+                elif known is not None:
+                    error, key = m.ErrorInfo("KeyConflict", "", _conflict(key, known.recipe, recipe)), None
+            if error is None and None in inputs:
+                error = m.ErrorInfo("TaskCancelled", "", "an argument of this task is a future that was cancelled")
+            made.append(self._add(client, cid, function, args, inputs, options, key, recipe, error))
+        self.ledger.batch(client, [task for task in made if task.number in self.registry.tasks])
+        if self._names_unknown_workers(options):
+            unknown = [task for task in made if task.state in UNFINISHED]
+            if unknown:
+                self.alarms.set(now + self.settings.name_grace, self._still_unknown, unknown)
+        self.nested.look_after(now, client)
+
+    @staticmethod
+    def _check(client: Client, message: m.Submit, options: m.Options) -> Function:
+        """The function; ``ProtocolError`` for what no client of ours sends."""
+        if message.fn not in client.functions:
+            raise ProtocolError(f"a task of the unknown function {message.fn} was submitted")
+        count = len(message.args)
+        if any(given is not None and len(given) != count for given in (message.inputs, message.keys, message.recipes)):
+            raise ProtocolError("a submit whose lists are not of one length")
+        if options.resources and min(options.resources.values()) <= 0:
+            raise ProtocolError("a task asks for nothing, or less, of a resource")
+        if not 0 <= options.time_limit < float("inf"):  # NaN too
+            raise ProtocolError("a task with an impossible time limit")
+        if options.replay not in ("always", "verify", "never") or not 1 <= options.replicas <= MOST_COPIES:
+            raise ProtocolError("a task with an impossible replay policy or number of replicas")
+        cids = range(message.first, message.first + count)
+        if cids.start < 0 or cids.stop > MOST_CIDS or not client.futures.keys().isdisjoint(cids):
+            raise ProtocolError(f"futures from {message.first} on were submitted twice, or have impossible numbers")
+        return client.functions[message.fn]
+
+    def _add(self, client: Client, cid: int, function: Function, args: bytes, inputs: tuple[Any, ...], options: m.Options,
+             key: str | None, recipe: bytes, error: m.ErrorInfo | None) -> Task:  # fmt: skip
+        """A new task; with an ``error`` it has failed already."""
+        task = self.registry.new_task(client, cid, function, args, inputs if error is None else (), options, key)
+        task.recipe = recipe
+        if options.replicas > 1 or options.replay == "never":
+            self.targets.give(task, options)
+        self.watchers.link(task, client, cid)
+        if error is None and options.checkpoint and not self.settings.checkpoints:
+            text = f"{task.key} is to be checkpointed; start the scheduler with --checkpoint-store to say where"
+            error = m.ErrorInfo("ConfigError", "", text, key=task.key)
+        if error is not None:
+            self.lifecycle.fail(task, error)
+            return task
+        self.lifecycle.admit(task)
+        if key is not None and client.name:
+            self.watchers.keep(client.name, task)
+        return task
+
+    def _give_up_key(self, client: Client, task: Task) -> None:
+        """The key goes to another task, on purpose.  The durable session wants the new one instead of this; whoever else
+        wants this one keeps it."""
+        self.registry.drop_key(task)
+        holder = self.watchers.holders.get(client.name) if client.name else None
+        if holder is not None:
+            self.watchers.let_go(holder, task)
+        self.registry.reconsider(task)
+
+    def _names_unknown_workers(self, options: m.Options) -> bool:
+        """Whether a task names only workers that were never here."""
+        names = options.workers
+        return bool(names) and not options.allow_other_workers and self.registry.worker_names.isdisjoint(names)
+
+    def _still_unknown(self, now: float, subject: list[Task]) -> None:
+        """Tasks named workers that had never been here; they have had time to come."""
+        for task in subject:
+            if task.state in UNFINISHED and task.number in self.registry.tasks and self._names_unknown_workers(task.options):
+                here = ", ".join(sorted(self.registry.worker_names)) or "no workers so far"
+                names = " or ".join(task.options.workers)
+                text = f"no worker named {names} was ever part of this cluster, which has had {here}"
+                self.lifecycle.fail(task, m.ErrorInfo("NoValidWorker", "", text, key=task.key))
+
+
+def _conflict(key: str, known: bytes, recipe: bytes) -> str:
+    """What differs.  The first half of a recipe is the function's, the second that of the arguments."""
+    half = RECIPE_BYTES // 2
+    if len(known) == len(recipe) == RECIPE_BYTES:
+        changed = [name for name, differs in (("another function", known[:half] != recipe[:half]),
+                                              ("other arguments", known[half:] != recipe[half:])) if differs]  # fmt: skip
+        what = " and ".join(changed)
+    else:
+        what = "another function or other arguments"
+    return (f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, when "
+            "it was changed on purpose, submit it with replace=True")  # fmt: skip
+
+
+def _recipe(function: Function, args: bytes, inputs: tuple[Task | None, ...]) -> bytes:
+    """A digest of how a value is made: the same key with another one is refused."""
+    digest = hashlib.blake2b(function.digest, digest_size=16)
+    digest.update(len(args).to_bytes(8, "big") + args)
+    for one in inputs:
+        digest.update(repr(one if one is None else one.chosen or one.number).encode() + b",")
+    return digest.digest()

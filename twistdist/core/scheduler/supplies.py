@@ -1,0 +1,71 @@
+"""Scattered data that are wanted again: who can bring them, and to which worker they are asked to."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Source,
+    Task,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Supplies:
+    """Owns ``Source``, and ``awaited``: the data that a session is asked for."""
+
+    outputs: Outputs
+    registry: Registry
+    reach: Reach
+    ledger: Ledger
+    awaited: dict[Task, None] = attrs.field(factory=dict)
+
+    def begin(self, task: Task, source: Source) -> None:
+        """The data are wanted (again)."""
+        source.tries = 0
+        source.failed.clear()
+        self.ask(task, source)
+
+    def ask(self, task: Task, source: Source) -> None:
+        """Ask the session to bring the data to one worker; without a worker they wait for one."""
+        self.awaited[task] = None
+        source.supplying = None
+        free = [one for one in self.registry.workers.values()
+                if one.well and one.retiring is None and one not in source.failed
+                and (not source.workers or one.name in source.workers)]  # fmt: skip
+        if free and source.client is not None:
+            chosen = min(free, key=lambda one: (one.bytes_held, one.number))
+            source.supplying = chosen
+            numbers = self.reach.introduce(source.client, [chosen])
+            self.outputs.post(source.client, m.Supply(source.cid, task.number, task.value_attempt, numbers))
+
+    def stop_asking(self, task: Task) -> None:
+        """The data have come, or never will."""
+        self.awaited.pop(task, None)
+
+    def record(self, task: Task) -> None:
+        """Who can bring the data has changed."""
+        if task.number in self.registry.tasks and task.function is self.registry.data_function:
+            self.ledger.data(task)
+
+    @staticmethod
+    def next_source(source: Source) -> None:
+        """The session that brought the data can't any more; another one that scattered the same may."""
+        source.client, source.cid = source.others.pop(0) if source.others else (None, 0)
+
+    def drop(self, task: Task, source: Source) -> None:
+        """The data will not be asked for again."""
+        self.awaited.pop(task, None)
+        them = [*([(source.client, source.cid)] if source.client is not None else []), *source.others]
+        source.client = None
+        source.others.clear()
+        self.record(task)
+        for client, cid in them:
+            client.sources.pop(cid, None)
+            if client.number in self.registry.clients:
+                self.outputs.post(client, m.DropData([cid]))

@@ -1,0 +1,54 @@
+"""Which values need more than one copy that was computed: their targets, and those that are to be looked at."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.scheduler.records import (
+    Care,
+    Task,
+)
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Targets:
+    """``tasks`` have a target; ``to_check`` are those whose holders or target have changed since they were looked at."""
+
+    tasks: dict[Task, None] = attrs.field(factory=dict)
+    to_check: dict[Task, None] = attrs.field(factory=dict)
+
+    @staticmethod
+    def of(task: Task) -> Care:
+        """What the task's value needs; made where it needed nothing so far."""
+        if task.care is None:
+            task.care = Care()
+        return task.care
+
+    def add(self, task: Task) -> None:
+        """The value has a target from now on."""
+        self.tasks[task] = None
+
+    def keep(self, task: Task) -> None:
+        """The value has a target from now on, and is to be looked at."""
+        self.of(task)
+        self.tasks[task] = self.to_check[task] = None
+
+    def look_at(self, task: Task) -> None:
+        """Its holders or its target have changed."""
+        self.to_check[task] = None
+
+    def take_to_check(self) -> dict[Task, None]:
+        """Those to be looked at now."""
+        to_check, self.to_check = self.to_check, {}
+        return to_check
+
+    def forget(self, task: Task) -> None:
+        """The value has no target any more."""
+        self.tasks.pop(task, None)
+
+    def give(self, task: Task, options: m.Options) -> None:
+        """Copies beyond the first; what must never be computed twice is on two workers, or checkpointed, before it is told."""
+        never = options.replay == "never"
+        task.care = Care(max(options.replicas, 2 if never and not options.checkpoint else 1), announced=not never)
+        self.add(task)

@@ -1,0 +1,109 @@
+"""Work that does not move although it could: workers that do nothing with their tasks, and tasks that nobody runs."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler import placement
+from twistdist.core.scheduler.lifecycle import Lifecycle
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.placement import Placement
+from twistdist.core.scheduler.queues import Queues
+from twistdist.core.scheduler.records import (
+    Incident,
+    Worker,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.transitions import (
+    DONE,
+    READY,
+    WAITING,
+    Transitions,
+)
+from twistdist.wire import messages as m
+
+#: Seconds in which a worker that has tasks runs none of them, fetches nothing and tells nothing before they are taken back.
+STUCK_S = 10.0
+
+#: Seconds that such a worker is given nothing.
+REST_S = 30.0
+
+#: Seconds without any progress after which the watchdog looks for a reason, and the longest pause between two looks.
+WATCH_S, LONGEST_WATCH_S = 10.0, 80.0
+
+
+@attrs.define(eq=False)
+class Watchdog:
+    """Only reports, but for stuck workers, whose tasks are taken back."""
+
+    alarms: Alarms
+    outputs: Outputs
+    registry: Registry
+    transitions: Transitions
+    placement: Placement
+    queues: Queues
+    lifecycle: Lifecycle
+    _progress: tuple[int, ...] = ()
+    _progress_at: float = 0.0
+    _watch_pause: float = WATCH_S
+
+    def look_if_stuck(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
+        """A worker that beats, has tasks, and does nothing with them: they are taken back, and it rests."""
+        if beat.running or beat.fetching or not worker.given or worker.session.waiting:
+            worker.idle_since = None
+            return
+        if worker.idle_since is None:
+            worker.idle_since, worker.idle_sent = now, worker.session.sent
+        elif received < worker.idle_sent:
+            worker.idle_since = now  # its tasks are still on their way
+        if now - max(worker.idle_since, worker.progress_at) < STUCK_S:
+            return
+        worker.idle_since, worker.resting = None, True
+        tasks = [task for task in worker.assigned if task not in worker.parked]
+        self.placement.update(worker)
+        text = f"it beats, and has done nothing for {STUCK_S:g} s with the {len(tasks)} tasks that it has"
+        self.outputs.incident(Incident(now, "worker stuck", worker.name, text, requeued=len(tasks)))
+        self.outputs.post(worker, m.Abort([task.attempt for task in tasks], True))
+        for task in tasks:
+            self.lifecycle.requeue(task)
+        self.alarms.set(now + REST_S, self._rested, worker)
+
+    def _rested(self, now: float, worker: Worker) -> None:
+        worker.resting = False
+        if self.registry.is_here(worker):
+            self.placement.update(worker)
+
+    def watch(self, now: float) -> None:
+        """Report, once in a while, work that is wanted and does not move although it could."""
+        counts = self.registry.statistics
+        progress = (counts.done, counts.failed, counts.submitted, counts.reruns)
+        if progress != self._progress or not self.transitions.unfinished:
+            self._progress, self._progress_at, self._watch_pause = progress, now, WATCH_S
+            return
+        if now - self._progress_at < self._watch_pause:
+            return
+        self._progress_at = now
+        self._watch_pause = min(LONGEST_WATCH_S, 2 * self._watch_pause)
+        found = self._why_no_progress()
+        if found:
+            text = f"nothing has ended for a while, and {found}; this is a bug in twistdist, please report it"
+            self.outputs.incident(Incident(now, "no progress", f"{self.transitions.unfinished} unfinished tasks", text))
+
+    def _why_no_progress(self) -> str:
+        """What should not be: a task that could run, or waits for nothing."""
+        nobody: set[int] = set()  # options that no idle worker fits, by identity: the tasks of a map share theirs
+        for task in self.registry.tasks.values():
+            if task.state is READY and task not in self.queues.isolated and id(task.options) not in nobody:
+                fit = [one for one in self.placement.idle
+                       if placement.allowed(task, one) and placement.has_resources(one, task)]  # fmt: skip
+                if not fit:
+                    nobody.add(id(task.options))
+                for able in fit:  # some may be left out, where they can't fetch its inputs and others can
+                    if task not in self.queues.restricted or placement.offered(task, able):
+                        return f"{task.key} is ready and {able.name} is free"
+            if task.state is WAITING and not (task.trouble is not None and task.trouble.paused) and (
+                all(one.state is DONE for one in task.inputs)
+            ):
+                return f"{task.key} waits although all its inputs are there"
+        return ""

@@ -1,0 +1,130 @@
+"""Which futures want which task, and what they are told.  Futures that no process has: docs/journal.rst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.reach import Reach
+from twistdist.core.scheduler.records import (
+    Client,
+    Task,
+)
+from twistdist.core.scheduler.registry import Registry
+from twistdist.core.session import Session
+from twistdist.wire import messages as m
+
+#: Numbers of sessions that no process opened begin here; those of processes are below.
+FIRST_HELD = 1 << 62
+
+#: The name under which published tasks are kept; no session of a user is named so.
+PUBLISHED = ""
+
+#: The name under which tasks are kept that are wanted until they have ended, whoever leaves; no session of a user is named so.
+UNTIL_ENDED = "\0until ended"
+
+
+@attrs.define(eq=False)
+class Watchers:
+    """Owns ``Task.watchers``, ``Client.futures`` and ``Client.kept``.
+
+    What a durable session wants is watched by a ``Client`` of its own in ``holders`` that is ``held``: no process speaks for it
+    and none is told.  It keeps each task with a key of the user's from its submission on, and all others that its process still
+    wants when that ends; until the session is ended, or the task fails, so that the next run computes it again.
+    """
+
+    outputs: Outputs
+    registry: Registry
+    reach: Reach
+    ledger: Ledger
+    holders: dict[str, Client] = attrs.field(factory=dict)
+
+    @staticmethod
+    def link(task: Task, client: Client, cid: int) -> None:
+        """The future ``cid`` of ``client`` wants the task, as the task's own row in the journal says."""
+        client.futures[cid] = task
+        task.watchers[(client, cid)] = None
+
+    def add(self, task: Task, client: Client, cid: int) -> None:
+        """The future ``cid`` of ``client`` wants the task, which goes into the journal."""
+        self.link(task, client, cid)
+        self.ledger.session(client)
+        self.ledger.watch(task, client, cid)
+
+    def remove(self, client: Client, cid: int) -> None:
+        """The future is not wanted any more."""
+        task = client.futures.pop(cid, None)
+        self.ledger.unwatch(task, client, cid)
+        if task is not None:
+            task.watchers.pop((client, cid), None)
+            self.registry.reconsider(task)
+
+    def cut(self, client: Client, cid: int, error: m.ErrorInfo, task: Task | None = None) -> None:
+        """The future has failed for its own part, whatever becomes of the task."""
+        client.futures[cid] = None
+        if task is not None:
+            task.watchers.pop((client, cid), None)
+            self.ledger.unwatch(task, client, cid)
+        self.ledger.watch(None, client, cid)
+        self.outputs.post(client, m.Erred(cid, error))
+
+    def tell(self, task: Task, watchers: Iterable[tuple[Client, int]]) -> None:
+        """Tell futures how their task ended, unless its value is not to be announced yet."""
+        error = task.error
+        early = error is None and task.care is not None and not task.care.announced
+        for client, cid in list(watchers):
+            if client.held:
+                if error is not None or client.name == UNTIL_ENDED:
+                    self.let_go(client, task)  # a failed one is computed again when it is asked for again
+            elif error is not None:
+                self.outputs.post(client, m.Erred(cid, error), len(error.pickled) + len(error.traceback))
+            elif early:
+                continue
+            elif task.holders is None:
+                self.outputs.post(client, m.Finished(cid, task.value_attempt, task.value, task.size), task.size)
+            else:
+                holders = self.reach.introduce(client, task.holders)
+                self.outputs.post(client, m.Finished(cid, task.value_attempt, None, task.size, task.digest, holders))
+
+    def holder(self, name: str) -> Client:
+        """The durable session of that name; made when it is first wanted."""
+        holder = self.holders.get(name)
+        if holder is None:
+            number = FIRST_HELD + self.registry.next("held")
+            holder = Client(number, name, Session(), connected=False, held=True)
+            self.holders[name] = holder
+            self.registry.add_client(holder)
+        return holder
+
+    def keep(self, name: str, task: Task) -> None:
+        """The durable session wants the task from now on."""
+        holder = self.holder(name)
+        if task in holder.kept or task.error is not None:
+            return
+        holder.next_cid += 1
+        cid = holder.kept[task] = holder.next_cid
+        self.add(task, holder, cid)
+
+    def let_go(self, holder: Client, task: Task) -> None:
+        """The durable session does not want the task any more, if it ever did."""
+        cid = holder.kept.pop(task, None)
+        if cid is not None:
+            self.remove(holder, cid)
+
+    def drop_holder(self, name: str) -> Client | None:
+        """The durable session has ended; the caller ends what stood for it."""
+        return self.holders.pop(name, None)
+
+    def restore(self, holder: Client) -> None:
+        """A durable session, or what stands for one, as it was read from the journal."""
+        self.holders[holder.name] = holder
+        self.registry.is_taken("held", holder.number - FIRST_HELD)
+
+    def keep_wishes(self, client: Client) -> None:
+        """A process of a durable session has ended: what it still wanted is kept."""
+        for task in client.futures.values():
+            if task is not None:
+                self.keep(client.name, task)

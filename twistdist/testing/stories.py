@@ -1,0 +1,155 @@
+"""Stories of the scheduler's core, told by hand: each message of a peer is written by the test, each answer looked at.
+
+After every step all invariants are checked.  :meth:`Story.end` looks whether something was said that the test did not expect.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from twistdist.core.scheduler import Scheduler, Settings
+from twistdist.core.scheduler.gate import Gate
+from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.ledger import Ledger
+from twistdist.core.scheduler.outputs import Effect, Peer
+from twistdist.core.scheduler.records import Client, Worker
+from twistdist.wire import journal as j
+from twistdist.wire import messages as m
+
+M = TypeVar("M")
+
+
+class Story:
+    """A scheduler with one client, whose session has the number 1 and knows one function, and workers."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.now = 0.0
+        self.cid = 0
+        self._incarnation = 100
+        self._settings = settings
+        self.core = self.new_core()
+        self.client = self.open_client()
+
+    def new_core(self) -> Scheduler:
+        """The scheduler that the story begins with."""
+        return Scheduler(1, self._settings)
+
+    def open_client(self) -> Client:
+        """The session 1, which knows the function 1."""
+        client = self.core.greet(self.now, m.HelloClient(1))
+        assert isinstance(client, Client)
+        self.tell(client, m.Function(1, "f", b"f", b"blob"))
+        return client
+
+    # ---- what happens -----------------------------------------------------------------------------
+
+    def tell(self, peer: Peer, *messages: Any) -> None:
+        """The peer says this, in one frame."""
+        self.core.receive(self.now, peer, messages)
+        check_scheduler(self.core)
+
+    def later(self, seconds: float) -> None:
+        """So much time passes, in one step."""
+        self.now += seconds
+        self.core.tick(self.now)
+        check_scheduler(self.core)
+
+    def lost(self, peer: Peer) -> None:
+        """The connection broke, and nobody listens at a worker's address any more."""
+        self.core.connection_lost(self.now, peer)
+        if isinstance(peer, Worker):
+            self.core.probed(self.now, peer, True)
+        check_scheduler(self.core)
+
+    def worker(self, name: str = "w", slots: int = 1, **inventory: Any) -> Worker:
+        """A worker comes; ``inventory``: what its Hello says of resources, stored values, running and finished attempts."""
+        self._incarnation += 1
+        fields: dict[str, Any] = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
+        hello = m.HelloWorker(self._incarnation, name, self._incarnation, 1, slots, "tcp:x:1", "h", "/s", fields["resources"],
+                              fields["stored"], fields["running"], fields["finished"])  # fmt: skip
+        worker = self.core.greet(self.now, hello)
+        assert isinstance(worker, Worker)
+        check_scheduler(self.core)
+        return worker
+
+    def submit(self, *inputs: int, key: str | None = None, **options: Any) -> int:
+        """The client submits a task on the values of these futures; the number of its future."""
+        self.cid += 1
+        given = m.Options(**options) if options else None
+        keys = [key] if key else None
+        self.tell(self.client, m.Submit(self.cid, 1, [b"%d" % self.cid], [list(inputs)], keys, given))
+        return self.cid
+
+    def done(self, worker: Worker, compute: m.Compute, value: bytes | None = b"v", size: int = 1, us: int = 50_000) -> None:
+        """The worker has computed a value; None: it is in its store, ``size`` bytes long."""
+        stored = value is None
+        self.tell(worker, m.Done(compute.task, compute.attempt, value, size, b"d" if stored else b"", us))
+
+    # ---- what the core says -----------------------------------------------------------------------
+
+    def said(self, peer: Peer, kind: type[M] | None = None) -> list[M]:
+        """What the core said to a peer since the last look; only messages of that kind are returned."""
+        messages = [message for frame in peer.session.take() for message in frame[2]]
+        return messages if kind is None else [message for message in messages if isinstance(message, kind)]
+
+    def given(self, worker: Worker) -> list[m.Compute]:
+        """The attempts that the worker was given since the last look."""
+        return self.said(worker, m.Compute)
+
+    def outcome(self, cid: int) -> m.Finished | m.Erred | None:
+        """What the client was told of its future since the last look."""
+        found = [message for message in self.said(self.client)  # type: ignore[var-annotated]
+                 if isinstance(message, m.Finished | m.Erred) and message.cid == cid]  # fmt: skip
+        return found[-1] if found else None
+
+    def effects(self) -> list[Effect]:
+        """What the core wants of the edge since the last look."""
+        return self.core.take(lambda peer: False).effects
+
+
+class JournaledStory(Story):
+    """A story whose scheduler has a journal, which is on ``disk``."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.disk: dict[j.Key, bytes] = {}
+        self.lives = 0
+        super().__init__(settings)
+
+    def new_core(self) -> Scheduler:
+        """A life of the scheduler, with what the one before had written."""
+        self.lives += 1
+        core = Scheduler(self.lives, self._settings, Ledger())
+        self.gate = Gate(core.ledger)
+        core.restore(self.now, self.lives - 1, [(key, j.decode(key[0], body)) for key, body in self.disk.items()])
+        check_scheduler(core)
+        return core
+
+    def write(self) -> None:
+        """What has changed goes to disk."""
+        while (rows := self.gate.begin()) is not None:
+            for key, body in rows.items():
+                if body is None:
+                    del self.disk[key]
+                else:
+                    self.disk[key] = body
+            self.gate.written()
+
+    def restart(self, written: bool = True) -> None:
+        """The scheduler is killed, before or after the last changes were written, and started again."""
+        if written:
+            self.write()
+        self.core = self.new_core()
+        if 1 in self.core.clients:
+            self.client = self.core.clients[1]
+
+    def resume(self, number: int = 1) -> Client:
+        """The client of that session comes back."""
+        client = self.core.find_session(m.Resume(number, self.lives - 1, 0))
+        assert isinstance(client, Client)
+        self.core.reconnected(self.now, client)
+        check_scheduler(self.core)
+        return client
+
+    def rows(self, kind: int) -> list[Any]:
+        """The rows of that kind on disk, by number."""
+        return [j.decode(kind, body) for key, body in sorted(self.disk.items()) if key[0] == kind]
