@@ -115,8 +115,6 @@ class Fleet:
     def gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
         """Everything that the end of a worker means, in order.  ``alive``: its process is only saying Hello again."""
         if not self.registry.drop_worker(worker):
-            self.copies.look_at_all()
-            self.scattered.look_at_awaited()
             return  # it was given up before
         self.ledger.worker_gone(worker.number)
         worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
