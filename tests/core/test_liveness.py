@@ -6,11 +6,11 @@ import pytest
 
 from twistdist.core import scheduler as core
 from twistdist.core.digests import digest_of
-from twistdist.core.lease import Lease
 from twistdist.core.scheduler import Settings
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.outputs import GiveUp, Probe
 from twistdist.core.session import Dialer, Hearing
+from twistdist.core.worker.lease import Lease
 from twistdist.errors import ProtocolError
 from twistdist.testing.stories import Story
 from twistdist.wire import messages as m

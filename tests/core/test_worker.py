@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from twistdist.core import effects as fx
-from twistdist.core import pool
 from twistdist.core import worker as core
-from twistdist.core.memory import Limits
-from twistdist.core.pool import Death
+from twistdist.core.worker import Death, ending, executors, files, giving, intake, records, usage
+from twistdist.core.worker import effects as fx
+from twistdist.core.worker.memory import Limits
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -18,7 +17,7 @@ def make(slots=1, **fields):
     worker = core.Worker(identity, **fields)
     worker.dialer.greeted(m.Ready(1))
     worker.start(0.0)
-    worker.effects.clear()
+    worker.take()
     for slot in range(slots):
         worker.executor_started(0.0, slot)
     worker.receive(0.0, [m.WorkerFunction(1, "f", b"f")])
@@ -26,7 +25,7 @@ def make(slots=1, **fields):
 
 
 def effects(worker, kind=None):
-    found, worker.effects = worker.effects, []
+    found = worker.take()
     return found if kind is None else [one for one in found if isinstance(one, kind)]
 
 
@@ -50,7 +49,7 @@ def test_unknown_tasks_go_one_by_one_and_short_ones_together():
     assert given(worker) == [2]
     worker = make()
     worker.receive(0.0, [compute(n, cost=50) for n in range(1, 200)])
-    assert len(given(worker)) == pool.WINDOW_US // 50
+    assert len(given(worker)) == records.WINDOW_US // 50
 
 
 def test_the_function_goes_to_an_executor_once_and_again_to_a_new_one():
@@ -78,7 +77,7 @@ def test_only_the_running_attempt_is_charged():
 def test_when_all_executors_die_together_nobody_is_charged_at_first():
     worker = make()
     worker.receive(0.0, [compute(1)])
-    for _ in range(pool.MOST_EXPOSED - 1):
+    for _ in range(records.MOST_EXPOSED - 1):
         worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
         worker.executor_started(0.0, 0)
         assert not [one for one in said(worker) if isinstance(one, m.Crashed)]
@@ -100,7 +99,7 @@ def test_an_executor_that_does_not_start_is_started_again_ever_later():
     for _ in range(12):
         worker.executor_ended(0.0, 0, Death("exit code 1", "", 0))
         delays.append(effects(worker, fx.StartExecutor)[0].delay)
-    assert delays == sorted(delays) and delays[0] == pool.BACKOFF_S and delays[-1] == pool.LONGEST_BACKOFF_S
+    assert delays == sorted(delays) and delays[0] == executors.BACKOFF_S and delays[-1] == executors.LONGEST_BACKOFF_S
     assert [one.kind for one in said(worker) if isinstance(one, m.WorkerLog)] == ["executor does not start"] * 2
 
 
@@ -121,7 +120,7 @@ def test_a_running_task_that_nobody_wants_is_ended_after_a_moment():
     effects(worker)
     worker.receive(0.0, [m.Abort([1], False)])
     assert effects(worker) == []
-    worker.tick(pool.ABANDONED_S)
+    worker.tick(ending.ABANDONED_S)
     assert fx.Interrupt(0, 1, "cancelled") in effects(worker)
 
 
@@ -177,7 +176,7 @@ def test_a_time_limit_keeps_no_arguments():
     for n in range(1, 50):
         worker.receive(0.0, [compute(n, limit=3600.0)])
         worker.executor_outcomes(0.0, 0, [m.Done(n, n, b"", 0, b"", 5)])
-    assert not worker.jobs and all(isinstance(subject, int | pool.Executor) for *_, subject in worker._alarms._heap)
+    assert not worker.jobs and all(isinstance(subject, int | records.Executor) for *_, subject in worker._alarms._heap)
 
 
 def crashes(worker):
@@ -189,7 +188,7 @@ def test_a_time_limit_interrupts_first_and_kills_after_the_grace():
     worker.receive(0.0, [compute(1, limit=2.0)])
     worker.tick(2.0)
     assert fx.Interrupt(0, 1, "time limit") in effects(worker)
-    worker.tick(2.0 + pool.GRACE_S)
+    worker.tick(2.0 + ending.GRACE_S)
     assert fx.Kill(0, 1) in effects(worker)
     worker.executor_ended(2.6, 0, Death("SIGKILL", "stack", 1))
     (crash,) = crashes(worker)
@@ -233,7 +232,7 @@ def test_a_parked_executor_that_dies_is_charged_and_needs_no_other():
     effects(worker)
     worker.executor_ended(0.0, 0, Death("SIGSEGV", "", 1))
     assert [one.attempt for one in crashes(worker)] == [1]
-    assert effects(worker, fx.StartExecutor) == [] and set(worker.active) == {1} and not worker.parked
+    assert effects(worker, fx.StartExecutor) == [] and set(worker.processes.active) == {1} and not worker.processes.parked
 
 
 def test_a_task_that_does_not_say_that_it_waits_is_parked_where_it_is():
@@ -260,12 +259,12 @@ def test_executors_of_tasks_that_end_while_parked_do_not_pile_up():
         worker.receive(0.0, [m.Park(n)])
         for start in effects(worker, fx.StartExecutor):
             worker.executor_started(0.0, start.number)
-    for number in list(worker.parked):
+    for number in list(worker.processes.parked):
         (attempt,) = worker.executors[number].given
         worker.executor_outcomes(0.0, number, [m.Done(attempt, attempt, b"", 0, b"", 5)])
         for end in effects(worker, fx.EndExecutor):
             worker.executor_ended(0.0, end.number, Death("exit code 0"))
-    assert not worker.parked and not worker.jobs and len(worker.executors) <= 2 * worker.slots
+    assert not worker.processes.parked and not worker.jobs and len(worker.executors) <= 2 * worker.identity.slots
 
 
 def test_executors_that_stay_after_many_waits_are_bounded():
@@ -280,7 +279,7 @@ def test_executors_that_stay_after_many_waits_are_bounded():
         worker.executor_outcomes(0.0, number, [m.Done(n, n, b"", 0, b"", 5)])
         for end in effects(worker, fx.EndExecutor):
             worker.executor_ended(0.0, end.number, Death("exit code 0"))
-    assert len(worker.executors) <= 2 * worker.slots
+    assert len(worker.executors) <= 2 * worker.identity.slots
 
 
 def test_threads_that_an_earlier_task_left_make_the_next_one_run_where_none_has_been():
@@ -310,7 +309,7 @@ def test_executors_that_do_not_start_stop_the_intake_until_one_does():
     worker = make()
     worker.receive(0.0, [compute(1), compute(2)])
     worker.executor_ended(0.0, 0, Death("SIGKILL", "", 1))
-    for _ in range(pool.MOST_FAILED_STARTS):
+    for _ in range(intake.MOST_FAILED_STARTS):
         worker.executor_ended(0.0, 0, Death("no more memory"))
     told = said(worker)
     assert [(one.most, "no more memory" in one.why) for one in told if isinstance(one, m.Intake)] == [(0, True)]
@@ -328,7 +327,7 @@ def test_the_memory_ladder():
     worker.receive(0.0, [compute(3), compute(4)])
     effects(worker)
     said(worker)
-    assert worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300) == pool.LOOK_CLOSELY_S
+    assert worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300) == usage.LOOK_CLOSELY_S
     assert effects(worker) == [fx.Spill([1])]
     worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300)
     assert effects(worker) == []  # it is being done
@@ -359,7 +358,7 @@ def test_the_least_recently_used_results_leave_memory_first():
     assert [one.text for one in said(worker) if isinstance(one, m.WorkerLog)] == ["disk full"]
     worker.memory_used(1.0, {}, {}, 750)
     assert effects(worker) == []  # not again at once
-    worker.memory_used(1.0 + pool.SPILL_PAUSE_S, {}, {}, 750)
+    worker.memory_used(1.0 + files.SPILL_PAUSE_S, {}, {}, 750)
     assert effects(worker) == [fx.Spill([2])]
 
 
@@ -400,9 +399,9 @@ def test_an_executor_that_begins_nothing_is_replaced_and_nobody_is_charged():
     worker = make()
     worker.receive(0.0, [compute(1)])
     effects(worker)
-    worker.tick(pool.STUCK_S)
+    worker.tick(giving.STUCK_S)
     assert effects(worker) == [fx.TakeBack(0)]
-    worker.taken_back(pool.STUCK_S, 0, [], 0)
+    worker.taken_back(giving.STUCK_S, 0, [], 0)
     assert fx.Kill(0, 0) in effects(worker)
     worker.executor_ended(2.1, 0, Death("SIGKILL", "", 0))
     worker.executor_started(2.1, 0)
@@ -412,13 +411,13 @@ def test_an_executor_that_begins_nothing_is_replaced_and_nobody_is_charged():
 def test_a_task_that_met_two_template_deaths_runs_alone_before_it_is_charged():
     worker = make(2)
     worker.receive(0.0, [compute(1), compute(2)])
-    for _ in range(pool.MOST_EXPOSED - 1):
+    for _ in range(records.MOST_EXPOSED - 1):
         for number in (0, 1):
             for attempt in list(worker.executors[number].given):
                 worker.executor_ended(0.0, number, Death("template died", "", attempt, blame=False))
         for number in list(worker.executors):
             worker.executor_started(0.0, number)
-    busy = [one for one in worker.active.values() if one.given]
+    busy = [one for one in worker.processes.active.values() if one.given]
     assert len(busy) == 1 and len(busy[0].given) == 1 and len(worker.queue) == 1
 
 
@@ -433,7 +432,7 @@ def test_what_a_scheduler_must_not_say_is_refused_and_changes_nothing():
         worker.receive(0.0, [compute(4), compute(1)])
     worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
     worker.receive(0.0, [m.Abort([4], True), m.ForgetFunctions([1])])
-    assert not worker.functions
+    assert not worker.work.functions
 
 
 def test_an_attempt_whose_file_is_there_is_not_run_again_over_it():

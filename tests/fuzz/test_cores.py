@@ -13,16 +13,16 @@ import traceback
 import pytest
 
 from twistdist.core import client as client_core
-from twistdist.core import effects as fx
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
-from twistdist.core.memory import Limits
-from twistdist.core.pool import Death
 from twistdist.core.scheduler import Scheduler, Settings
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.outputs import Replaced
 from twistdist.core.scheduler.records import Client
 from twistdist.core.session import Session
+from twistdist.core.worker import Death
+from twistdist.core.worker import effects as fx
+from twistdist.core.worker.memory import Limits
 from twistdist.errors import ProtocolError
 from twistdist.testing.nonsense import FROM_CLIENT, FROM_WORKER, TO_CLIENT, TO_WORKER, Nonsense
 from twistdist.wire import framing
@@ -243,7 +243,7 @@ class WorkerRun:
         assert core.in_memory == sum(one.size for at, one in core.stored.items() if at not in core.spilled)
         for attempt, job in core.jobs.items():
             assert job.attempt == attempt
-            places = (job in core.queue) + bool(job.fetching) + (core._has(job) is not None)
+            places = (job in core.queue) + bool(job.fetching) + (core.processes.has(job) is not None)
             assert places == 1, f"a job is in one place: {places}"
             assert all(job in core.transfers[one].jobs for one in job.fetching)
         for executor in core.executors.values():
@@ -286,11 +286,10 @@ class WorkerRun:
 
     def carry_out(self, rng):
         core = self.core
-        while core.effects or self.dying:
-            effects, core.effects = core.effects, []
-            for effect in effects:
+        while (found := core.take()) or self.dying:
+            for effect in found:
                 self.effect(rng, effect)
-            if self.dying and not core.effects:  # each death is an event of its own
+            if not found:  # each death is an event of its own
                 number, death = self.dying.pop(0)
                 core.executor_ended(self.now, number, death)
 

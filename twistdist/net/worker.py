@@ -17,10 +17,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twistdist.core import effects
 from twistdist.core import worker as core
-from twistdist.core.memory import Limits
-from twistdist.core.pool import LOOK_S, Death, most_executors
+from twistdist.core.worker import Death, effects, most_executors
+from twistdist.core.worker.memory import Limits
+from twistdist.core.worker.usage import LOOK_S
 from twistdist.errors import ProtocolError, TwistdistError
 from twistdist.executors.supervisor import Service as TaskService
 from twistdist.executors.supervisor import Supervisor
@@ -259,10 +259,8 @@ class WorkerService(Service):
             self._memory_alarm.set(self._reactor.seconds() + self._memory_pause)
 
     def _carry_out(self) -> None:
-        the_core = self._the_core
-        while the_core.effects:
-            effects, the_core.effects = the_core.effects, []
-            for effect in effects:
+        while found := self._the_core.take():  # an effect may be an event, which has effects
+            for effect in found:
                 _EFFECTS[type(effect)](self, effect)
 
     def executor_started(self, number: int) -> None:

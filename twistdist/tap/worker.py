@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from twistdist.config import MEMORY_SHARE, as_secret, parse_addresses, resource_units
-from twistdist.core.memory import Limits
+from twistdist.core.worker.memory import Limits
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import default_spill_root, default_store_root, memory_limit_of, refuse_open_listening
 from twistdist.net.tls import dialing_side

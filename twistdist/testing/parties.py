@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from twistdist.core import client as client_core
-from twistdist.core import effects
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
-from twistdist.core.memory import Limits
-from twistdist.core.pool import Death
 from twistdist.core.scheduler import records
 from twistdist.core.session import Gap, Hearing
+from twistdist.core.worker import Death, effects
+from twistdist.core.worker.memory import Limits
 from twistdist.errors import ProtocolError
 from twistdist.wire import framing
 from twistdist.wire import messages as m
@@ -356,9 +355,8 @@ class SimWorker(Party):
             self.flush()
 
     def carry_out(self) -> None:
-        while self.core.effects:
-            effects, self.core.effects = self.core.effects, []
-            for effect in effects:
+        while found := self.core.take():
+            for effect in found:
                 getattr(self, "do_" + type(effect).__name__)(effect)
         wake = self.core.wake
         if wake is not None and wake != self._wake:

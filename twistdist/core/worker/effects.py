@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import attrs
 
 from twistdist.wire import messages as m
@@ -130,3 +132,9 @@ class StopWorker:
     """The process should end."""
 
     text: str
+
+
+Effect: TypeAlias = (
+    StartExecutor | EndExecutor | Give | TakeBack | GoOn | Interrupt | Kill | StartFetch | MoreHolders | RescueStore
+    | DeleteFiles | Spill | LookForFiles | PeerTrouble | Fence | StopWorker
+)  # fmt: skip

@@ -1,0 +1,85 @@
+"""The stories of an executor process: it is ready, it ends, it stands still."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.worker import effects
+from twistdist.core.worker.executors import Executors
+from twistdist.core.worker.files import Files
+from twistdist.core.worker.intake import Intake
+from twistdist.core.worker.jobs import Jobs
+from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.records import MOST_EXPOSED, Death, Executor, Job
+from twistdist.core.worker.taking_back import TakingBack
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Deaths:
+    """What its death means for the job that it was running, and for the others."""
+
+    outputs: Outputs
+    files: Files
+    jobs: Jobs
+    executors: Executors
+    intake: Intake
+    taking_back: TakingBack
+
+    def executor_started(self, now: float, number: int) -> None:
+        """The executor has said that it is ready."""
+        self.executors.started(number)
+        self.intake.adjust()
+
+    def executor_ended(self, now: float, number: int, death: Death) -> None:
+        """The process is gone, and all that it had sent was seen."""
+        executor, running = self.executors.by_number[number], death.running
+        if running and running not in self.files.stored:
+            self.outputs.do(effects.DeleteFiles([running]))  # it may have died between file and outcome
+        guilty = executor.given.pop(running, None)
+        if guilty is not None and (executor.stood_still or not death.blame) and not executor.is_ending(running):
+            guilty.exposed += 1
+            if guilty.exposed < MOST_EXPOSED:
+                executor.given = {running: guilty, **executor.given}
+                guilty = None
+        innocent = list(executor.given.values())
+        if executor.parked is not None:
+            if executor.parked in innocent:
+                self.outputs.post(m.Parked(executor.parked.attempt, False))
+            self.executors.unpark(executor)
+        if guilty is not None:
+            self.jobs.forget(guilty)
+            if not guilty.doomed:
+                self._crashed(guilty, executor, death)
+        if self.executors.count_death(executor, bool(executor.outcomes) or guilty is not None, death.exit):
+            self.outputs.post(m.WorkerLog("executor does not start", f"{death.exit} {death.detail}".strip()))
+        executor.given.clear()
+        self.jobs.requeue(innocent)
+        self.taking_back.finish(executor)
+        self.executors.forget(executor)
+        self.intake.adjust()
+
+    def _crashed(self, job: Job, executor: Executor, death: Death) -> None:
+        kind, text = "", death.exit
+        if executor.ending is not None and executor.is_ending(job.attempt):
+            kind, text = executor.ending.kind, executor.ending.text
+        message = m.Crashed(job.compute.task, job.attempt, text, death.detail, kind, death.when, death.us)
+        self.outputs.post(message, len(death.detail))
+
+    def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
+        """A look: these executors have work and are stopped by a signal; one that has been for ``limit`` seconds is replaced.
+
+        It may have been anybody's doing, so its task is charged only when that repeats itself.
+        """
+        for executor in self.executors.by_number.values():
+            if executor.number not in stopped:
+                executor.stopped_at = None
+            elif executor.stopped_at is None:
+                executor.stopped_at = now
+            elif now - executor.stopped_at >= limit:
+                if not executor.stood_still:
+                    executor.stood_still, executor.up = True, False
+                    text = f"executor {executor.number} has been stopped by a signal for {limit:g} s and is replaced"
+                    self.outputs.post(m.WorkerLog("executor stood still", text))
+                for attempt in executor.given:  # whichever runs
+                    self.outputs.do(effects.Kill(executor.number, attempt))

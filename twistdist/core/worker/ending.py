@@ -1,0 +1,88 @@
+"""Attempts that are made to end: interrupted first, killed then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.worker import effects, memory
+from twistdist.core.worker.executors import Executors
+from twistdist.core.worker.jobs import Jobs
+from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.records import Ending, Job
+from twistdist.core.worker.taking_back import TakingBack
+
+#: Seconds that a task has to clean up after it was interrupted; then its process is killed.
+GRACE_S = 0.5
+
+#: Seconds between looks at an attempt that is to be killed and is not running yet.
+KILL_S = 0.05
+
+#: Seconds that a running task may go on when nobody wants its outcome any more.
+ABANDONED_S = 0.25
+
+
+@attrs.define(eq=False)
+class Endings:
+    """Because nobody wants them any more, because their time is over, or because they use too much memory."""
+
+    alarms: Alarms
+    outputs: Outputs
+    jobs: Jobs
+    executors: Executors
+    taking_back: TakingBack
+
+    def abort(self, now: float, attempts: Iterable[int], kill: bool) -> None:
+        """Nobody wants these; without ``kill`` most end by themselves sooner than another process is there."""
+        for attempt in attempts:
+            job = self.jobs.by_attempt.get(attempt)
+            if job is None:
+                continue
+            if job.executor is None:
+                self.taking_back.drop(job)
+                continue
+            job.doomed = True
+            if kill:
+                self._interrupt(now, (job, "cancelled"))
+            else:
+                self.alarms.set(now + ABANDONED_S, self._interrupt, (job, "cancelled"))
+
+    def _interrupt(self, now: float, subject: tuple[Job, str]) -> None:
+        """First step: out of the socket, or an exception in the task."""
+        job, why = subject
+        executor = self.executors.has(job)
+        if executor is not None:
+            self.taking_back.take_back(executor)
+            self.outputs.do(effects.Interrupt(executor.number, job.attempt, why))
+            self.alarms.set(now + GRACE_S, self._kill, job)
+
+    def _kill(self, now: float, job: Job) -> None:
+        """Second step: the process; looked at again when the attempt is between socket and function."""
+        executor = self.executors.has(job)
+        if executor is not None:
+            self.taking_back.take_back(executor)
+            self.outputs.do(effects.Kill(executor.number, job.attempt))
+            self.alarms.set(now + KILL_S, self._kill, job)
+
+    def time_over(self, now: float, attempt: int) -> None:
+        """The time limit of an attempt is over."""
+        job = self.jobs.by_attempt.get(attempt)
+        executor = self.executors.has(job) if job is not None else None
+        if job is not None and executor is not None and now >= job.deadline - 1e-6:  # else it was given again since
+            text = f"it ran longer than its time_limit of {job.compute.limit:g} s and was ended"
+            executor.ending = Ending(job.attempt, "TimeLimitExceeded", text)
+            self._interrupt(now, (job, "time limit"))
+
+    def stop(self, stop: memory.Stop, attempt: int) -> None:
+        """An executor uses too much memory, with this attempt."""
+        executor = self.executors.by_number.get(stop.number)
+        if executor is None or attempt not in executor.given or executor.ending is not None:
+            return
+        whose = "this worker with all its tasks and results" if stop.of_worker else "one executor of this worker"
+        size, limit = memory.in_words(stop.size), memory.in_words(stop.limit)
+        text = (f"its process used {size} of memory and was ended; {whose} may use {limit}; work on smaller pieces, or give "
+                "the worker more with --memory-limit")  # fmt: skip
+        executor.ending = Ending(attempt, "MemoryLimitExceeded", text)
+        self.outputs.do(effects.Kill(stop.number, attempt))

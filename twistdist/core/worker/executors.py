@@ -1,0 +1,139 @@
+"""The executor processes: those that take part in slots, those that are parked, and how often they fail to start."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from twistdist.core.worker import effects
+from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.records import Executor, Job
+from twistdist.wire import messages as m
+
+#: Pauses before an executor that ended without any outcome is started again: doubled each time, in seconds.
+BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 10.0
+
+#: After so many starts in a row that failed it is reported.
+REPORTED_STARTS = (3, 10, 100)
+
+#: Executors that may be parked at a time.
+MOST_PARKED = 1024
+
+
+@attrs.define(eq=False)
+class Executors:
+    """``by_number`` are all; ``active`` those that run tasks, ``parked`` those whose task waits for others, of which those in
+    ``resuming`` want a slot again.
+    """
+
+    slots: int
+    outputs: Outputs
+    most_parked: int
+    by_number: dict[int, Executor] = attrs.field(factory=dict)
+    active: dict[int, Executor] = attrs.field(factory=dict)
+    parked: dict[int, Executor] = attrs.field(factory=dict)
+    resuming: deque[Executor] = attrs.field(factory=deque)
+    starts_failed: int = 0
+    idle_deaths: int = 0
+    why_no_start: str = ""
+
+    def fill(self) -> None:
+        """As many active executors as slots."""
+        while len(self.active) < self.slots:
+            number = next(n for n in range(most_executors(self.slots)) if n not in self.by_number)
+            self.by_number[number] = self.active[number] = Executor(number)
+            self.outputs.do(effects.StartExecutor(number, self._backoff()))
+
+    def _backoff(self) -> float:
+        failures = max(self.starts_failed, self.idle_deaths)
+        return min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (min(failures, 20) - 1)) if failures else 0.0
+
+    def forget(self, executor: Executor) -> None:
+        """The process is gone; another one is started in the place of an active one."""
+        del self.by_number[executor.number]
+        if self.active.pop(executor.number, None) is not None:
+            self.fill()
+
+    def busy(self) -> int:
+        """How many have something to do."""
+        return sum(1 for executor in self.active.values() if executor.given)
+
+    def has(self, job: Job) -> Executor | None:
+        """The executor that the job is given to, if it still is."""
+        executor = job.executor
+        return executor if executor is not None and executor.given.get(job.attempt) is job else None
+
+    def end(self, idle: Executor) -> None:
+        """End an executor that has nothing to do; it is no longer one of the active ones."""
+        del self.active[idle.number]
+        idle.up = False
+        idle.outcomes += 1  # it does not fail
+        self.outputs.do(effects.EndExecutor(idle.number))
+
+    def started(self, number: int) -> None:
+        """The process is ready."""
+        executor = self.by_number[number]
+        executor.up, executor.outcomes, executor.ending = True, 0, None
+        executor.functions.clear()
+        self.starts_failed = 0
+
+    def worked(self) -> None:
+        """One has given an outcome: starting them is worth something."""
+        self.idle_deaths = 0
+
+    def count_death(self, executor: Executor, worked: bool, exit: str) -> bool:
+        """An end that is not the last task's doing makes the next start wait.  True when this is to be reported."""
+        if worked:
+            self.idle_deaths = 0
+        elif executor.up:
+            self.idle_deaths += 1
+        else:
+            self.starts_failed += 1
+            self.why_no_start = exit
+            return self.starts_failed in REPORTED_STARTS
+        return False
+
+    def do_not_know(self, fn: int) -> None:
+        """The function of that number is another one from now on."""
+        for executor in self.by_number.values():
+            executor.functions.discard(fn)
+
+    def forget_functions(self, fns: list[int]) -> None:
+        """No task will call these."""
+        for executor in self.active.values():
+            known = [fn for fn in fns if fn in executor.functions]
+            if known and executor.up:
+                executor.functions.difference_update(known)
+                self.outputs.do(effects.Give(executor.number, [m.ForgetFunctions(known)]))
+
+    def park(self, executor: Executor, job: Job) -> None:
+        """The job waits for others; another executor takes the slot."""
+        executor.parked = job
+        self.active.pop(executor.number, None)
+        self.parked[executor.number] = executor
+
+    def wants_slot(self, executor: Executor) -> None:
+        """The parked task could go on."""
+        self.resuming.append(executor)
+
+    def unpark(self, executor: Executor) -> None:
+        """Its task waits no more, or is gone."""
+        executor.parked = None
+        self.parked.pop(executor.number, None)
+        if executor in self.resuming:
+            self.resuming.remove(executor)
+
+    def activate(self, executor: Executor) -> None:
+        """A parked one takes part in slots again."""
+        self.unpark(executor)
+        self.active[executor.number] = executor
+        if len(self.active) > 2 * self.slots:  # some stay for the next one that waits
+            idle = next((one for one in self.active.values() if one.up and not one.given), None)
+            if idle is not None:
+                self.end(idle)
+
+
+def most_executors(slots: int) -> int:
+    """How many numbers executors may have at most: active ones, parked ones, and some that are ending."""
+    return 4 * slots + MOST_PARKED + 16

@@ -1,0 +1,176 @@
+"""Jobs are given to executors: slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.worker import effects
+from twistdist.core.worker.ending import Endings
+from twistdist.core.worker.executors import Executors
+from twistdist.core.worker.intake import Intake
+from twistdist.core.worker.jobs import Jobs
+from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.records import WINDOW_US, Executor, Job
+from twistdist.core.worker.taking_back import TakingBack
+from twistdist.core.worker.waiting import Waiting
+
+#: Seconds without an outcome after which tasks behind the running one are taken back for an idle executor.
+STALL_S = 0.02
+
+#: An executor that has not begun a task which was given to it after this many seconds is replaced.
+STUCK_S = 2.0
+
+
+@attrs.define(eq=False)
+class Giving:
+    """The end of most events calls ``feed``."""
+
+    alarms: Alarms
+    outputs: Outputs
+    jobs: Jobs
+    executors: Executors
+    intake: Intake
+    taking_back: TakingBack
+    ending: Endings
+    waiting: Waiting
+
+    def feed(self, now: float) -> None:
+        """Slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
+        jobs, intake = self.jobs, self.intake
+        if not jobs.queue and not self.executors.resuming:
+            if jobs.by_attempt and len(self.executors.active) > 1:
+                self._level(now)
+            return
+        packets: dict[Executor, list[Any]] = {}
+        busy = self._resume_waiting(self.executors.busy())
+        busy, lonely = self._give_to_idle(now, busy, packets)
+        if intake.most == intake.slots and not lonely:
+            self._give_ahead(now, packets)
+        for executor, messages in packets.items():
+            self.outputs.do(effects.Give(executor.number, messages))
+        if jobs.queue and intake.most < intake.slots and (busy or not intake.most):
+            self.taking_back.give_back([job.attempt for job in jobs.queue])
+
+    def _resume_waiting(self, busy: int) -> int:
+        """Tasks that waited go on first.  How many executors are busy then."""
+        while self.executors.resuming and busy < max(1, self.intake.most):
+            self.waiting.resume(self.executors.resuming[0])
+            busy += 1
+        return busy
+
+    def _give_to_idle(self, now: float, busy: int, packets: dict[Executor, list[Any]]) -> tuple[int, bool]:
+        """One job for each idle executor.  How many are busy then, and whether one of their jobs must stay alone."""
+        queue, active = self.jobs.queue, self.executors.active.values()
+        idle = [executor for executor in active if executor.up and not executor.given]
+        lonely = any(job.lonely for executor in active for job in executor.given.values())
+        while idle and queue and busy < self.intake.most and not lonely:
+            lonely = queue[0].lonely
+            if lonely and busy:
+                break
+            executor = idle.pop(0)
+            if queue[0].exposed and executor.outcomes:
+                fresh = self._fresh(executor, idle)
+                if fresh is None:
+                    break
+                executor = fresh
+            self._give(now, executor, self.jobs.take_next(), packets)
+            busy += 1
+        return busy, lonely
+
+    def _give_ahead(self, now: float, packets: dict[Executor, list[Any]]) -> None:
+        """Short jobs lie in an executor's socket before it asks for them."""
+        queue = self.jobs.queue
+        for executor in self.executors.active.values():
+            while queue and executor.up and self._may_have_more(executor, queue[0]):
+                self._give(now, executor, self.jobs.take_next(), packets)
+
+    def _fresh(self, executor: Executor, idle: list[Executor]) -> Executor | None:
+        """A task that was exposed runs where no other has been: another idle executor, or a new one in the place of this."""
+        for other in idle:
+            if not other.outcomes:
+                idle.remove(other)
+                return other
+        self.executors.end(executor)
+        self.executors.fill()
+        return None
+
+    @staticmethod
+    def _may_have_more(executor: Executor, job: Job) -> bool:
+        if not executor.given or job.exposed:
+            return False
+        first = next(iter(executor.given.values()))
+        if job.compute.limit or first.compute.limit or first.exposed or executor.ending:
+            return False
+        if executor.expected_us + job.cost <= WINDOW_US:
+            return True
+        return len(executor.given) == 1 and job.short and first.short
+
+    def _give(self, now: float, executor: Executor, job: Job, packets: dict[Executor, list[Any]]) -> None:
+        packet = packets.setdefault(executor, [])
+        fn = job.compute.fn
+        if fn not in executor.functions:
+            executor.functions.add(fn)
+            packet.append(self.jobs.functions[fn])
+        packet.append(job.compute)
+        if not executor.given:
+            executor.progress_at = now
+            if not executor.watched:
+                executor.watched = True
+                self.alarms.set(now + STUCK_S, self._look_if_begun, executor)
+        executor.given[job.attempt] = job
+        executor.expected_us += job.cost
+        job.executor = executor
+        if job.compute.limit:
+            job.deadline = now + job.compute.limit
+            self.alarms.set(job.deadline, self.ending.time_over, job.attempt)  # not the job: it may have ended long before
+
+    def _look_if_begun(self, now: float, executor: Executor) -> None:
+        """An executor has work: what it has not read is taken back, which shows whether it has begun anything."""
+        executor.watched = False
+        if not executor.given or self.executors.by_number.get(executor.number) is not executor or executor.parked is not None:
+            return
+        if now < executor.progress_at + STUCK_S - 1e-6:
+            executor.watched = True
+            self.alarms.set(executor.progress_at + STUCK_S, self._look_if_begun, executor)
+        else:
+            self.taking_back.take_back(executor)
+
+    @staticmethod
+    def _is_stuck(now: float, executor: Executor, running: int) -> bool:
+        """Whether it has begun none of its tasks: something that an earlier one has left holds it up."""
+        return bool(executor.given) and running not in executor.given and now >= executor.progress_at + STUCK_S - 1e-6
+
+    def _level(self, now: float) -> None:
+        """An executor is idle and another has tasks waiting behind one that takes long: take those back."""
+        if all(executor.given or not executor.up for executor in self.executors.active.values()):
+            return
+        for executor in self.executors.active.values():
+            if len(executor.given) < 2 or self.taking_back.is_asked(executor):
+                continue
+            if now >= executor.progress_at + STALL_S:
+                executor.progress_at = now
+                self.taking_back.take_back(executor)
+            else:
+                self.alarms.set(executor.progress_at + STALL_S, _nothing, None)
+
+    def taken_back(self, now: float, number: int, attempts: Iterable[int], running: int) -> None:
+        """The answer to TakeBack: these had not been read by the executor, whose page names ``running``."""
+        executor = self.executors.by_number.get(number)
+        if executor is None:
+            return  # ended meanwhile, and its jobs are queued already
+        stuck = self._is_stuck(now, executor, running)
+        jobs = [job for attempt in attempts if (job := executor.given.pop(attempt, None)) is not None]
+        executor.expected_us -= sum(job.cost for job in jobs)
+        self.jobs.requeue(jobs)
+        if stuck and executor.up:
+            executor.up = False
+            self.outputs.do(effects.Kill(number, 0))
+        self.taking_back.finish(executor)
+
+
+def _nothing(now: float, subject: None) -> None:
+    """An alarm that only wants the end of its turn, where jobs are given out."""

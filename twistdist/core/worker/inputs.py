@@ -1,0 +1,172 @@
+"""Where inputs come from: a file of our own, of a worker on this host, or one that is fetched."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.worker import effects
+from twistdist.core.worker.files import Files
+from twistdist.core.worker.jobs import Jobs
+from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.records import Job, Transfer
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Inputs:
+    """``transfers`` are the files on their way, by attempt; ``unmappable`` are stores on this host that can't be opened."""
+
+    identity: m.HelloWorker
+    outputs: Outputs
+    files: Files
+    jobs: Jobs
+    peers: dict[int, m.Peer] = attrs.field(factory=dict)
+    transfers: dict[int, Transfer] = attrs.field(factory=dict)
+    unmappable: set[str] = attrs.field(factory=set)
+    suspects: set[int] = attrs.field(factory=set)
+
+    def take_up(self, message: m.Compute) -> None:
+        """A job for this attempt, which can run when all its inputs are on this host."""
+        job = Job(message)
+        self.jobs.add(job)
+        if message.inputs is not None:
+            for one in message.inputs:
+                if one.value is None:
+                    self._locate(job, one)
+        if not job.fetching:
+            self.jobs.ready(job)
+
+    def _locate(self, job: Job, source: m.Input) -> None:
+        """A path for a stored input: our own file, one of a worker on this host, or one that must be fetched."""
+        if self.files.use(source.attempt):
+            source.path = self._path(self.identity.store, source.attempt)
+            return
+        for number in source.holders:
+            peer = self.peers.get(number)
+            if peer is not None and peer.host == self.identity.host and peer.store not in self.unmappable:
+                source.path = self._path(peer.store, source.attempt)
+                return
+        self._fetch(job, source)
+
+    @staticmethod
+    def _path(store: str, attempt: int) -> str:
+        return f"{store}/{attempt:x}"
+
+    def _fetch(self, job: Job, source: m.Input) -> None:
+        if source.attempt in job.fetching:
+            return  # the same input a second time
+        job.fetching.add(source.attempt)
+        self._transfer(source).jobs.append(job)
+
+    def _transfer(self, source: m.Input) -> Transfer:
+        transfer = self.transfers.get(source.attempt)
+        if transfer is None:
+            transfer = self.transfers[source.attempt] = Transfer(source, list(source.holders))
+            self.outputs.do(effects.StartFetch(source.attempt, source.size, source.digest, self._in_turn(source.holders)))
+        return transfer
+
+    def _in_turn(self, holders: list[int]) -> list[m.Peer]:
+        """Where the holders can be reached, each worker beginning with another one of them."""
+        peers = [self.peers[number] for number in holders if number in self.peers]
+        first = self.identity.incarnation % len(peers) if peers else 0
+        return sorted(peers[first:] + peers[:first], key=lambda one: one.worker in self.suspects)
+
+    def copy(self, now: float, message: m.Copy) -> None:
+        """A copy is to be kept here."""
+        source = message.source
+        stored = self.files.stored.get(source.attempt)
+        if stored is not None:
+            self.outputs.post(m.Have([stored]))
+        else:
+            self._transfer(source).copy = True
+
+    def all_busy(self, now: float, attempt: int) -> None:
+        """Everybody who was known to have the file sends enough already: ask who else has it."""
+        transfer = self.transfers.get(attempt)
+        if transfer is not None:
+            self.outputs.post(m.Locate(transfer.source.task, attempt))
+
+    def located(self, now: float, message: m.Located) -> None:
+        """Who else has the file."""
+        transfer = self.transfers.get(message.attempt)
+        if transfer is not None:
+            transfer.holders = list(dict.fromkeys([*transfer.holders, *message.holders]))
+            self.outputs.do(effects.MoreHolders(message.attempt, self._in_turn(message.holders)))
+
+    def fetched(self, now: float, attempt: int) -> None:
+        """The file of ``attempt`` is in our store, checked."""
+        transfer = self.transfers.pop(attempt)
+        source = transfer.source
+        stored = m.Stored(source.task, attempt, source.size, source.digest)
+        self.files.keep(stored)
+        self.outputs.post(m.Have([stored]))
+        for job in transfer.jobs:
+            job.fetching.discard(attempt)
+            for one in job.compute.inputs or ():
+                if one.attempt == attempt:
+                    one.path = self._path(self.identity.store, attempt)
+            if not job.fetching:
+                self.jobs.ready(job)
+
+    def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
+        """None of the holders gave it: the jobs that need it go back to the scheduler.  ``own``: it has no room here, which is
+        not the holders' fault; the jobs fail."""
+        transfer = self.transfers.pop(attempt)
+        tried = [(attempt, holder) for holder in transfer.holders]
+        if transfer.copy:
+            self.outputs.post(m.CopyFailed(attempt, [] if own else list(transfer.holders)))
+        for job in transfer.jobs:
+            job.fetching.discard(attempt)
+            self.jobs.forget(job)
+            for other in job.fetching:
+                self.transfers[other].jobs.remove(job)
+            if own:
+                text = f"an input of {transfer.source.size} bytes can't be stored on {self.identity.name}: {own}"
+                self.outputs.post(m.Failed(job.compute.task, job.attempt, m.ErrorInfo("StoreError", "", text), 0))
+            else:
+                self.outputs.post(m.InputLost(job.compute.task, job.attempt, tried))
+
+    def stop_fetching(self, job: Job) -> None:
+        """Nothing is fetched for it any more."""
+        for attempt in job.fetching:
+            self.transfers[attempt].jobs.remove(job)
+
+    def unmapped(self, job: Job, outcome: m.InputLost) -> None:
+        """An executor could not open inputs: ours are gone, another worker's are fetched instead of mapped."""
+        if job.doomed:
+            return
+        gone, compute = [], job.compute
+        failed = {attempt for attempt, _ in outcome.inputs}
+        for source in compute.inputs or ():
+            if source.attempt not in failed:
+                continue
+            if source.attempt in self.files.stored:
+                gone.append(source.attempt)
+            for number in source.holders:
+                peer = self.peers.get(number)
+                if peer is not None and source.path.startswith(peer.store + "/"):
+                    self.unmappable.add(peer.store)
+            source.path = ""
+        if gone:  # perhaps: it may have come since the executor looked
+            self.outputs.do(effects.LookForFiles(gone))
+            self.outputs.post(m.InputLost(compute.task, compute.attempt, []))
+            return
+        job.executor = None
+        self.take_up(compute)
+
+    def peer(self, now: float, message: m.Peer) -> None:
+        """Where another worker can be reached."""
+        self.peers[message.worker] = message
+        self.unmappable.discard(message.store)
+
+    def peer_state(self, now: float, message: m.PeerState) -> None:
+        """Another worker is suspected, gone, or well again."""
+        peer = self.peers.get(message.worker)
+        if message.state and peer is not None:
+            self.suspects.add(message.worker)
+            self.outputs.do(effects.PeerTrouble(peer.address, message.state == "gone"))
+        else:
+            self.suspects.discard(message.worker)
+        if message.state == "gone":
+            self.peers.pop(message.worker, None)
+            self.suspects.discard(message.worker)

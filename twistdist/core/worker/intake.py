@@ -1,0 +1,64 @@
+"""How much the scheduler may have this worker run."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.worker import effects, memory
+from twistdist.core.worker.executors import Executors
+from twistdist.core.worker.outputs import Outputs
+from twistdist.wire import messages as m
+
+#: After this many starts in a row that failed, the worker takes no work until one succeeds.
+MOST_FAILED_STARTS = 3
+
+
+@attrs.define(eq=False)
+class Intake:
+    """At most ``most`` executors are busy at a time; parked ones are not.
+
+    ``fenced``: the scheduler may have given the worker up; ``paused``: much memory is used.
+    """
+
+    slots: int
+    limits: memory.Limits
+    outputs: Outputs
+    executors: Executors
+    most: int = attrs.field(default=attrs.Factory(lambda self: self.slots, takes_self=True))
+    fenced: bool = False
+    paused: bool = False
+    _told: int = attrs.field(default=attrs.Factory(lambda self: self.slots, takes_self=True))
+
+    def adjust(self) -> None:
+        """Tell the scheduler how much may run here, when that has changed."""
+        up = sum(1 for executor in self.executors.active.values() if executor.up)
+        if self.fenced:
+            self.most = 0  # the tasks that wait here may have been given to others
+            return
+        if self.executors.starts_failed >= MOST_FAILED_STARTS and up < self.slots:
+            most, why = up, f"its executors do not start: {self.executors.why_no_start}"
+        elif self.paused:
+            limit = memory.in_words(self.limits.worker)
+            most, why = 1, f"it uses more than {memory.PAUSE_ABOVE:.0%} of its {limit} of memory"
+        else:
+            most, why = self.slots, ""
+        self.most = most
+        if most != self._told:
+            self._told = most
+            self.outputs.post(m.Intake(most, why))
+
+    def tell_again(self) -> None:
+        """The scheduler takes the worker for one that runs as much as it has slots."""
+        self._told = self.slots
+        self.adjust()
+
+    def fence(self, on: bool) -> None:
+        """Nothing new is started while the scheduler may have given this worker up."""
+        self.fenced = on
+        self.adjust()
+        self.outputs.do(effects.Fence(on))
+
+    def pause(self, on: bool) -> None:
+        """One task at a time, since much memory is used."""
+        self.paused = on
+        self.adjust()

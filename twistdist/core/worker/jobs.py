@@ -1,0 +1,70 @@
+"""The attempts that this worker was given, those that can run in order, and the functions that they call."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from twistdist.core.worker.records import Job
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+
+@attrs.define(eq=False)
+class Jobs:
+    """A job is *fetching* while inputs are on their way from other hosts, in the ``queue`` when it can run, *given* when it
+    lies in an executor's socket or is being run, *parked* when it waits for other tasks.
+    """
+
+    by_attempt: dict[int, Job] = attrs.field(factory=dict)
+    queue: deque[Job] = attrs.field(factory=deque)
+    functions: dict[int, m.WorkerFunction] = attrs.field(factory=dict)
+
+    def add(self, job: Job) -> None:
+        """A job that the scheduler gives, or one that begins anew."""
+        self.by_attempt[job.attempt] = job
+
+    def ready(self, job: Job) -> None:
+        """It can run."""
+        self.queue.append(job)
+
+    def take_next(self) -> Job:
+        """The one that is to run next, no longer queued."""
+        return self.queue.popleft()
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that no executor has."""
+        self.forget(job)
+        if not job.fetching:
+            self.queue.remove(job)
+
+    def forget(self, job: Job) -> None:
+        """The attempt has ended, or is another worker's now."""
+        self.by_attempt.pop(job.attempt, None)
+
+    def wanted(self) -> list[Job]:
+        """Those whose outcome somebody wants."""
+        return [job for job in self.by_attempt.values() if not job.doomed]
+
+    def know(self, message: m.WorkerFunction) -> bool:
+        """A function that tasks will call; False when another one had its number before."""
+        old = self.functions.get(message.fn)
+        self.functions[message.fn] = message
+        return old is None or old.blob == message.blob
+
+    def forget_functions(self, fns: list[int]) -> None:
+        """No task will call these; ``ProtocolError`` when one that is here does."""
+        if not {job.compute.fn for job in self.wanted()}.isdisjoint(fns):
+            raise ProtocolError(f"functions {fns} are to be forgotten, and tasks that are here use them")
+        for fn in fns:
+            self.functions.pop(fn, None)
+
+    def requeue(self, jobs: list[Job]) -> None:
+        """Jobs that an executor had and did not start go to the head of the queue, in order; doomed ones end here."""
+        for job in reversed(jobs):
+            job.executor = None
+            if job.doomed:
+                self.forget(job)
+            else:
+                self.queue.appendleft(job)

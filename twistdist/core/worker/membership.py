@@ -1,0 +1,116 @@
+"""What the scheduler knows of this worker: registration, heartbeats, the lease, and books that are compared."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.digests import digest_of
+from twistdist.core.session import Dialer, Session
+from twistdist.core.worker.executors import Executors
+from twistdist.core.worker.files import Files
+from twistdist.core.worker.intake import Intake
+from twistdist.core.worker.jobs import Jobs
+from twistdist.core.worker.lease import Lease
+from twistdist.core.worker.outputs import Outputs
+from twistdist.wire import messages as m
+
+#: Beats between two that tell the digest of all files.
+FILES_EVERY = 16
+
+
+@attrs.define(eq=False)
+class Membership:
+    """No value is ever unpickled here."""
+
+    identity: m.HelloWorker
+    dialer: Dialer
+    outputs: Outputs
+    files: Files
+    jobs: Jobs
+    executors: Executors
+    intake: Intake
+    lease: Lease = attrs.field(factory=Lease)
+    _finished: list[m.Done | m.Failed | m.Crashed] = attrs.field(factory=list)
+    _told_at: int = 0
+    _early: list[m.WorkerLog] = attrs.field(factory=list)
+
+    def hello(self, now: float) -> m.HelloWorker:
+        """The registration with the whole inventory, for a new session, which is a lease from this moment on."""
+        self.lease.begin(now)
+        if self._told_at != self.dialer.fresh:
+            self._told_at, self._finished = self.dialer.fresh, []  # the Hello before this one was accepted
+            self._early.clear()
+        undelivered = self.dialer.session.undelivered()
+        finished = self._finished
+        finished += [one for one in undelivered if isinstance(one, m.Done | m.Failed | m.Crashed)]
+        self.dialer.session = Session()
+        who = self.identity
+        self._tell_again()
+        running = [(job.compute.task, job.attempt) for job in self.jobs.by_attempt.values() if not job.doomed]
+        return m.HelloWorker(who.session, who.name, who.incarnation, who.pid, who.slots, who.address, who.host, who.store,
+                             who.resources, list(self.files.stored.values()), running, list(finished))  # fmt: skip
+
+    def _tell_again(self) -> None:
+        """What a scheduler that has just greeted this worker does not know."""
+        for log in self._early:
+            self.outputs.post(log)
+        self.intake.tell_again()
+        for executor in self.executors.parked.values():
+            if executor.parked is not None:
+                self.outputs.post(m.Parked(executor.parked.attempt, True))
+
+    def welcomed(self, now: float) -> None:
+        """The scheduler has answered Hello: what it knows of this worker is right again."""
+        if self.intake.fenced:
+            self.intake.fence(False)
+
+    def heard_beat(self, now: float, beat: m.Beat) -> None:
+        """A heartbeat of the scheduler."""
+        self.lease.echoed(beat)
+
+    def pulse(self, now: float) -> m.Beat:
+        """Called every ``dialer.beat_every`` seconds while the session is connected or was: the beat to send."""
+        beat = self.lease.next_beat(now, self.dialer)
+        jobs = self.jobs.wanted()
+        beat.running = sum(1 for one in self.executors.by_number.values() if one.given)
+        beat.fetching = sum(1 for job in jobs if job.fetching)
+        beat.queued = len(self.jobs.queue)
+        beat.jobs = digest_of([job.attempt for job in jobs])
+        if beat.number % FILES_EVERY == 0:
+            beat.stored = digest_of(self.files.stored)
+        return beat
+
+    def look_at_lease(self, now: float) -> None:
+        """Fence this worker before the scheduler gives it up: nothing new is started, nothing served, and Hello
+        will be said."""
+        dialer = self.dialer
+        if not self.intake.fenced and dialer.epoch and self.lease.over(now, dialer.dead_after - dialer.beat_every):
+            dialer.epoch = 0
+            self.intake.fence(True)
+
+    def audit(self, now: float, message: m.Audit) -> None:
+        """The answer is exact: it stands behind all that was told before."""
+        jobs = [job.attempt for job in self.jobs.by_attempt.values() if not job.doomed]
+        self.outputs.post(m.Inventory(message.number, jobs, list(self.files.stored.values()) if message.stored else None))
+
+    def damaged(self, now: float, attempts: list[int], text: str) -> None:
+        """Files that do not fit their digest were found, and removed."""
+        log = m.WorkerLog("damaged files", text)
+        if self.dialer.fresh:
+            self.outputs.post(log)
+        else:  # found before the first Hello, which begins a session
+            self._early.append(log)
+        gone = [attempt for attempt in attempts if self.files.forget(attempt) is not None]
+        if gone:
+            self.outputs.post(m.Missing(gone))
+
+    def rescued(self, now: float, worker: int, dead: bool, stored: list[m.Stored], spilled: list[int]) -> None:
+        """The answer to RescueStore."""
+        for one in stored:
+            self.files.keep(one)
+        self.files.spilled_files(now, spilled)
+        self.outputs.post(m.Rescued(worker, dead, stored))
+
+    def leave(self, now: float, seconds: float) -> None:
+        """The process was told to stop: what only it holds is to be handed over."""
+        self.outputs.post(m.Leaving(seconds))

@@ -1,0 +1,40 @@
+"""Looks at memory: what the ladder of :mod:`.memory` says is done."""
+
+from __future__ import annotations
+
+import attrs
+
+from twistdist.core.worker import memory
+from twistdist.core.worker.ending import Endings
+from twistdist.core.worker.files import Files
+from twistdist.core.worker.giving import Giving
+from twistdist.core.worker.intake import Intake
+
+#: Seconds between two looks at memory: while little is used, and while much is.
+LOOK_S, LOOK_CLOSELY_S = 0.2, 0.05
+
+
+@attrs.define(eq=False)
+class Usage:
+    """Results go to disk, intake goes down, an executor is ended."""
+
+    limits: memory.Limits
+    files: Files
+    intake: Intake
+    ending: Endings
+    giving: Giving
+
+    def look(self, now: float, executors: dict[int, int], running: dict[int, int], stored: int) -> float:
+        """A look at memory: bytes of each executor that runs something, which attempt that is, and bytes of stored results
+        that count as memory.  Seconds until the next look.
+        """
+        verdict = memory.judge(self.limits, executors, stored, self.intake.paused)
+        if verdict.spill:
+            self.files.spill(now, verdict.spill)
+        if verdict.pause != self.intake.paused:
+            self.intake.pause(verdict.pause)
+            self.giving.feed(now)
+        if verdict.stop is not None:
+            self.ending.stop(verdict.stop, running[verdict.stop.number])
+        limit = self.limits.executor or self.limits.worker
+        return LOOK_CLOSELY_S if 2 * (sum(executors.values()) + stored) > limit else LOOK_S

@@ -1,0 +1,244 @@
+"""The facade: it makes the parts, knows which message goes to which part, and ends events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twistdist.core.alarms import Alarms
+from twistdist.core.session import Dialer
+from twistdist.core.worker import effects, memory
+from twistdist.core.worker.deaths import Deaths
+from twistdist.core.worker.ending import Endings
+from twistdist.core.worker.executors import MOST_PARKED, Executors
+from twistdist.core.worker.files import Files
+from twistdist.core.worker.giving import Giving
+from twistdist.core.worker.inputs import Inputs
+from twistdist.core.worker.intake import Intake
+from twistdist.core.worker.jobs import Jobs
+from twistdist.core.worker.lease import Lease
+from twistdist.core.worker.membership import Membership
+from twistdist.core.worker.outcomes import Outcomes
+from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.records import Death
+from twistdist.core.worker.taking_back import TakingBack
+from twistdist.core.worker.usage import Usage
+from twistdist.core.worker.waiting import Waiting
+from twistdist.errors import ProtocolError
+from twistdist.wire import messages as m
+
+
+class Worker:
+    """The pure core of a worker's control process.
+
+    Events go in with the time; messages for the scheduler lie in the dialer's session, and everything else to be done comes out
+    of ``take``.  ``wake`` says when ``tick`` is wanted next.
+
+    ``identity`` is the Hello without inventory; ``stored`` what the store held at the start, of which the attempts in
+    ``spilled`` are on disk; no more than ``most_parked`` tasks give up their slots at a time.
+    """
+
+    def __init__(self, identity: m.HelloWorker, stored: Iterable[m.Stored] = (), spilled: Iterable[int] = (),
+                 limits: memory.Limits | None = None, most_parked: int = MOST_PARKED) -> None:  # fmt: skip
+        limits, slots = limits or memory.Limits(), identity.slots
+        self.identity = identity
+        self.dialer = dialer = Dialer(identity.session)
+        self._alarms = alarms = Alarms()
+        # The parts, from the ground up: each is given those before it that it needs.
+        self.outputs = outputs = Outputs(dialer)
+        self.files = files = Files(outputs)
+        self.work = jobs = Jobs()
+        self.inputs = inputs = Inputs(identity, outputs, files, jobs)
+        self.processes = executors = Executors(slots, outputs, min(most_parked, MOST_PARKED))
+        self.intake = intake = Intake(slots, limits, outputs, executors)
+        self.taking_back = taking_back = TakingBack(outputs, jobs, inputs)
+        self.ending = ending = Endings(alarms, outputs, jobs, executors, taking_back)
+        self.waiting = waiting = Waiting(outputs, jobs, executors, intake, taking_back)
+        self.giving = giving = Giving(alarms, outputs, jobs, executors, intake, taking_back, ending, waiting)
+        self.usage = Usage(limits, files, intake, ending, giving)
+        self.outcomes = Outcomes(outputs, files, jobs, inputs, executors, waiting)
+        self.deaths = Deaths(outputs, files, jobs, executors, intake, taking_back)
+        self.membership = Membership(identity, dialer, outputs, files, jobs, executors, intake)
+        # To be read only.
+        self.jobs, self.queue, self.executors, self.transfers = (jobs.by_attempt, jobs.queue, executors.by_number,
+                                                                 inputs.transfers)  # fmt: skip
+        self.stored, self.spilled = files.stored, files.spilled
+        self._handlers = self._table()
+        for found in stored:
+            files.keep(found)
+        files.spilled_files(0.0, spilled)
+
+    def _table(self) -> dict[type, Callable[[float, Any], None]]:
+        """Which part each message goes to."""
+        return {
+            m.Compute: self._compute,
+            m.WorkerFunction: self._function,
+            m.ForgetFunctions: self._forget_functions,
+            m.Peer: self.inputs.peer,
+            m.Recall: lambda now, message: self.taking_back.recall(now, message.attempts),
+            m.Free: self.files.free,
+            m.Abort: lambda now, message: self.ending.abort(now, message.attempts, message.kill),
+            m.Verify: self.files.verify,
+            m.Stop: lambda now, message: self.outputs.do(effects.StopWorker(message.text)),
+            m.Copy: self.inputs.copy,
+            m.Rescue: lambda now, message: self.outputs.do(effects.RescueStore(message.worker, message.store)),
+            m.Located: self.inputs.located,
+            m.PeerState: self.inputs.peer_state,
+            m.Audit: self.membership.audit,
+            m.Park: lambda now, message: self.waiting.park(message.attempt),
+            m.Beat: lambda now, message: None,  # it has a meaning only outside the numbers
+        }
+
+    # ---- what the edge asks -----------------------------------------------------------------------
+
+    @property
+    def wake(self) -> float | None:
+        """When ``tick`` is wanted next."""
+        return self._alarms.next
+
+    @property
+    def lease(self) -> Lease:
+        """How long it is sure that the scheduler has not given this worker up."""
+        return self.membership.lease
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes of stored results that are not on disk."""
+        return self.files.in_memory
+
+    def take(self) -> list[effects.Effect]:
+        """The effects of the events since the last call, in order."""
+        return self.outputs.take()
+
+    # ---- events of the worker itself --------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin: an executor for each slot."""
+        self.processes.fill()
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self._alarms.ring(now)
+        self.giving.feed(now)
+
+    def leave(self, now: float, seconds: float) -> None:
+        """The process was told to stop: what only it holds is to be handed over."""
+        self.membership.leave(now, seconds)
+
+    def memory_used(self, now: float, executors: dict[int, int], running: dict[int, int], stored: int) -> float:
+        """A look at memory; see :meth:`.Usage.look`."""
+        return self.usage.look(now, executors, running, stored)
+
+    # ---- events of the scheduler ------------------------------------------------------------------
+
+    def hello(self, now: float) -> m.HelloWorker:
+        """The registration with the whole inventory, for a new session."""
+        return self.membership.hello(now)
+
+    def welcomed(self, now: float) -> None:
+        """The scheduler has answered Hello: what it knows of this worker is right again."""
+        self.membership.welcomed(now)
+        self.giving.feed(now)
+
+    def resumed(self) -> None:
+        """The session goes on."""
+
+    def receive(self, now: float, messages: Iterable[Any]) -> None:
+        """Messages from the scheduler that the session accepted, in order."""
+        handlers = self._handlers
+        try:
+            for message in messages:
+                handlers[type(message)](now, message)
+        finally:  # what came before a message that breaks the protocol counts
+            self.giving.feed(now)
+
+    def heard_beat(self, now: float, beat: m.Beat) -> None:
+        """A heartbeat of the scheduler."""
+        self.lease.echoed(beat)
+
+    def pulse(self, now: float) -> m.Beat:
+        """Called every ``dialer.beat_every`` seconds while the session is connected or was: the beat to send."""
+        return self.membership.pulse(now)
+
+    def look_at_lease(self, now: float) -> None:
+        """Fence this worker before the scheduler gives it up."""
+        self.membership.look_at_lease(now)
+
+    def _compute(self, now: float, message: m.Compute) -> None:
+        if message.attempt <= 0 or message.attempt in self.jobs or message.attempt in self.stored:
+            raise ProtocolError(f"attempt {message.attempt} was given twice, or is none")
+        if message.fn not in self.work.functions:
+            raise ProtocolError(f"a task of the unknown function {message.fn} was given")
+        if not 0 <= message.limit < float("inf"):  # NaN too
+            raise ProtocolError("a task with an impossible time limit was given")
+        self.inputs.take_up(message)
+
+    def _function(self, now: float, message: m.WorkerFunction) -> None:
+        if not self.work.know(message):  # a scheduler without memory numbers anew
+            self.processes.do_not_know(message.fn)
+
+    def _forget_functions(self, now: float, message: m.ForgetFunctions) -> None:
+        self.work.forget_functions(message.fns)
+        self.processes.forget_functions(message.fns)
+
+    # ---- events of executors ----------------------------------------------------------------------
+
+    def executor_started(self, now: float, number: int) -> None:
+        """The executor has said that it is ready."""
+        self.deaths.executor_started(now, number)
+        self.giving.feed(now)
+
+    def executor_outcomes(self, now: float, number: int, outcomes: Iterable[Any]) -> None:
+        """What an executor sent, in order."""
+        self.outcomes.executor_outcomes(now, number, outcomes)
+        self.giving.feed(now)
+
+    def taken_back(self, now: float, number: int, attempts: Iterable[int], running: int) -> None:
+        """The answer to TakeBack: these had not been read by the executor, whose page names ``running``."""
+        if number in self.executors:  # else it has ended, and its jobs are queued already
+            self.giving.taken_back(now, number, attempts, running)
+            self.giving.feed(now)
+
+    def executor_ended(self, now: float, number: int, death: Death) -> None:
+        """The process is gone, and all that it had sent was seen."""
+        self.deaths.executor_ended(now, number, death)
+        self.giving.feed(now)
+
+    def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
+        """A look: these executors have work and are stopped by a signal."""
+        self.deaths.executors_stopped(now, stopped, limit)
+
+    # ---- events of the store and of transfers -----------------------------------------------------
+
+    def received(self, now: float, stored: m.Stored) -> None:
+        """A client has put a file into the store."""
+        self.files.received(now, stored)
+
+    def verified(self, now: float, attempts: list[int], absent: list[int]) -> None:
+        """The answer to LookForFiles."""
+        self.files.verified(now, attempts, absent)
+
+    def spilled_files(self, now: float, attempts: Iterable[int], trouble: str = "") -> None:
+        """The answer to Spill: these are on disk now; ``trouble``: why others are not."""
+        self.files.spilled_files(now, attempts, trouble)
+
+    def damaged(self, now: float, attempts: list[int], text: str) -> None:
+        """Files that do not fit their digest were found, and removed."""
+        self.membership.damaged(now, attempts, text)
+
+    def rescued(self, now: float, worker: int, dead: bool, stored: list[m.Stored], spilled: list[int]) -> None:
+        """The answer to RescueStore."""
+        self.membership.rescued(now, worker, dead, stored, spilled)
+
+    def fetched(self, now: float, attempt: int) -> None:
+        """The file of ``attempt`` is in our store, checked."""
+        self.inputs.fetched(now, attempt)
+        self.giving.feed(now)
+
+    def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
+        """None of the holders gave it; ``own``: why it has no room here."""
+        self.inputs.fetch_failed(now, attempt, own)
+
+    def all_busy(self, now: float, attempt: int) -> None:
+        """Everybody who was known to have the file sends enough already."""
+        self.inputs.all_busy(now, attempt)
