@@ -35,8 +35,8 @@ from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
 from twistdist.net.options import NO_OPTIONS, TaskOptions, check_session, check_workers, several, split_options
-from twistdist.net.session import Parent
 from twistdist.net.shapes import as_shape, flatten, rebuild, replace
+from twistdist.net.submits import Parent
 from twistdist.net.timers import use_monotonic_time
 from twistdist.net.tls import dialing_side
 from twistdist.wire import messages as m

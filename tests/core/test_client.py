@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twistdist.core import client as core
-from twistdist.core.client import Client, FunctionRef, Record, State
+from twistdist.core.client import Client, FunctionRef, Record, State, submits
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -44,7 +43,7 @@ def test_what_is_said_after_a_submit_comes_after_it():
 
 
 def test_many_functions_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(core, "MOST_FUNCTIONS", 3)
+    monkeypatch.setattr(submits, "MOST_FUNCTIONS", 3)
     client = ready()
     for cid in range(1, 6):
         client.submit(Record(cid), FunctionRef("f", bytes([cid]), b"blob"), b"a")
@@ -96,7 +95,7 @@ def test_workers_that_were_never_introduced_are_refused():
     for wrong in (m.Finished(1, 5, None, 10, b"d", [7]), m.Supply(1, 1, 1, [7]), m.Supply(1, 1, 1, [])):
         with pytest.raises(ProtocolError):
             client.receive([wrong])
-    assert client.records[1].state is State.PENDING and not client.supplies
+    assert client.records[1].state is State.PENDING and not client.take()
     client.receive([m.Peer(7, "w", "h", "/s", "a"), m.Finished(1, 5, None, 10, b"d", [7])])
     assert client.records[1].place.holders == [7]
 

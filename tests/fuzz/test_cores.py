@@ -380,9 +380,7 @@ class ClientRun:
                 core.receive(which)
             except ProtocolError:
                 core.changed()
-        supplies, core.supplies = core.supplies, []
-        for supply in supplies:
-            assert core.peers[supply.workers[0]], "who is to be supplied is known"
+        core.take()
         for record in core.records.values():
             if record.place is not None:
                 assert all(core.peers[number] for number in record.place.holders), "holders are known"

@@ -15,10 +15,11 @@ from twistdist.errors import SerializationError, TwistdistError, said, shown
 from twistdist.interfaces import Incident, WorkerInfo
 from twistdist.keywords import unknown_keywords
 from twistdist.net.bound import BoundToProcess
+from twistdist.net.client_session import ClientSession
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
 from twistdist.net.options import check_name, check_replicas, check_session, check_workers, several, split_options
-from twistdist.net.session import ClientSession, Parent
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
+from twistdist.net.submits import Parent
 from twistdist.net.tls import dialing_side
 from twistdist.wire.payload import dump_value
 
@@ -241,10 +242,10 @@ class Client(BoundToProcess, ClientSession):
         return self._take_up("watch", [as_text(key, "a key") for key in several(keys)])
 
     def _take_up(self, what: str, keys: Sequence[str]) -> Deferred[list[Future | None]]:
-        records = [(Record(next(self._cids)), key) for key in keys]
+        records = [(Record(next(self._submits.cids)), key) for key in keys]
         futures = [Future(self, record, key) for record, key in records]
         result: Deferred[Any] = Deferred()
-        self._order(self._watch, what, records, result)
+        self._orders.add(self._watch, what, records, result)
         return result.addCallback(lambda known: [one if one._record.cid in known else None for one in futures])
 
     # ---- what outlives this process -----------------------------------------------------------
@@ -288,10 +289,10 @@ class Client(BoundToProcess, ClientSession):
             return replace(shape, Place, lambda place: futures[place.number])
 
         def known(answer: Any) -> Deferred[Any]:
-            records = [Record(next(self._cids)) for _ in answer[1]]
+            records = [Record(next(self._submits.cids)) for _ in answer[1]]
             futures = [Future(self, record, key) for record, key in zip(records, answer[1], strict=True)]
             result: Deferred[Any] = Deferred()
-            self._order(self._watch_dataset, name, records, result)
+            self._orders.add(self._watch_dataset, name, records, result)
             return result.addCallback(taken, futures)
 
         return self._query("dataset", name).addCallback(known)

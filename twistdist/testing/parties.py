@@ -12,6 +12,7 @@ import attrs
 from twistdist.core import client as client_core
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
+from twistdist.core.client import effects as client_effects
 from twistdist.core.scheduler import records
 from twistdist.core.session import Gap, Hearing
 from twistdist.core.worker import Death, effects
@@ -266,12 +267,12 @@ class SimClient(Party):
 
     def messages(self, messages: list[Any]) -> None:
         self.core.receive(messages)
-        dropped, self.core.dropped = self.core.dropped, []
-        for cid in dropped:
-            del self.data[cid]
-        supplies, self.core.supplies = self.core.supplies, []
-        for supply in supplies:
-            self.world.after(self.world.rng.uniform(0.001, 0.05), lambda one=supply: self._supply(one))  # type: ignore[misc]
+        for effect in self.core.take():
+            if isinstance(effect, client_effects.DropData):
+                for cid in effect.cids:
+                    del self.data[cid]
+            elif isinstance(effect, client_effects.Supply):
+                self.world.after(self.world.rng.uniform(0.001, 0.05), lambda one=effect.supply: self._supply(one))  # type: ignore[misc]
 
     def _supply(self, supply: m.Supply) -> None:
         """Bring the data to the worker that was named, if it can be reached."""

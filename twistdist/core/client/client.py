@@ -1,88 +1,33 @@
-"""A client session: what was asked for, and what is known of it.
-
-The edge hands in orders (``submit``, ``release``, …) and messages; records that changed come back from ``receive``.  Messages
-for the scheduler come out in the dialer's session.  Values stay bytes here; the edge unpickles them when somebody asks.
-"""
+"""One client session: orders and messages in, messages for the scheduler, changed records and effects out."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import attrs
-
+from twistdist.core.client.effects import Answer, DropData, Effect, PeerTrouble, Supply
+from twistdist.core.client.records import FunctionRef, Record, State
+from twistdist.core.client.submits import Submits
 from twistdist.core.session import Dialer, Session
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
-#: Bytes of arguments after which a batch of submits is closed and the next begun.
-BATCH_BYTES = 1 << 20
-
-
-#: Functions that a session keeps on the scheduler, and their bytes: with more, the longest unused ones are dropped.
-MOST_FUNCTIONS = 500
-FUNCTION_BYTES = 32 << 20
-
-
-class State(enum.Enum):
-    """What a future's ``status`` says."""
-
-    PENDING = "pending"
-    FINISHED = "finished"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-    LOST = "lost"
-
-
-@attrs.define(eq=False)
-class Record:
-    """What the client knows of one future.
-
-    ``value`` is the pickled value when it came inline or was fetched; otherwise ``place`` says where it lies.  ``callbacks``
-    are called by the edge, each once, when the record has changed from pending, in the order they were added.  An
-    ``orphan`` is not known to the session that is there now, or to none.  ``seen`` is the digest of a value that was fetched.
-    """
-
-    cid: int
-    state: State = State.PENDING
-    value: bytes | memoryview | None = None
-    place: m.Finished | None = None
-    error: m.ErrorInfo | None = None
-    orphan: bool = False
-    seen: bytes = b""
-    callbacks: list[Callable[[Record], Any]] | None = None
-
-
-@attrs.frozen
-class FunctionRef:
-    """A pickled function, as the edge hands it in."""
-
-    name: str
-    digest: bytes
-    blob: bytes
-
 
 class Client:
-    """The pure core of one session; ``parent`` is the task in which it was made, 0 outside of tasks."""
+    """The pure core of one session; ``parent`` is the task in which it was made, 0 outside of tasks.
+
+    Values stay bytes here; the edge unpickles them when somebody asks.  Messages for the scheduler lie in the dialer's session.
+    """
 
     def __init__(self, session: int, name: str = "", parent: int = 0) -> None:
         self.name, self.parent = name, parent
         self.dialer = Dialer(session)
         self.records: dict[int, Record] = {}
         self.peers: dict[int, m.Peer] = {}
-        self.answers: list[m.Reply] = []
-        self.supplies: list[m.Supply] = []
-        self.dropped: list[int] = []
+        self._effects: list[Effect] = []
         self.lacks: dict[int, str] = {}
         self.all_lack = ""
-        #: Addresses of workers that are silent, and whether they are gone: news for the edge.
-        self.troubles: list[tuple[str, bool]] = []
-        self._functions: dict[bytes, tuple[int, int]] = {}
-        self._function_bytes = 0
-        self._next_function = 0
-        self._batch: m.Submit | None = None
-        self._batch_bytes = 0
+        self._submits = Submits(self.dialer)
         self._queries = 0
         self._open: dict[int, m.Query] = {}
         self._kept: set[int] = set()
@@ -113,61 +58,17 @@ class Client:
                key: str | None = None, options: m.Options | None = None, recipe: bytes = b"",
                replace: bool = False) -> None:  # fmt: skip
         """One task.  Tasks that follow one another with the same function and options leave as one message."""
-        fn = self._function(function)
-        batch = self._batch
-        if (
-            batch is None
-            or batch.fn != fn
-            or batch.options != options
-            or record.cid != batch.first + len(batch.args)
-            or (batch.keys is None) != (key is None)
-            or batch.replace != replace
-            or self._batch_bytes > BATCH_BYTES
-        ):
-            self.close_batch()
-            keys: tuple[Any, Any] = (None, None) if key is None else ([], [])
-            batch = self._batch = m.Submit(record.cid, fn, [], None, keys[0], options, keys[1], replace)
-        batch.args.append(args)
-        self._batch_bytes += len(args)
-        if inputs and batch.inputs is None:
-            batch.inputs = [[] for _ in batch.args[:-1]]
-        if batch.inputs is not None:
-            batch.inputs.append(list(inputs))
-        if key is not None and batch.keys is not None and batch.recipes is not None:
-            batch.keys.append(key)
-            batch.recipes.append(recipe)
+        self._submits.add(record, function, args, inputs, key, options, recipe, replace)
         self.records[record.cid] = record
 
-    def _function(self, function: FunctionRef) -> int:
-        known = self._functions.pop(function.digest, None)
-        if known is None:
-            self._next_function += 1
-            known = (self._next_function, len(function.blob))
-            self._post(m.Function(known[0], function.name, function.digest, function.blob), len(function.blob))
-            self._function_bytes += len(function.blob)
-        self._functions[function.digest] = known  # the last used one is the last
-        while len(self._functions) > MOST_FUNCTIONS or (self._function_bytes > FUNCTION_BYTES and len(self._functions) > 1):
-            number, size = self._functions.pop(next(iter(self._functions)))
-            self._function_bytes -= size
-            self._post(m.DropFunctions([number]))
-        return known[0]
-
     def close_batch(self) -> None:
-        """Post the submits collected so far; called before anything else is posted and before frames are taken."""
-        batch = self._batch
-        if batch is not None:
-            self._batch = None
-            self.dialer.session.post(batch, self._batch_bytes)
-            self._batch_bytes = 0
-
-    def _post(self, message: Any, weight: int = 0) -> None:
-        self.close_batch()
-        self.dialer.session.post(message, weight)
+        """Post the submits collected so far; called before frames are taken."""
+        self._submits.close_batch()
 
     def let_go(self, cid: int) -> None:
         """The durable session that this one is part of is not to keep this one; to be followed by ``release``."""
         if self.name and cid in self.records:
-            self._post(m.Release([cid], True))
+            self._submits.post(m.Release([cid], True))
 
     def release(self, cids: Sequence[int]) -> None:
         """These futures are not wanted any more."""
@@ -178,25 +79,25 @@ class Client:
                 record.orphan = True
                 known.append(cid)
         if known:
-            self._post(m.Release(known))
+            self._submits.post(m.Release(known))
 
     def cancel(self, cids: Sequence[int], unstarted: bool = False) -> None:
         """Stop these where nobody else wants them; pending ones are cancelled when the scheduler says so."""
         pending = [cid for cid in cids if cid in self.records and self.records[cid].state is State.PENDING]
         if pending:
-            self._post(m.Cancel(pending, unstarted))
+            self._submits.post(m.Cancel(pending, unstarted))
 
     def unreachable(self, record: Record) -> None:
         """The value could not be had from where it is said to be; the record is pending again until it is told anew."""
         place = record.place
         if place is not None and record.cid in self.records:
-            self._post(m.Unreachable(record.cid, place.attempt, place.holders))
+            self._submits.post(m.Unreachable(record.cid, place.attempt, place.holders))
 
     def query(self, what: str, args: Iterable[Any] = ()) -> int:
         """Ask about the cluster; the number of the Reply to come."""
         self._queries += 1
         question = self._open[self._queries] = m.Query(self._queries, what, list(args))
-        self._post(question)
+        self._submits.post(question)
         return self._queries
 
     def watch(self, records: Sequence[tuple[Record, str]], what: str = "watch") -> int:
@@ -208,20 +109,20 @@ class Client:
 
     def scatter(self, record: Record, key: str, size: int, digest: bytes, value: bytes | None, replicas: int,
                 workers: Sequence[str] = (), resupply: bool = True) -> None:  # fmt: skip
-        """Data of our own: ``value`` where they are small, else they are brought when ``supplies`` says where."""
+        """Data of our own: ``value`` where they are small, else they are brought when :class:`.Supply` says where."""
         self.records[record.cid] = record
         if value is None:
             self._kept.add(record.cid)
         scatter = m.Scatter(record.cid, key, size, digest, value, replicas, list(workers), resupply)
-        self._post(scatter, len(value or b""))
+        self._submits.post(scatter, len(value or b""))
 
     def not_supplied(self, cid: int, worker: int, text: str) -> None:
         """The data of ``cid`` could not be brought to ``worker`` (0: they are not here any more)."""
-        self._post(m.NotSupplied(cid, worker, text))
+        self._submits.post(m.NotSupplied(cid, worker, text))
 
     def bye(self) -> None:
         """Leave; what only this session wants is released."""
-        self._post(m.Bye())
+        self._submits.post(m.Bye())
 
     # ---- events -----------------------------------------------------------------------------
 
@@ -238,9 +139,7 @@ class Client:
 
     def _start_over(self) -> None:
         self.questions_before = self._queries
-        self._batch, self._batch_bytes = None, 0
-        self._functions.clear()
-        self._function_bytes = 0
+        self._submits.start_over()
         self._open.clear()
         self.peers.clear()
         self.dialer.session = Session()
@@ -254,6 +153,11 @@ class Client:
         self._why_lost = lost
         for record in self.records.values():
             record.orphan = True
+
+    def take(self) -> list[Effect]:
+        """The effects since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
 
     def receive(self, messages: Iterable[Any]) -> list[Record]:
         """Messages that the session accepted; the records that changed, each once or more, in order."""
@@ -286,7 +190,7 @@ class Client:
     def _erred(self, message: m.Erred) -> None:
         record = self.records.get(message.cid)
         if record is None or record.value is not None:
-            return  # who has seen a value keeps it
+            return  # a client that has seen a value keeps it
         record.error, record.place = message.error, None
         record.state = State.CANCELLED if message.error.kind == "TaskCancelled" else State.ERROR
         self._changed.append(record)
@@ -299,7 +203,7 @@ class Client:
         self._check_peers(message.workers)
         if not message.workers:
             raise ProtocolError("data are to be brought to nobody")
-        self.supplies.append(message)
+        self._effects.append(Supply(message, self.peers[message.workers[0]]))
 
     def _peer(self, message: m.Peer) -> None:
         self.peers[message.worker] = message
@@ -307,7 +211,7 @@ class Client:
     def _peer_state(self, message: m.PeerState) -> None:
         peer = self.peers.get(message.worker)
         if peer is not None and message.state:
-            self.troubles.append((peer.address, message.state == "gone"))
+            self._effects.append(PeerTrouble(peer.address, message.state == "gone"))
 
     def notice(self, message: Any) -> list[Record]:
         """What came outside the numbers: the scheduler can't write its journal, or can again."""
@@ -368,7 +272,8 @@ class Client:
     def _drop_data(self, message: m.DropData) -> None:
         gone = [cid for cid in message.cids if cid in self._kept]  # after a restart it may be said twice
         self._kept.difference_update(gone)
-        self.dropped.extend(gone)
+        if gone:
+            self._effects.append(DropData(gone))
 
     def resumed(self) -> None:
         """The session goes on; when the scheduler was started again meanwhile, it is asked and told again what it forgot."""
@@ -379,10 +284,10 @@ class Client:
         said = {one.query for one in self.dialer.session.undelivered() if isinstance(one, m.Query)}
         for number, question in self._open.items():
             if number not in said:
-                self._post(m.Query(number, question.what, question.args, True))
+                self._submits.post(m.Query(number, question.what, question.args, True))
         if self._kept:
-            self._post(m.Keeps(sorted(self._kept)))
+            self._submits.post(m.Keeps(sorted(self._kept)))
 
     def _reply(self, message: m.Reply) -> None:
         self._open.pop(message.query, None)
-        self.answers.append(message)
+        self._effects.append(Answer(message))

@@ -1,0 +1,9 @@
+"""A client session's core: what was asked for, and what is known of it.
+
+``records`` and ``effects`` are data; ``submits`` collects tasks into messages; ``client`` is the facade.
+"""
+
+from twistdist.core.client.client import Client
+from twistdist.core.client.records import FunctionRef, Record, State
+
+__all__ = ["Client", "FunctionRef", "Record", "State"]

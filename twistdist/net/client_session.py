@@ -1,0 +1,365 @@
+"""A client's session with its scheduler: orders from any thread in, records that change, values that are fetched."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from twistdist.core import client as core
+from twistdist.core.client import Record, State
+from twistdist.core.client.effects import Answer, DropData, Effect, PeerTrouble, Supply
+from twistdist.errors import ClientClosed, SchedulerUnreachable, TwistdistError, shown
+from twistdist.net.bulk import BulkFetcher
+from twistdist.net.dialing import Dialing
+from twistdist.net.futures import Raw, as_failure
+from twistdist.net.hosts import host_identity
+from twistdist.net.options import TaskOptions
+from twistdist.net.orders import Orders
+from twistdist.net.results import RELEASED, Results, load_one
+from twistdist.net.submits import Parent, Submits
+from twistdist.net.supplier import Supplier, all_of
+from twistdist.wire import messages as m
+from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame
+
+if TYPE_CHECKING:
+    from twistdist.net.encryption import Tls
+
+#: Seconds that closing a client may take: what it has said last is to reach the scheduler.
+CLOSE_S = 2.0
+
+class ClientSession:
+    """One session with a scheduler: what the public calls of :class:`~twistdist.Client` are made of.
+
+    Orders (``submit``, ``release``, …) may come from any thread; they are carried out in the reactor's thread soon.
+    Everything else belongs to the reactor's thread.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
+                 tls: Tls | None = None, name: str = "") -> None:  # fmt: skip
+        self.reactor = reactor
+        self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0)
+        self._parent = parent
+        host = host_identity()
+        self._orders = Orders(reactor.callFromThread, self._carry_out)
+        self._fetcher = BulkFetcher(reactor, secret, tls)
+        self._supplier = Supplier(self._fetcher, host, self._not_supplied)
+        self._submits = Submits(self._core, self, self._orders, self._supplier, parent)
+        self._results = Results(self._core, self, self._fetcher, host)
+        self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal,
+                                on_notice=self._notice, on_unsendable=self._unsendable,
+                                tls=tls)  # fmt: skip
+        self._queries: dict[int, Deferred[Any]] = {}
+        self._opening: Deferred[Any] | None = None
+        self._deadline: Any = None
+        self._error: Exception | None = None
+        self._cluster: Any = None
+        self._closing: Deferred[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """The scheduler's address, as a Twisted endpoint description."""
+        return self._dialing.address
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def open(self, timeout: float | None) -> Deferred[Any]:
+        """Connect; the Deferred fires when the scheduler has answered, or fails after ``timeout`` seconds (None: never)."""
+        self._opening = Deferred(lambda _: self._end(ClientClosed("connecting was cancelled")))
+        if timeout is not None:
+            self._deadline = self.reactor.callLater(max(0.0, timeout), self._too_late, timeout)
+        self._dialing.start()
+        return self._opening
+
+    def _too_late(self, timeout: float) -> None:
+        why = self._dialing.why()
+        self._fatal(
+            SchedulerUnreachable(
+                f"no scheduler answers at {self.address} within {timeout:g} s ({why or 'no answer'}); "
+                "is it running there, and is the address right?"
+            )
+        )
+
+    def _ready(self, fresh: bool) -> None:
+        if self._error is not None:
+            return
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            opening.callback(self)
+        if fresh and opening is None:
+            error = TwistdistError("the scheduler was started anew while it was asked; ask again")
+            self._fail_queries(error, self._core.questions_before)
+        self._update(self._core.changed)
+
+    def _notice(self, message: Any) -> None:
+        if isinstance(message, m.Trouble):
+            self._update(partial(self._core.notice, message))
+            self._dialing.flush()
+
+    def _unsendable(self, message: Any, why: str) -> bool:
+        self._log.error("a message can't be encoded, and what it asks for fails: {why}", why=why)
+        known = self._core.unsendable(message, why)
+        self._orders.add(self._messages, [])  # not in the middle of sending: whoever is told may send again
+        return known
+
+    def _fail_queries(self, error: Exception, upto: int) -> None:
+        """Questions up to this number will not be answered any more."""
+        for number in [one for one in self._queries if one <= upto]:
+            self._queries.pop(number).errback(error)
+
+    def _update(self, change: Callable[[], list[Record]]) -> None:
+        """The one place where records change: ``change`` does it and says which; then who waits for them is called."""
+        self._call_back(change())
+
+    def _call_back(self, changed: list[Record]) -> None:
+        for record in changed:
+            if record.callbacks:
+                self._fire(record)
+
+    def _fatal(self, error: Exception) -> None:
+        opening = self._opening
+        self._end(error)
+        if opening is not None:
+            opening.errback(error)
+
+    def _end(self, error: Exception, at_once: bool = True) -> None:
+        """No more traffic; whatever waits fails with ``error``."""
+        if self._error is not None:
+            return
+        self._error = error
+        self._opening = None
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        if at_once:
+            self._dialing.stop()
+        self._fetcher.close()
+        self._supplier.close()
+        info = m.ErrorInfo(type(error).__name__, "", str(error))
+        records = self._core.records.values()
+        lost = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
+        self.lose(lost, info)
+        queries, self._queries = self._queries, {}
+        for query in queries.values():
+            query.errback(error)
+
+    def close(self) -> Deferred[None]:
+        """Leave: everything that only this client wants is released.  The Deferred fires when the scheduler has heard so, or
+        after ``CLOSE_S`` seconds without it."""
+        if self._error is None:
+            self._carry_out()
+            self._core.bye()
+            self._dialing.flush()
+            drained = self._dialing.drain(CLOSE_S)
+            self._end(ClientClosed("this client was closed"), at_once=False)
+            self._closing = drained.addCallback(lambda _: self._stop_cluster())
+        if self._closing is None:
+            return self._stop_cluster()
+        closed: Deferred[None] = Deferred()
+        self._closing.addCallback(lambda _: closed.callback(None))
+        return closed
+
+    def _stop_cluster(self) -> Deferred[None]:
+        cluster, self._cluster = self._cluster, None
+        return succeed(None) if cluster is None else cluster.stopService()
+
+    def why_closed(self) -> str:
+        """Why this session can't be used any more; "" while it can."""
+        return str(self._error) if self._error is not None else ""
+
+    def flush(self) -> None:
+        """Send what the core has to say."""
+        self._dialing.flush()
+
+    def drop(self) -> None:
+        """Close the connection without a word, as if this process had died: the session goes on for its grace."""
+        self._carry_out()
+        self._end(ClientClosed("this client was closed"))
+
+    # ---- orders, from any thread ----------------------------------------------------------------
+
+
+    def _carry_out(self) -> None:
+        """Hand the collected orders to the core and send what follows."""
+        self._orders.carry_out(self._release)
+        if self._error is None:
+            self._core.close_batch()
+            if self._core.trouble:
+                self._update(self._core.fail_unsure)
+            self._dialing.flush()
+
+    def _release(self, cids: list[int]) -> None:
+        """Records that were pending will never be told of: who still waits for one hears so."""
+        records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
+        self._core.release(cids)
+        self._submits.released(cids)
+        given_up = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
+        if given_up:
+            self.lose(given_up, RELEASED)
+
+    def lose(self, records: list[Record], why: m.ErrorInfo) -> None:
+        """These will never be told of."""
+        def change() -> list[Record]:
+            for record in records:
+                record.state, record.error, record.place = State.LOST, why, None
+            return records
+
+        self._update(change)
+
+    def let_go(self, record: Record) -> None:
+        """The last reference to a future is gone.
+
+        What a task has submitted stays until the task ends, since the task may be run again and is to find it.
+        """
+        if self._parent is None and self._error is None:
+            self._orders.release(record.cid)
+
+    def lack_of(self, record: Record) -> str:
+        """What a pending record's task lacks to be run at all, as far as the scheduler has told it; from any thread."""
+        return self._core.lack_of(record)
+
+    def forget(self, record: Record) -> None:
+        """A future is not wanted any more, by its durable session neither; from any thread."""
+        if self._error is None:
+            if self._core.name:
+                self._orders.add(self._core.let_go, record.cid)
+            self._orders.release(record.cid)
+
+    def cancel_records(self, records: Sequence[Record], unstarted: bool = False) -> None:
+        """With ``unstarted`` only those that no worker has been given."""
+        self._orders.add(self._core.cancel, [record.cid for record in records], unstarted)
+
+    def call_when_done(self, record: Record, function: Callable[[Record], Any]) -> None:
+        """``function(record)`` is called in the reactor's thread when the record is not pending; from any thread."""
+        self._orders.add(self.call_when_ended, record, function)
+
+    def call_when_ended(self, record: Record, function: Callable[[Record], Any]) -> None:
+        """As :meth:`call_when_done`, from the reactor's thread: at once when the record is not pending."""
+        if record.callbacks is None:
+            record.callbacks = [function]
+        else:
+            record.callbacks.append(function)
+        if record.state is not State.PENDING:
+            self._fire(record)
+
+    # ---- what came ----------------------------------------------------------------------------
+
+    def _messages(self, messages: list[Any]) -> None:
+        if self._error is not None:
+            return  # closing: only acknowledgements are of interest
+        self._update(partial(self._core.receive, messages))
+        for effect in self._core.take():
+            self._carry_out_one(effect)
+
+    def _carry_out_one(self, effect: Effect) -> None:
+        match effect:
+            case Answer(reply):
+                query = self._queries.pop(reply.query, None)
+                if query is not None and reply.error:
+                    query.errback(TwistdistError(reply.error))
+                elif query is not None:
+                    query.callback(reply.value)
+            case Supply(supply, worker):
+                self._supplier.supply(supply, worker)
+            case DropData(cids):
+                self._supplier.forget(cids)
+            case PeerTrouble(address, gone):
+                self._fetcher.avoid(address, gone)
+
+    def _fire(self, record: Record) -> None:
+        callbacks, record.callbacks = record.callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback(record)
+            except BaseException:  # a user's callback, which may also exit: the others, and this client, go on
+                self._log.failure("a callback of a future failed")
+
+    def collect(self, records: Sequence[Record], fail_fast: bool = False) -> Deferred[list[Raw]]:
+        """A Deferred of what each record has in the end, in order; with ``fail_fast`` of the first error alone, in
+        all places, as soon as it is there."""
+        result: Deferred[list[Raw]] = Deferred()
+        self._orders.add(self._results.collect, records, fail_fast, result)
+        return result
+
+    # ---- questions ----------------------------------------------------------------------------
+
+    def _until(self, ask: Callable[[], Deferred[Any]], enough: Callable[[Any], bool]) -> Deferred[None]:
+        """Ask again and again until the answer is enough."""
+        result: Deferred[None] = Deferred()
+
+        def look(answer: Any) -> None:
+            if enough(answer):
+                result.callback(None)
+            else:
+                self.reactor.callLater(0.02, again)
+
+        def again() -> None:
+            if not result.called:
+                ask().addCallbacks(look, result.errback)
+
+        again()
+        return result
+
+    def _query(self, what: str, *args: Any) -> Deferred[Any]:
+        try:
+            encode_frame((0, 0, [m.Query(0, what, list(args))]))
+        except UNENCODABLE as error:
+            raise TypeError(f"the question {what!r} can't be asked with {shown(args)}: {error}") from None
+        result: Deferred[Any] = Deferred()
+        self._orders.add(self._ask, what, args, result)
+        return result
+
+    def _ask(self, what: str, args: tuple[Any, ...], result: Deferred[Any]) -> None:
+        if self._error is not None:
+            result.errback(ClientClosed(f"this client can't be used: {self._error}"))
+        else:
+            self._queries[self._core.query(what, args)] = result
+
+    def _watch(self, what: str, records: list[tuple[Record, str]], result: Deferred[Any]) -> None:
+        if self._error is not None:
+            result.errback(ClientClosed(f"this client can't be used: {self._error}"))
+        else:
+            self._queries[self._core.watch(records, what)] = result
+
+    # ---- scattered data -------------------------------------------------------------------------
+
+    def submit_records(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any],
+                       options: TaskOptions, make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
+        """One task for each of ``calls``; ``make(record, name)`` makes the future of each.  From any thread."""
+        return self._submits.submit(fn, calls, kwargs, options, make, batch)
+
+    def scatter_records(self, data: Any, replicas: int, broadcast: bool, hash: bool, workers: Iterable[str] | None,
+                        resupply: bool, make: Callable[[Record, str], Any]) -> tuple[Any, list[Any]]:  # fmt: skip
+        """(``data`` with futures in the place of its values, the futures).  From any thread."""
+        return self._submits.scatter(data, replicas, broadcast, hash, workers, resupply, make)
+
+    def _not_supplied(self, cid: int, worker: int, text: str) -> None:
+        if self._error is None:
+            self._core.not_supplied(cid, worker, text)
+            self._dialing.flush()
+
+    def announced(self, futures: Sequence[Any]) -> Deferred[Any]:
+        """A Deferred that fires when all are finished, or fails as the first that is not."""
+
+        def one(record: Record) -> Deferred[None]:
+            ended: Deferred[None] = Deferred()
+            self.call_when_done(record, lambda _: self._finished(record, ended))
+            return ended
+
+        return all_of([one(future._record) for future in futures])
+
+    @staticmethod
+    def _finished(record: Record, ended: Deferred[None]) -> None:
+        if record.state is State.FINISHED:
+            ended.callback(None)
+        else:
+            ended.errback(as_failure(load_one(record)))
+
+

@@ -1,0 +1,176 @@
+"""Values of finished futures: inline, mapped from a store on this host, or fetched from a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from twistdist.core.client import Client, Record, State
+from twistdist.net.bulk import BulkFetcher
+from twistdist.net.futures import Raw, unpack
+from twistdist.net.transfer import MemorySink
+from twistdist.storage.store import file_path, read_file
+from twistdist.wire import messages as m
+
+#: How often a value is fetched, each time from where the scheduler says it is now.
+MOST_FETCHES = 8
+
+RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
+
+ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that "
+                            "this client has seen; the function depends on more than its arguments (replay=)")  # fmt: skip
+
+
+class Owner(Protocol):
+    """What results need of the session that they belong to."""
+
+    def why_closed(self) -> str:
+        """Why nothing can be fetched any more; "" while it can."""
+
+    def call_when_ended(self, record: Record, function: Callable[[Record], Any]) -> None:
+        """Call ``function(record)`` when the record is not pending, at once if it is not."""
+
+    def lose(self, records: list[Record], why: m.ErrorInfo) -> None:
+        """These will never be told of."""
+
+    def flush(self) -> None:
+        """Send what the core has to say."""
+
+
+@attrs.define(eq=False)
+class Results:
+    """Fetches values, alone or many together.  ``host`` names this host."""
+
+    core: Client
+    owner: Owner
+    fetcher: BulkFetcher
+    host: str
+
+    def fetch(self, record: Record, tries: int = 0) -> Deferred[Raw]:
+        """A Deferred of the bytes of a finished record's value, or of the error that is in its place.
+
+        When no holder gives it the scheduler is told, and what it says next is tried.
+        """
+        if record.value is not None:
+            return succeed(record.value)
+        place = record.place
+        if place is not None and record.seen not in (b"", place.digest):
+            return succeed(ANOTHER_VALUE)
+        if place is None:
+            return succeed(record.error or RELEASED)
+        peers = [self.core.peers[number] for number in place.holders]
+        for peer in peers:
+            if peer.host == self.host:
+                try:
+                    return succeed(_saw(record, place, read_file(file_path(peer.store, place.attempt))))
+                except (OSError, ValueError):
+                    continue
+        sink = partial(MemorySink, place.size, place.digest)
+        fetching = self.fetcher.fetch([peer.address for peer in peers], place.attempt, sink)
+        return fetching.addCallbacks(lambda sink: _saw(record, place, sink.data),
+                                     lambda failure: self._elsewhere(record, place, failure, tries + 1))  # fmt: skip
+
+    def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int) -> Deferred[Raw]:
+        """No holder has given it."""
+        again: Deferred[Raw] = Deferred()
+        closed = self.owner.why_closed()
+        if closed:
+            return succeed(m.ErrorInfo("ClientClosed", "", closed))
+        if record.cid not in self.core.records:
+            return succeed(RELEASED)
+        if record.place is not place:  # what became of it was told meanwhile
+            return self.fetch(record, tries)
+        if tries >= MOST_FETCHES:
+            text = (f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
+                    "can this machine reach the addresses that they listen at?")  # fmt: skip
+            return succeed(m.ErrorInfo("DataLost", "", text))
+
+        def retry(_: Record) -> None:
+            self.fetch(record, tries).chainDeferred(again)
+
+        self.core.unreachable(record)
+        record.callbacks = [*(record.callbacks or ()), retry]
+        self.owner.flush()
+        return again
+
+    def collect(self, records: Sequence[Record], fail_fast: bool, result: Deferred[list[Raw]]) -> None:
+        """Fire ``result`` with what each record has in the end, in order; with ``fail_fast`` with the first error alone, in
+        all places, as soon as it is there."""
+        _Collection(self, records, fail_fast, result).start()
+
+
+def _saw(record: Record, place: m.Finished, data: Raw) -> Raw:
+    """A client that has seen a value never sees another one in its place."""
+    record.seen = place.digest
+    return data
+
+
+class _Collection:
+    """Waits for records, then fetches what lies elsewhere, then gives it all at once."""
+
+    def __init__(self, results: Results, records: Sequence[Record], fail_fast: bool, result: Deferred[list[Raw]]) -> None:
+        self._results, self._records, self._fail_fast, self._result = results, records, fail_fast, result
+        self._left = 0
+        self._raws: dict[int, Raw] = {}
+
+    def start(self) -> None:
+        owner, known = self._results.owner, self._results.core.records
+        owner.lose([record for record in self._records if record.state is State.PENDING and record.cid not in known], RELEASED)
+        waiting = [record for record in self._records if record.state is State.PENDING]
+        self._left = 1 + len(waiting)
+        for record in waiting:
+            owner.call_when_ended(record, self._ended)
+        if self._fail_fast:
+            bad = next((r for r in self._records if r.error is not None and r.state is not State.PENDING), None)
+            if bad is not None:
+                self._ended_badly(bad)
+        self._one_less()
+
+    def _ended(self, record: Record) -> None:
+        if self._fail_fast and record.error is not None:
+            self._ended_badly(record)
+        self._one_less()
+
+    def _ended_badly(self, record: Record) -> None:
+        """Whoever asked loads the error, in a thread of its own: that may take long, and do anything."""
+        if not self._result.called:
+            self._result.callback([record.error or RELEASED] * len(self._records))
+
+    def _one_less(self) -> None:
+        self._left -= 1
+        if self._left or self._result.called:
+            return
+        elsewhere = [record for record in self._records if record.value is None and record.error is None]
+        self._left = 1
+        for record in elsewhere:
+            self._left += 1
+            self._results.fetch(record).addBoth(self._fetched, record)
+        self._fetched(b"", None)
+
+    def _fetched(self, raw: Any, record: Record | None) -> None:
+        if record is not None:
+            self._raws[record.cid] = raw
+        self._left -= 1
+        if self._left or self._result.called:
+            return
+        self._result.callback([self._raw(record) for record in self._records])
+
+    def _raw(self, record: Record) -> Raw:
+        if record.cid in self._raws:
+            return self._raws[record.cid]
+        raw = record.value if record.value is not None else record.error
+        return RELEASED if raw is None else raw
+
+
+def load_one(record: Record) -> BaseException:
+    """The exception of a record that ended badly."""
+    try:
+        unpack(record.error or RELEASED)
+    except BaseException as error:
+        return error
+    raise AssertionError("an ErrorInfo unpacks to an exception")
