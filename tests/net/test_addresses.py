@@ -90,7 +90,7 @@ def test_the_one_that_worked_is_tried_again_first(dialing):
     dialing.reactor.advance(0)
     assert dialing.reactor.tcpClients[-1][1] == 2
     for worked, expected in ((True, 2), (True, 2), (False, 1)):
-        dialing._core.dialer.connected, dialing._failures = worked, 0
+        dialing._dialer.connected, dialing._failures = worked, 0
         dialing.closed(Broken(), OSError("broken"))
         dialing.reactor.advance(0)
         assert dialing.reactor.tcpClients[-1][1] == expected

@@ -43,4 +43,4 @@ def test_a_large_frame_on_a_slow_line_is_no_silence(dialed):
     for i in range(0, len(frame), 100):
         connection.dataReceived(frame[i : i + 100])
         clock.advance(0.25)
-    assert not transport.disconnecting and dialing._core.dialer.session.received == 1
+    assert not transport.disconnecting and dialing._dialer.session.received == 1

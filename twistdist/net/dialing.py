@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
@@ -12,7 +12,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twistdist.config import parse_addresses
-from twistdist.core.session import Dialer, Fatal, Gap, Hearing
+from twistdist.core.exchange import ACK_S, Core, Exchange
+from twistdist.core.session import Fatal, Gap
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
 from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
@@ -30,24 +31,8 @@ PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.1, 0.1, 0.1, 0.2, 0.4, 0.8, 1.5)
 #: Seconds that one attempt to connect may take: a lost packet or two, no more.
 CONNECT_S = 3.0
 
-#: A connection is given up, and another one tried, when nothing was heard for this share of ``dead_after``.
-PATIENCE = 1 / 3
-
 #: Seconds after which a connection that was greeted counts as one that works.
 SETTLED_S = 0.2
-
-#: Seconds after which an acknowledgement is sent although nothing else is.
-ACK_S = 0.05
-
-
-class Core(Protocol):
-    """What the session needs of a core."""
-
-    dialer: Dialer
-
-    def hello(self, now: float) -> Any: ...
-
-    def resumed(self) -> None: ...
 
 
 class Dialing:
@@ -79,7 +64,9 @@ class Dialing:
         tls: Tls | None = None,
         on_unsendable: Callable[[Any, str], bool] = lambda message, why: False,
     ) -> None:
-        self._reactor, self._core, self._decoder = reactor, core, decoder
+        self._reactor, self._decoder = reactor, decoder
+        self._exchange = Exchange(core)
+        self._dialer = core.dialer
         self._addresses = parse_addresses(address)
         self.address = ",".join(self._addresses)
         self._at = 0  # which of the addresses is tried next, or has worked
@@ -89,7 +76,6 @@ class Dialing:
         self._proving: Connection | None = None
         self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
         self._on_pulse, self._on_notice, self._on_unsendable = on_pulse, on_notice, on_unsendable
-        self._hearing = Hearing()
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
         self._came = 0
@@ -147,7 +133,7 @@ class Dialing:
         """A Deferred that fires, and all is stopped, when the other side has acknowledged everything that was said, or after
         ``seconds``."""
         drained = self._draining = Deferred()
-        if self._core.dialer.epoch and self._core.dialer.session.undelivered():
+        if self._dialer.epoch and self._dialer.session.undelivered():
             self._drain_limit = self._reactor.callLater(seconds, self.stop)
         else:
             self.stop()
@@ -164,7 +150,7 @@ class Dialing:
         """Another connection in the place of one that is older than ``age`` seconds and does not bring through what we
         say: TCP may
         wait long before it sends lost packets again."""
-        if self._core.dialer.connected and self._reactor.seconds() > self._greeted_at + age:
+        if self._dialer.connected and self._reactor.seconds() > self._greeted_at + age:
             self._log.warn("what is said to {address} does not arrive; another connection is tried",
                            address=self._addresses[self._at])  # fmt: skip
             self.reconnect()
@@ -212,47 +198,41 @@ class Dialing:
             connection.close()
             return
         self._connection = connection
-        self._hearing.heard(self._reactor.seconds())
-        connection.send([(0, 0, [self._core.dialer.greeting() or self._core.hello(self._reactor.seconds())])])
+        connection.send([self._exchange.opened(self._reactor.seconds())])
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
-        dialer = self._core.dialer
-        self._hearing.heard(self._reactor.seconds())
+        self._exchange.heard(self._reactor.seconds())
         for body in bodies:
-            if not dialer.connected:
+            if not self._dialer.connected:
                 self._greeted(connection, body)
                 continue
-            frame = decode_frame(self._decoder, body)
-            if not frame[0]:
-                for message in frame[2]:
-                    self._on_notice(message)
             try:
-                messages = dialer.session.accept(frame)
+                notices, messages = self._exchange.accept(decode_frame(self._decoder, body))
             except Gap as gap:
                 raise ProtocolError(str(gap)) from None
+            for notice in notices:
+                self._on_notice(notice)
             if messages:
                 self._on_messages(messages)
-        if self._draining is not None and not dialer.session.undelivered():
+        if self._draining is not None and not self._dialer.session.undelivered():
             self.stop()
-        elif dialer.session.owes_ack:
+        elif self._exchange.owes_ack:
             self._ack.set(self._reactor.seconds() + ACK_S)
 
     def _greeted(self, connection: Connection, body: memoryview) -> None:
-        dialer, before = self._core.dialer, self._core.dialer.fresh
+        now = self._reactor.seconds()
         for answer in decode_frame(GREETING_FROM_SCHEDULER, body)[2]:
             try:
-                again = dialer.greeted(answer)
+                answered = self._exchange.answered(now, answer)
             except Fatal as fatal:
                 self._give_up(ProtocolError(str(fatal)))
                 return
-            if again is None:
-                connection.send([(0, 0, [self._core.hello(self._reactor.seconds())])])
+            if answered.frames:
+                self._send(connection, answered.frames)
+            if not answered.ready:
                 return
-            self._greeted_at = self._reactor.seconds()
-            if again:
-                self._send(connection, again)
-            self._core.resumed()
-            self._on_ready(dialer.fresh != before)
+            self._greeted_at = now
+            self._on_ready(answered.fresh)
             self.flush()
 
     def closed(self, connection: Connection, error: Exception) -> None:
@@ -260,7 +240,7 @@ class Dialing:
         if connection is self._connection:
             self._connection = None
         self._proving = None
-        worked, self._core.dialer.connected = self._core.dialer.connected, False
+        worked = self._exchange.lost()
         if worked and self._reactor.seconds() > self._greeted_at + SETTLED_S:
             self._failures = 0  # else what ends it at once may do so again, and is not to be repeated without a pause
         if self._stopped:
@@ -282,34 +262,34 @@ class Dialing:
     # ---- heartbeats -------------------------------------------------------------------------
 
     def _set_pulse(self) -> None:
-        self._pulse_due = self._reactor.seconds() + self._core.dialer.beat_every
+        self._pulse_due = self._reactor.seconds() + self._dialer.beat_every
         self._pulse.set(self._pulse_due)
 
     def _beat(self) -> None:
         """The pace of the heartbeats: send one, and see whether the other side is still to be heard."""
-        now, dialer = self._reactor.seconds(), self._core.dialer
+        now = self._reactor.seconds()
         lag = int(1e6 * (now - self._pulse_due))
         self._set_pulse()
         if self._connection is not None and self._connection.came != self._came:
             self._came = self._connection.came  # a part of a frame is a sign of life, where that is large and the line slow
-            self._hearing.heard(now)
-        silence = self._hearing.look(now, dialer.beat_every)
-        if self._connection is not None and silence > dialer.dead_after * PATIENCE:
+            self._exchange.heard(now)
+        silence = self._exchange.silence(now)
+        if self._connection is not None and silence:
             self._log.warn("nothing was heard from {address} for {silence:.1f} s; another connection is tried",
                            address=self._addresses[self._at], silence=silence)  # fmt: skip
             self.last_error = TimeoutError(f"nothing was heard for {silence:.1f} s")
             self._connection.transport.abortConnection()
         beat = self._on_pulse()
-        if beat is not None and self._connection is not None and dialer.connected:
+        if beat is not None and self._connection is not None and self._dialer.connected:
             beat.lag = max(0, lag)
-            self._connection.send([(*dialer.session.bare_ack()[:2], [beat])])
+            self._connection.send([self._exchange.background(beat)])
 
     # ---- sending ----------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Send what the session holds; nothing happens while there is no connection."""
-        if self._connection is not None and self._core.dialer.connected:
-            frames = self._core.dialer.session.take()
+        if self._connection is not None:
+            frames = self._exchange.take()
             if frames:
                 self._send(self._connection, frames)
 
@@ -328,6 +308,5 @@ class Dialing:
         connection.send(frames)
 
     def _send_ack(self) -> None:
-        session = self._core.dialer.session
-        if self._connection is not None and self._core.dialer.connected and session.owes_ack:
-            self._connection.send([session.bare_ack()])
+        if self._connection is not None and self._exchange.owes_ack:
+            self._connection.send([self._exchange.ack()])

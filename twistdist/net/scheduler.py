@@ -15,6 +15,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from twistdist.core.exchange import ACK_S
 from twistdist.core.scheduler import LEFT, Scheduler, Settings
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Effect, End, GiveUp, Log, Peer, Probe, Replaced
@@ -22,7 +23,6 @@ from twistdist.core.scheduler.records import Client, Worker
 from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
-from twistdist.net.dialing import ACK_S
 from twistdist.net.hosts import address_of, host_identity, is_local
 from twistdist.net.journal import JournalThread
 from twistdist.net.outbox import Outbox

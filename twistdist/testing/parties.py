@@ -13,8 +13,9 @@ from twistdist.core import client as client_core
 from twistdist.core import worker as worker_core
 from twistdist.core.client import FunctionRef, Record
 from twistdist.core.client import effects as client_effects
+from twistdist.core.exchange import ACK_S, Exchange
 from twistdist.core.scheduler import records
-from twistdist.core.session import Gap, Hearing
+from twistdist.core.session import Gap
 from twistdist.core.worker import Death, effects
 from twistdist.core.worker.memory import Limits
 from twistdist.errors import ProtocolError
@@ -23,9 +24,6 @@ from twistdist.wire import messages as m
 
 if TYPE_CHECKING:
     from twistdist.testing.simulate import World
-
-#: Seconds after which an acknowledgement is sent although nothing else is, as at the real edge.
-ACK_S = 0.05
 
 
 class SimulationFailed(AssertionError):
@@ -118,12 +116,12 @@ class Party:
 
     core: client_core.Client | worker_core.Worker
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, core: client_core.Client | worker_core.Worker) -> None:
         self.world, self.name = world, name
+        self.exchange = Exchange(core)
         self.alive = True
         self.link: Link | None = None
         self._ack_due = False
-        self._hearing = Hearing()
 
     def pulse(self) -> None:
         """The pace of the heartbeats: a silent scheduler is dialed anew."""
@@ -131,14 +129,12 @@ class Party:
             return
         world = self.world
         world.at(world.now + world.every, self.pulse, background=True)
-        silence = self._hearing.look(world.now, world.every)
-        if self.link is not None and silence > self.core.dialer.dead_after / 3:
+        if self.exchange.silence(world.now) and self.link is not None:
             world.faults["redialed"] += 1
-            self._hearing.heard(world.now)
             self.link.cut()
         beat = self.beat()
         if beat is not None and self.link is not None and self.core.dialer.connected:
-            self.link.send(True, (*self.core.dialer.session.bare_ack()[:2], [beat]), background=True)
+            self.link.send(True, self.exchange.background(beat), background=True)
 
     def beat(self) -> m.Beat | None:
         """What a worker tells."""
@@ -159,32 +155,24 @@ class Party:
             self.world.after(self.world.rng.uniform(0.02, 0.2), self.dial)
             return
         self.link = Link(self.world, self)
-        greeting = self.core.dialer.greeting() or self.core.hello(self.world.now)
-        self.link.send(True, (0, 0, [greeting]))
+        self.link.send(True, self.exchange.opened(self.world.now))
 
     def receives(self, link: Link, data: bytes) -> None:
         if link is not self.link:
             return
-        dialer = self.core.dialer
-        self._hearing.heard(self.world.now)
-        if not dialer.connected:
+        self.exchange.heard(self.world.now)
+        if not self.core.dialer.connected:
             for answer in framing.decode_frame(framing.GREETING_FROM_SCHEDULER, data)[2]:
-                before = dialer.fresh
-                again = dialer.greeted(answer)
-                if dialer.fresh != before:
-                    self.welcomed()
-                if again is None:
-                    link.send(True, (0, 0, [self.core.hello(self.world.now)]))
-                for frame in again or ():
+                answered = self.exchange.answered(self.world.now, answer)
+                for frame in answered.frames:
                     link.send(True, frame)
-                if again is not None:
-                    self.core.resumed()
+                if answered.fresh:
+                    self.welcomed()
         else:
-            frame = framing.decode_frame(self.decoder, data)
-            if not frame[0]:
-                for beat in frame[2]:
-                    self.heard_beat(beat)
-            self.messages(dialer.session.accept(frame))
+            notices, messages = self.exchange.accept(framing.decode_frame(self.decoder, data))
+            for beat in notices:
+                self.heard_beat(beat)
+            self.messages(messages)
         self.flush()
 
     decoder: Any
@@ -196,26 +184,25 @@ class Party:
         raise TypeError("clients and workers say what they do with messages")
 
     def flush(self) -> None:
-        dialer = self.core.dialer
         if isinstance(self.core, client_core.Client):
             self.core.close_batch()
-        if self.link is not None and dialer.connected:
-            for frame in dialer.session.take():
+        if self.link is not None:
+            for frame in self.exchange.take():
                 self.link.send(True, frame)
-            if dialer.session.owes_ack and not self._ack_due:
+            if self.exchange.owes_ack and not self._ack_due:
                 self._ack_due = True
                 self.world.after(ACK_S, self._acknowledge)
 
     def _acknowledge(self) -> None:
         self._ack_due = False
-        if self.link is not None and self.core.dialer.connected and self.core.dialer.session.owes_ack:
-            self.link.send(True, self.core.dialer.session.bare_ack())
+        if self.link is not None and self.exchange.owes_ack:
+            self.link.send(True, self.exchange.ack())
 
     def lost(self, link: Link) -> None:
         if link is not self.link:
             return
         self.link = None
-        self.core.dialer.connected = False
+        self.exchange.lost()
         pause = self.world.rng.choice((0.001, 0.05, 0.2, 1.5)) if self.world.faulty else 0.01
         self.world.after(pause, self.dial)
 
@@ -226,8 +213,8 @@ class SimClient(Party):
     decoder = framing.TO_CLIENT
 
     def __init__(self, world: World, number: int) -> None:
-        super().__init__(world, f"client {number}")
         self.core: client_core.Client = client_core.Client(1000 + number)
+        super().__init__(world, f"client {number}", self.core)
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
         self.data: dict[int, bytes] = {}
@@ -309,13 +296,13 @@ class SimWorker(Party):
     decoder = framing.TO_WORKER
 
     def __init__(self, world: World, name: str, incarnation: int, store: dict[int, tuple[bytes, int]]) -> None:
-        super().__init__(world, name)
         self.store = store
         host = "h1" if world.rng.random() < 0.5 else f"host-{name}"
         identity = m.HelloWorker(incarnation, name, incarnation, 1, world.rng.choice((1, 1, 2)), f"addr-{name}", host,
                                  f"store-{name}", {"GPU": 1_000_000} if name == "w0" else {}, [], [], [])  # fmt: skip
         stored = [m.Stored(task, attempt, len(value), b"d") for attempt, (value, task) in store.items()]
         self.core: worker_core.Worker = worker_core.Worker(identity, stored, limits=Limits(1000, 1000))
+        super().__init__(world, name, self.core)
         self.inboxes: dict[int, list[Any]] = {}
         self.running: dict[int, m.Compute | None] = {}
         self.packets: dict[int, list[m.Compute]] = {}

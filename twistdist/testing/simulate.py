@@ -26,13 +26,14 @@ from typing import Any
 import attrs
 
 from twistdist.core.client import Record, State
+from twistdist.core.exchange import ACK_S
 from twistdist.core.scheduler import Scheduler, Settings, records, transitions
 from twistdist.core.scheduler.gate import Gate
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import GiveUp, Peer, Probe
 from twistdist.errors import ProtocolError
-from twistdist.testing.parties import ACK_S, Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
+from twistdist.testing.parties import Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
 from twistdist.wire import journal as j
 from twistdist.wire import messages as m
