@@ -35,7 +35,7 @@ CLIENT_GRACE_S = 60.0
 NAME_GRACE_S = 20.0
 
 #: More than any memory.
-MOST_BYTES = 1 << 60
+MAX_BYTES = 1 << 60
 
 #: A worker's memory limit where none is given, as a share of the machine's memory.
 MEMORY_SHARE = 0.8
@@ -105,11 +105,11 @@ def parse_bytes(value: Any, name: str) -> int:
     """Bytes: a number, or text as in ``8GiB``, ``1.5GB``, ``500MB`` or ``2e9``.  ``ConfigError`` or ``TypeError`` names
     ``name``."""
     if not isinstance(value, str):
-        return int(as_number(value, name, 0, MOST_BYTES))
+        return int(as_number(value, name, 0, MAX_BYTES))
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\s*(?:([kKMGTP])(i?)B?|B)?\s*", as_text(value, name))
     base = 1024 if match and match[3] else 1000
     size = float(match[1]) * base ** ("kMGTP".index(match[2].replace("K", "k")) + 1 if match[2] else 0) if match else -1
-    if not 0 <= size <= MOST_BYTES:
+    if not 0 <= size <= MAX_BYTES:
         raise ConfigError(f"{name} is a size such as 8GiB, 500MB or a number of bytes, not {shown(value)}")
     return int(size)
 

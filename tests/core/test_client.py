@@ -43,7 +43,7 @@ def test_what_is_said_after_a_submit_comes_after_it():
 
 
 def test_many_functions_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(submits, "MOST_FUNCTIONS", 3)
+    monkeypatch.setattr(submits, "MAX_FUNCTIONS", 3)
     client = ready()
     for cid in range(1, 6):
         client.submit(Record(cid), FunctionRef("f", bytes([cid]), b"blob"), b"a")

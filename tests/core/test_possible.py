@@ -72,7 +72,7 @@ def test_a_task_that_only_waits_for_a_slot_lacks_nothing(story):
 
 
 def test_why_a_task_failed_is_known_when_nobody_wants_it_any_more(story, monkeypatch):
-    monkeypatch.setattr(garbage, "MOST_FAILURES", 2)
+    monkeypatch.setattr(garbage, "MAX_FAILURES", 2)
     worker = story.worker()
     keys = []
     for n in range(3):

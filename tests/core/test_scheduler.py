@@ -439,7 +439,7 @@ def test_an_input_that_can_never_be_had_is_computed_again(story):
     first = story.submit()
     story.submit(first)
     story.done(worker, story.given(worker)[0], None, 10_000)
-    for _ in range(detours.MOST_LOST_INPUTS):
+    for _ in range(detours.MAX_LOST_INPUTS):
         (compute,) = story.given(worker)
         story.tell(worker, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, worker.number)]))
         story.later(10)
@@ -466,7 +466,7 @@ def test_a_future_submitted_twice_stays_the_first_one(story):
 
 
 def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection(story, monkeypatch):
-    monkeypatch.setattr(dispatch, "MOST_COMPUTE_BYTES", 100)
+    monkeypatch.setattr(dispatch, "MAX_COMPUTE_BYTES", 100)
     worker = story.worker()
     first = story.submit()
     story.done(worker, story.given(worker)[0], b"x" * 101, 101)

@@ -77,7 +77,7 @@ def test_only_the_running_attempt_is_charged():
 def test_when_all_executors_die_together_nobody_is_charged_at_first():
     worker = make()
     worker.receive(0.0, [compute(1)])
-    for _ in range(records.MOST_EXPOSED - 1):
+    for _ in range(records.MAX_EXPOSED - 1):
         worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
         worker.executor_started(0.0, 0)
         assert not [one for one in said(worker) if isinstance(one, m.Crashed)]
@@ -309,7 +309,7 @@ def test_executors_that_do_not_start_stop_the_intake_until_one_does():
     worker = make()
     worker.receive(0.0, [compute(1), compute(2)])
     worker.executor_ended(0.0, 0, Death("SIGKILL", "", 1))
-    for _ in range(intake.MOST_FAILED_STARTS):
+    for _ in range(intake.MAX_FAILED_STARTS):
         worker.executor_ended(0.0, 0, Death("no more memory"))
     told = said(worker)
     assert [(one.most, "no more memory" in one.why) for one in told if isinstance(one, m.Intake)] == [(0, True)]
@@ -411,7 +411,7 @@ def test_an_executor_that_begins_nothing_is_replaced_and_nobody_is_charged():
 def test_a_task_that_met_two_template_deaths_runs_alone_before_it_is_charged():
     worker = make(2)
     worker.receive(0.0, [compute(1), compute(2)])
-    for _ in range(records.MOST_EXPOSED - 1):
+    for _ in range(records.MAX_EXPOSED - 1):
         for number in (0, 1):
             for attempt in list(worker.executors[number].given):
                 worker.executor_ended(0.0, number, Death("template died", "", attempt, blame=False))

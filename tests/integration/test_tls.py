@@ -19,7 +19,7 @@ from tests.integration.habits import depth, lines
 from tests.integration.test_twistd import TWISTD, fails, shells
 from twistdist import cli, client, errors
 from twistdist.blocking import Client, current_client
-from twistdist.net.connection import MOST_UNPROVEN
+from twistdist.net.connection import MAX_UNPROVEN
 
 __all__ = ["shells"]  # a fixture
 
@@ -159,7 +159,7 @@ def test_strangers_that_say_nothing_keep_nobody_out(start, certs, encrypted):
     with contextlib.ExitStack() as stack:
         strangers = [
             stack.enter_context(socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=30))
-            for _ in range(MOST_UNPROVEN + 30)
+            for _ in range(MAX_UNPROVEN + 30)
         ]
         with Client(address, **options) as connected:
             assert connected.workers(20) == {}

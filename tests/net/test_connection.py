@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 
 from twistdist import errors
 from twistdist.blocking import Client
-from twistdist.net.connection import HANDSHAKE_S, MOST_LINES, MOST_UNPROVEN, REFUSAL_S, Connection, ServerFactory
+from twistdist.net.connection import HANDSHAKE_S, MAX_LINES, MAX_UNPROVEN, REFUSAL_S, Connection, ServerFactory
 from twistdist.net.scheduler import SchedulerService
 from twistdist.wire import messages as m
 from twistdist.wire.framing import encode_frame
@@ -221,13 +221,13 @@ class Door:
 def test_strangers_of_one_host_shut_out_themselves_alone():
     door = Door()
     honest, its_transport = door.connect("10.0.0.1")
-    for _ in range(MOST_UNPROVEN + 50):
+    for _ in range(MAX_UNPROVEN + 50):
         door.connect("10.0.0.66")
-    assert door.open() == [True] + [False] * 51 + [True] * (MOST_UNPROVEN - 1)
+    assert door.open() == [True] + [False] * 51 + [True] * (MAX_UNPROVEN - 1)
     late, late_transport = door.connect("10.0.0.2")
     for connection, transport in ((honest, its_transport), (late, late_transport)):
         connection.dataReceived(proof(transport))
-    assert honest.accepted and late.accepted and door.open().count(True) == MOST_UNPROVEN
+    assert honest.accepted and late.accepted and door.open().count(True) == MAX_UNPROVEN
     for connection, transport in door.made:
         if not transport.disconnecting:
             connection.connectionLost()
@@ -236,7 +236,7 @@ def test_strangers_of_one_host_shut_out_themselves_alone():
 
 def test_who_has_proved_itself_is_not_counted():
     door = Door()
-    for _ in range(2 * MOST_UNPROVEN):
+    for _ in range(2 * MAX_UNPROVEN):
         connection, transport = door.connect("10.0.0.1")
         connection.dataReceived(proof(transport))
     assert all(door.open())
@@ -244,7 +244,7 @@ def test_who_has_proved_itself_is_not_counted():
 
 def test_one_with_a_wrong_secret_counts_until_it_is_closed():
     door = Door()
-    for _ in range(MOST_UNPROVEN):
+    for _ in range(MAX_UNPROVEN):
         connection, transport = door.connect("10.0.0.1")
         connection.dataReceived(proof(transport, b"another secret .."))
     door.connect("10.0.0.1")
@@ -255,13 +255,13 @@ def test_refusals_do_not_fill_the_log():
     door = Door()
     for _ in range(50):
         door.connect("10.0.0.1")[0].fail(errors.ProtocolError("no"))
-    assert len(door.lines) == MOST_LINES and "10.0.0.1 was refused: no" in door.lines[0]
+    assert len(door.lines) == MAX_LINES and "10.0.0.1 was refused: no" in door.lines[0]
     door.clock.advance(1.1)
-    assert door.lines[MOST_LINES:] == ["40 more connections were refused within the last second"]
+    assert door.lines[MAX_LINES:] == ["40 more connections were refused within the last second"]
     door.connect("10.0.0.1")[0].fail(errors.ProtocolError("again"))
     assert "again" in door.lines[-1]
     door.connect("10.0.0.1")[0].connectionLost()
-    assert len(door.lines) == MOST_LINES + 2  # who just goes is not worth a line
+    assert len(door.lines) == MAX_LINES + 2  # who just goes is not worth a line
 
 
 def test_a_scheduler_of_another_version_is_told_apart():
@@ -313,7 +313,7 @@ class Halting(StringTransport):
 
 
 def test_in_a_flood_who_submits_more_is_not_read_and_who_cancels_is_heard(monkeypatch):
-    monkeypatch.setattr("twistdist.net.scheduler.MOST_UNFINISHED", 10)
+    monkeypatch.setattr("twistdist.net.scheduler.MAX_UNFINISHED", 10)
     monkeypatch.setattr("twistdist.net.scheduler.RESUME_UNFINISHED", 5)
     clock = Clock()
     service = SchedulerService(clock, [], SECRET)

@@ -70,7 +70,7 @@ def test_who_does_not_read_is_not_read_from_and_hears_all_in_the_end(service):
 
 
 def test_who_floods_is_not_read_from_until_work_is_done_but_tasks_own_clients_are(service, monkeypatch):
-    monkeypatch.setattr(scheduler, "MOST_UNFINISHED", 10)
+    monkeypatch.setattr(scheduler, "MAX_UNFINISHED", 10)
     monkeypatch.setattr(scheduler, "RESUME_UNFINISHED", 5)
     flood = Peer(service, m.HelloClient(1))
     flood.say(m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b""] * 20))

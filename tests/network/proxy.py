@@ -13,7 +13,7 @@ import time
 CHUNK = 1 << 16
 
 #: Bytes that wait in the proxy for a side that does not read; more stay in the sender.
-MOST_HELD = 1 << 20
+MAX_HELD = 1 << 20
 
 
 class _Way:
@@ -200,7 +200,7 @@ class Proxy:
 
     def _listen(self, way):
         """Read from its source, or leave that alone for now."""
-        wanted = not way.ended and way.size < MOST_HELD and way.name not in self._frozen
+        wanted = not way.ended and way.size < MAX_HELD and way.name not in self._frozen
         known = self._selector.get_map().get(way.source)
         if wanted and known is None:
             other = next(one for one in self._ways if one.source is way.target)

@@ -21,7 +21,7 @@ _MARK = re.compile(rb"\x00\x1e([0-9a-f]{16})\n")
 _MARK_BYTES = 19
 
 #: Bytes of one attempt's output that are logged; more is counted and dropped.
-MOST_LOGGED = 1 << 20
+MAX_LOGGED = 1 << 20
 
 #: A line is broken at this many bytes.
 LONGEST_LINE = 4096
@@ -129,7 +129,7 @@ class Lines:
                 part = line[start : start + LONGEST_LINE]
                 text = part.decode("utf-8", "backslashreplace")
                 self.tail.append(text)
-                if self._logged < MOST_LOGGED:
+                if self._logged < MAX_LOGGED:
                     self._logged += len(part) + 1
                     yield attempt, text
                 else:

@@ -35,7 +35,7 @@ BUSY_S = 0.004
 PAUSE_S = 0.002
 
 #: Forks asked for and not yet answered: each lies in the template's socket with two descriptors.
-MOST_FORKING = 32
+MAX_FORKING = 32
 
 #: Pauses before another template is started, in seconds: doubled each time that one died without an executor that started.
 TEMPLATE_PAUSE_S, LONGEST_TEMPLATE_PAUSE_S = 0.2, 10.0
@@ -45,7 +45,7 @@ TEMPLATE_PATIENCE_S, STOP_S = 5.0, 5.0
 
 #: Bytes of output taken from an executor at a time, and attempts whose keys are remembered for lines that come late.
 OUTPUT_BYTES = 64 << 10
-MOST_KEYS = 2_000
+MAX_KEYS = 2_000
 
 #: Environment variables by which numeric libraries are told how many threads to use, and what each library reads, in this
 #: order, where its own variable is not set.
@@ -63,7 +63,7 @@ THREAD_COUNTS = {
 _CALLERS = tuple(os.path.join("twistdist", "executors", name) for name in ("child.py", "surroundings.py"))
 
 #: Longest Python stack that is taken over from a process that died.
-MOST_STACK_BYTES = 16 << 10
+MAX_STACK_BYTES = 16 << 10
 
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
@@ -336,7 +336,7 @@ class Supervisor:
         if self._control is None:  # between two templates
             self._reactor.callLater(TEMPLATE_PAUSE_S, self._fork, number)
             return
-        if self._forking >= MOST_FORKING:
+        if self._forking >= MAX_FORKING:
             self._forks_waiting.append(number)
             return
         self._page.clear(number)
@@ -427,7 +427,7 @@ class Supervisor:
         parts = []
         path = packets.stack_path(self._store, executor.number)
         with contextlib.suppress(OSError), open(path, "rb") as file:  # where there is none, nothing is known
-            parts.append(_users_part(file.read(MOST_STACK_BYTES).decode("utf-8", "replace").strip()))
+            parts.append(_users_part(file.read(MAX_STACK_BYTES).decode("utf-8", "replace").strip()))
         lines = executor.streams[1].lines
         if running and lines.tail_of == running and lines.tail:
             parts.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in lines.tail))
@@ -573,7 +573,7 @@ class Supervisor:
             if type(one) is m.Compute:
                 attempts.append(one.attempt)
                 executor.keys[one.attempt] = one.key
-        while len(executor.keys) > MOST_KEYS:
+        while len(executor.keys) > MAX_KEYS:
             del executor.keys[next(iter(executor.keys))]
         executor.expected += len(attempts)
         executor.backlog.append((data, attempts))

@@ -60,7 +60,7 @@ _dice: Any = random._inst
 LEAST_MEMORY = 64 << 20
 
 #: When an executor holds this much more than after the last collection of garbage, or a quarter more, it is time for one.
-MOST_GARBAGE = 64 << 20
+MAX_GARBAGE = 64 << 20
 
 _Settings = tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]
 
@@ -138,7 +138,7 @@ class Surroundings:
         self._privileges = [(get, put, get()) for get, put in _PRIVILEGES]
         self._statm = _open_statm(high_descriptor)
         self._most_memory = max(LEAST_MEMORY, most_memory) if most_memory else sys.maxsize
-        self._collect_above = self._own_memory() + MOST_GARBAGE
+        self._collect_above = self._own_memory() + MAX_GARBAGE
         self._stacks = stacks
         self.spoiled = False
         self._looked = 0
@@ -336,7 +336,7 @@ class Surroundings:
         if own > self._collect_above or own > self._most_memory:
             gc.collect()
             own = self._own_memory()
-            self._collect_above = own + max(MOST_GARBAGE, own // 4)
+            self._collect_above = own + max(MAX_GARBAGE, own // 4)
         if own > self._most_memory:
             self.spoiled = True
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
 #: Requests that may wait on one connection.
-MOST_WAITING = 100
+MAX_WAITING = 100
 
 #: An unused connection to a holder is closed after this many seconds.
 IDLE_S = 30.0
@@ -40,16 +40,16 @@ IDLE_S = 30.0
 CONNECT_S = 3.0
 
 #: Large files that a worker sends at a time; who asks for more is told to look elsewhere.
-MOST_SENDING = 4
+MAX_SENDING = 4
 
 #: Connections to one holder at a time.
-MOST_CONNECTIONS = 2
+MAX_CONNECTIONS = 2
 
 #: How often a file is tried to be had from the same holder after its connection broke, and the pause before each try.
-MOST_RESUMES, RESUME_PAUSE_S = 3, 0.1
+MAX_RESUMES, RESUME_PAUSE_S = 3, 0.1
 
 #: Pause after all holders were busy: doubled each time, in seconds, and how often.
-BUSY_PAUSE_S, LONGEST_BUSY_PAUSE_S, MOST_BUSY = 0.02, 1.0, 200
+BUSY_PAUSE_S, LONGEST_BUSY_PAUSE_S, MAX_BUSY = 0.02, 1.0, 200
 
 
 class BulkServer:
@@ -78,7 +78,7 @@ class BulkServer:
         """Start with a request; one that comes while another is served waits for its turn."""
         if connection.peer is not None:
             connection.peer.append(request)
-            if len(connection.peer) > MOST_WAITING:
+            if len(connection.peer) > MAX_WAITING:
                 raise ProtocolError("too many files were asked for at once")
         elif isinstance(request, m.Fetch):
             self._send(connection, request)
@@ -99,7 +99,7 @@ class BulkServer:
         offset = HEADER_BYTES + fetch.offset
         length = os.fstat(stream.fileno()).st_size - offset
         large = length > LARGE_BYTES and has_socket(connection)
-        if length < 0 or fetch.offset < 0 or (large and self._sending >= MOST_SENDING):
+        if length < 0 or fetch.offset < 0 or (large and self._sending >= MAX_SENDING):
             stream.close()
             if length < 0 or fetch.offset < 0:
                 raise ProtocolError(f"bytes from {fetch.offset} on were asked for, of a file that is shorter")
@@ -447,7 +447,7 @@ class BulkFetcher:
             del self._sources[known]
         sources = self._sources.setdefault(address, [])
         free = min(sources, key=lambda one: one.load, default=None)
-        if free is not None and (not free.load or len(sources) >= MOST_CONNECTIONS):
+        if free is not None and (not free.load or len(sources) >= MAX_CONNECTIONS):
             return free
         sources.append(_Source(self._reactor, self._threads, address, self._secret, self._tls))
         return sources[-1]
@@ -461,7 +461,7 @@ class BulkFetcher:
             request = _Request(fetch.attempt, Deferred(), sink=fetch.sink)
             request.result.addCallbacks(lambda _: self._end(fetch, None), lambda failure: self._failed(fetch, address, failure))
             self._source(address).request(request)
-        elif fetch.busy and fetch.pauses < MOST_BUSY:
+        elif fetch.busy and fetch.pauses < MAX_BUSY:
             fetch.addresses, fetch.busy = deque(fetch.busy), []
             fetch.all_busy()
             pause = min(LONGEST_BUSY_PAUSE_S, BUSY_PAUSE_S * 2**fetch.pauses)
@@ -478,7 +478,7 @@ class BulkFetcher:
         elif failure.check(StoreError):
             self._end(fetch, failure)  # ours: no other holder can help
             return
-        elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MOST_RESUMES:
+        elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MAX_RESUMES:
             fetch.resumes += 1  # it broke in the middle: on from there, here or at another one
             fetch.addresses.append(address)
             if len(fetch.addresses) == 1:

@@ -35,10 +35,10 @@ from twistdist.storage.store import remove_leftovers
 BACKOFF_S, LONGEST_BACKOFF_S, SETTLED_S = 0.05, 10.0, 5.0
 
 #: Workers that end before they were ever ready, one after the other, make the start of the cluster fail.
-MOST_FAILED_STARTS = 3
+MAX_FAILED_STARTS = 3
 
 #: A cluster on one machine is not to have more; a larger number is a mistake.
-MOST_WORKERS = 10_000
+MAX_WORKERS = 10_000
 
 #: Seconds that processes have to end by themselves before they are killed.
 STOP_S = 10.0
@@ -67,7 +67,7 @@ class LocalCluster(BoundToProcess, Service):
                  dead_after: float | timedelta | None = None, **unknown: Any) -> None:  # fmt: skip
         if unknown:
             raise unknown_keywords("LocalCluster", unknown, OPTIONS)
-        self._wanted = default_slots() if n_workers is None else as_whole_number(n_workers, "n_workers", 0, MOST_WORKERS)
+        self._wanted = default_slots() if n_workers is None else as_whole_number(n_workers, "n_workers", 0, MAX_WORKERS)
         self._slots = as_whole_number(slots, "slots", 1, 4096)
         limit = memory_limit_of(memory_limit, "memory_limit", MEMORY_SHARE / max(1, self._wanted))
         self._worker_options = ["--slots", str(self._slots), f"--memory-limit={limit}"]
@@ -157,7 +157,7 @@ class LocalCluster(BoundToProcess, Service):
 
     def scale(self, n: int) -> None:
         """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
-        wanted = as_whole_number(n, "n", 0, MOST_WORKERS)
+        wanted = as_whole_number(n, "n", 0, MAX_WORKERS)
         self.check_open()
         self._wanted = wanted
         names = self._meant()
@@ -296,7 +296,7 @@ class LocalCluster(BoundToProcess, Service):
             self._failures[name] = 0
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         self._log.warn("worker {name} ended ({exit}) and is started again", name=name, exit=exit_in_words(status))
-        if self._starting is not None and not was_ready and failures >= MOST_FAILED_STARTS:
+        if self._starting is not None and not was_ready and failures >= MAX_FAILED_STARTS:
             self._fail_start(f"worker {name} does not start: {exit_in_words(status)}; its message is on standard error")
             return
         pause = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (failures - 1))

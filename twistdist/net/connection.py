@@ -1,7 +1,7 @@
 """One authenticated, framed connection: bytes on one side, frame bodies on the other.
 
 Until the handshake is done at most one handshake's worth of bytes is looked at, and the connection has ``HANDSHAKE_S`` to
-finish it (under TLS, that of TLS too).  A listening side has at most ``MOST_UNPROVEN`` such connections at a time.
+finish it (under TLS, that of TLS too).  A listening side has at most ``MAX_UNPROVEN`` such connections at a time.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from twistdist.wire.messages import Frame
 HANDSHAKE_S = 5.0
 
 #: Connections of one listening side that have not proved themselves; for each above that one is closed.
-MOST_UNPROVEN = 200
+MAX_UNPROVEN = 200
 
 #: Seconds before a wrong secret is answered, so that guessing is slow.
 REFUSAL_S = 1.0
 
 #: Lines about refused connections in the log, each second.
-MOST_LINES = 10
+MAX_LINES = 10
 
 #: Seconds of silence before the kernel asks whether the other host is there, between its questions, how many of them; and
 #: milliseconds after which data that nobody acknowledges end the connection.
@@ -236,7 +236,7 @@ class ServerFactory(Factory):
         self._lines, self._left_out, self._window_ends = 0, 0, 0.0
 
     def buildProtocol(self, addr: IAddress | None) -> Connection:
-        if len(self._hosts) >= MOST_UNPROVEN:
+        if len(self._hosts) >= MAX_UNPROVEN:
             self._make_room()
         host = getattr(addr, "host", "a local socket")
         connection = Connection(self._reactor, self._owner, ServerHandshake(self._secret, os.urandom(NONCE_BYTES)), self)
@@ -249,7 +249,7 @@ class ServerFactory(Factory):
         most = max(self._unproven.values(), key=len)
         oldest = next(iter(most))
         self.proved(oldest)
-        oldest.fail(ProtocolError(f"more than {MOST_UNPROVEN} connections at a time did not prove themselves"))
+        oldest.fail(ProtocolError(f"more than {MAX_UNPROVEN} connections at a time did not prove themselves"))
 
     def proved(self, connection: Connection) -> None:
         """Count it no longer among the unproven."""
@@ -268,7 +268,7 @@ class ServerFactory(Factory):
         if now >= self._window_ends:
             self._lines, self._window_ends = 0, now + 1.0
         self._lines += 1
-        if self._lines <= MOST_LINES:
+        if self._lines <= MAX_LINES:
             where = getattr(connection.transport.getPeer(), "host", "a local socket")
             self._log.warn("a connection from {host} was refused: {error}", host=where, error=connection.error)
         else:

@@ -17,7 +17,7 @@ from twistdist.wire.identity import identity_of
 from twistdist.wire.payload import dump_function
 
 #: Functions whose pickles are remembered; more and the memory starts over.
-MOST_FUNCTIONS = 1_000
+MAX_FUNCTIONS = 1_000
 
 
 @attrs.frozen
@@ -84,7 +84,7 @@ class Functions:
             used = tuple((name, names.get(name)) for name in sorted(_names_in(function.__code__)))
             known = _Known(function, ref, (function.__code__, function.__defaults__, function.__kwdefaults__), used)
         if known is not None:
-            if len(self._known) >= MOST_FUNCTIONS:
+            if len(self._known) >= MAX_FUNCTIONS:
                 self._known.clear()
                 self._identities.clear()
             self._known[id(function)] = known  # holding the function keeps its id its own

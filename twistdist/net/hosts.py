@@ -11,7 +11,7 @@ import socket
 import tempfile
 from typing import Any
 
-from twistdist.config import MOST_BYTES, as_number, as_text, parse_bytes
+from twistdist.config import MAX_BYTES, as_number, as_text, parse_bytes
 from twistdist.errors import ConfigError
 from twistdist.executors.processes import machine_memory
 
@@ -63,7 +63,7 @@ def memory_limit_of(value: Any, name: str, share: float) -> int:
             value = float(value)
     if value is None or value == "auto":
         value = share
-    if not isinstance(value, str) and 0 < as_number(value, name, 0, MOST_BYTES) <= 1:
+    if not isinstance(value, str) and 0 < as_number(value, name, 0, MAX_BYTES) <= 1:
         return int(float(value) * machine_memory())
     return parse_bytes(value, name)
 

@@ -19,7 +19,7 @@ from twistdist.net.futures import BaseFuture
 from twistdist.wire import messages as m
 
 #: Characters that a key may have.
-MOST_KEY = 1_000
+MAX_KEY = 1_000
 
 
 @attrs.frozen
@@ -56,8 +56,8 @@ def check_name(what: str, name: Any) -> str:
 def check_key(key: Any) -> str:
     """A task's key that a user chose: ``TypeError`` or ``ValueError`` for what can't be a key."""
     plain = as_text(key, "a key") if isinstance(key, str) else ""
-    if not plain or plain.endswith("-") or len(plain) > MOST_KEY:
-        raise ValueError(f"a key is text of 1 to {MOST_KEY:,} characters that does not end with '-', not {shown(key)}")
+    if not plain or plain.endswith("-") or len(plain) > MAX_KEY:
+        raise ValueError(f"a key is text of 1 to {MAX_KEY:,} characters that does not end with '-', not {shown(key)}")
     check_encodable("a key", plain)
     return plain
 

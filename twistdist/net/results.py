@@ -18,7 +18,7 @@ from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 
 #: How often a value is fetched, each time from where the scheduler says it is now.
-MOST_FETCHES = 8
+MAX_FETCHES = 8
 
 RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
 
@@ -85,7 +85,7 @@ class Results:
             return succeed(RELEASED)
         if record.place is not place:  # what became of it was told meanwhile
             return self.fetch(record, tries)
-        if tries >= MOST_FETCHES:
+        if tries >= MAX_FETCHES:
             text = (f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
                     "can this machine reach the addresses that they listen at?")  # fmt: skip
             return succeed(m.ErrorInfo("DataLost", "", text))

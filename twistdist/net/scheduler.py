@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PROBE_S = 2.0
 
 #: Unfinished tasks above which a client that submits more is not read any more, and below which all are again.
-MOST_UNFINISHED, RESUME_UNFINISHED = 1_000_000, 900_000
+MAX_UNFINISHED, RESUME_UNFINISHED = 1_000_000, 900_000
 
 
 class _Valve:
@@ -373,8 +373,8 @@ class SchedulerService(Service):
 
     def _look_at_flood(self) -> None:
         unfinished = self.core.unfinished
-        if unfinished > MOST_UNFINISHED or (self._flooded and unfinished < RESUME_UNFINISHED):
-            flooded = unfinished > MOST_UNFINISHED
+        if unfinished > MAX_UNFINISHED or (self._flooded and unfinished < RESUME_UNFINISHED):
+            flooded = unfinished > MAX_UNFINISHED
             if flooded is not self._flooded:
                 self._flooded = flooded
                 self._log.info("{n} tasks are unfinished: {what}", n=unfinished,

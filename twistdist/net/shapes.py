@@ -16,7 +16,7 @@ from twistdist.wire import messages as m
 _SKIP = object()
 
 #: Levels that a nesting of futures may have: what has more contains itself.
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 
 
 @attrs.frozen
@@ -38,8 +38,8 @@ def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
 def as_shape(futures: Any, level: int = 0) -> Any:
     """A nesting of futures that can be walked more than once: any iterable in it that is no list, tuple, set or dict (views,
     a deque, a generator, an array of objects, a Series) becomes a list.  ``ValueError`` for one that contains itself."""
-    if level > MOST_LEVELS:
-        raise ValueError(f"futures are nested in more than {MOST_LEVELS} levels, or in something that contains itself")
+    if level > MAX_LEVELS:
+        raise ValueError(f"futures are nested in more than {MAX_LEVELS} levels, or in something that contains itself")
     if isinstance(futures, BaseFuture | str | bytes | bytearray):
         return futures
     if isinstance(futures, dict):

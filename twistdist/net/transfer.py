@@ -29,7 +29,7 @@ STALL_S = 10.0
 LARGE_BYTES = 256 << 10
 
 #: Threads for large files.
-MOST_THREADS = 8
+MAX_THREADS = 8
 
 
 class Threads:
@@ -42,7 +42,7 @@ class Threads:
     def run(self, function: Callable[..., Any], used: socket.socket, *args: Any) -> Deferred[Any]:
         """``function(used, *args)`` in a thread.  ``used`` is closed at the end."""
         if self._pool is None:
-            self._pool = ThreadPool(0, MOST_THREADS, "PoolThread-twisted-bulk")
+            self._pool = ThreadPool(0, MAX_THREADS, "PoolThread-twisted-bulk")
             self._pool.start()
 
         def close(result: Any) -> Any:

@@ -24,7 +24,7 @@ from twistdist.wire import journal as j
 APPLICATION_ID = 0x74776973
 
 #: Free pages are given back to the file system when there are more than this many, and more than used ones.
-MOST_FREE_PAGES = 2000
+MAX_FREE_PAGES = 2000
 
 #: Bytes that the write-ahead log keeps at most while it is not in use.
 WAL_LIMIT = 16 << 20
@@ -163,9 +163,9 @@ class SqliteJournal:
         try:
             (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
             (pages,) = self._database.execute("PRAGMA page_count").fetchone()
-            if free > MOST_FREE_PAGES and 2 * free > pages:
+            if free > MAX_FREE_PAGES and 2 * free > pages:
                 # A statement without columns is stepped once by execute, which frees one page.
-                self._database.executescript(f"PRAGMA incremental_vacuum({free - MOST_FREE_PAGES // 2})")
+                self._database.executescript(f"PRAGMA incremental_vacuum({free - MAX_FREE_PAGES // 2})")
         except sqlite3.Error as error:
             raise JournalError(f"the journal {self.path} can't be written: {error}") from None
 

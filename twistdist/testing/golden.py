@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from twistdist.testing.simulate import World
 
 #: Differing seeds that are named.
-MOST_NAMED = 20
+MAX_NAMED = 20
 
 
 def trace_of(seed: int) -> str:
@@ -51,8 +51,8 @@ def compare(path: pathlib.Path, jobs: int) -> int:
     differing = [seed for seed, digest in found if kept[seed] != digest]
     print(f"{len(kept) - len(differing)} of {len(kept)} traces are identical")
     if differing:
-        others = " and others" if len(differing) > MOST_NAMED else ""
-        print(f"these differ: {', '.join(differing[:MOST_NAMED])}{others}; see the first with: "
+        others = " and others" if len(differing) > MAX_NAMED else ""
+        print(f"these differ: {', '.join(differing[:MAX_NAMED])}{others}; see the first with: "
               f"python -m twistdist.testing.simulate --first-seed {differing[0]} --seeds 1 --trace")  # fmt: skip
     return 1 if differing else 0
 

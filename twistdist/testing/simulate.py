@@ -40,7 +40,7 @@ from twistdist.wire import messages as m
 
 #: Simulated seconds in which faults happen, and events after which a run counts as stuck.
 FAULT_S = 4.0
-MOST_EVENTS = 60_000
+MAX_EVENTS = 60_000
 
 #: Seconds without anything but heartbeats after which the cluster is at rest; silence is noticed, and books are compared,
 #: in it.
@@ -505,7 +505,7 @@ class World:
 
     def _drain(self, what: str) -> None:
         busy_at = self.now
-        for _ in range(MOST_EVENTS):
+        for _ in range(MAX_EVENTS):
             if self._foreground:
                 busy_at = self.now
             elif self.now - busy_at > REST_S:

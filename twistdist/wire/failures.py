@@ -25,8 +25,8 @@ MAX_TRACEBACK = 64 << 10
 MAX_PICKLE = 4 << 20
 
 #: Exceptions that are looked at of those that one leads to, that a copy has, and values that a copy has of one's arguments.
-MOST_CHAINED = 100
-MOST_COPIED, _FEW_COPIED = 50, 3
+MAX_CHAINED = 100
+MAX_COPIED, _FEW_COPIED = 50, 3
 _MOST_VALUES = 50
 
 #: Frames kept of a traceback's outer and inner end.
@@ -71,7 +71,7 @@ def _trim(tb: types.TracebackType | None) -> types.TracebackType | None:
     return trimmed
 
 
-def chain(error: BaseException, most: int = MOST_CHAINED) -> list[BaseException]:
+def chain(error: BaseException, most: int = MAX_CHAINED) -> list[BaseException]:
     """``error`` and what it leads to (cause, context, a group's members), nearest first, each once, at most ``most``."""
     found = {id(error): error}
     todo = deque([error])
@@ -158,7 +158,7 @@ def _pickle(error: BaseException) -> bytes:
     except BaseException as trouble:  # the user's __reduce__ may do anything
         if not isinstance(trouble, _TooLarge | RecursionError) and not isinstance(trouble.__cause__, RecursionError):
             return b""
-    for most, longest in ((MOST_COPIED, MAX_TEXT), (_FEW_COPIED, MAX_TEXT // 16)):
+    for most, longest in ((MAX_COPIED, MAX_TEXT), (_FEW_COPIED, MAX_TEXT // 16)):
         try:
             return _dumps(_Copies(error, most, longest), MAX_PICKLE, type(error))
         except BaseException:  # what it leads to may be of a class that can't travel, or still too much

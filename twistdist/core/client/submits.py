@@ -15,7 +15,7 @@ from twistdist.wire import messages as m
 BATCH_BYTES = 1 << 20
 
 #: Functions that a session keeps on the scheduler, and their bytes: with more, the longest unused ones are dropped.
-MOST_FUNCTIONS = 500
+MAX_FUNCTIONS = 500
 FUNCTION_BYTES = 32 << 20
 
 
@@ -84,7 +84,7 @@ class Submits:
             self.post(m.Function(known[0], function.name, function.digest, function.blob), len(function.blob))
             self._function_bytes += len(function.blob)
         self._functions[function.digest] = known
-        while len(self._functions) > MOST_FUNCTIONS or (self._function_bytes > FUNCTION_BYTES and len(self._functions) > 1):
+        while len(self._functions) > MAX_FUNCTIONS or (self._function_bytes > FUNCTION_BYTES and len(self._functions) > 1):
             number, size = self._functions.pop(next(iter(self._functions)))
             self._function_bytes -= size
             self.post(m.DropFunctions([number]))

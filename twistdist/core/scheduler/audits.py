@@ -23,7 +23,7 @@ AUDIT_AFTER_S = 10.0
 AUDIT_PAUSE_S, LONGEST_AUDIT_PAUSE_S = 20.0, 640.0
 
 #: Beats in a row that differ before the books are compared.
-MOST_DIFFERENT = 2
+MAX_DIFFERENT = 2
 
 
 @attrs.define(eq=False)
@@ -49,7 +49,7 @@ class Audits:
         stored = beat.stored >= 0 and beat.stored != digest_of([task.value_attempt for task in worker.holds])
         if stored or beat.jobs != digest_of([task.attempt for task in worker.assigned]):
             worker.differs += 1
-            if worker.differs >= MOST_DIFFERENT or stored:
+            if worker.differs >= MAX_DIFFERENT or stored:
                 self._ask(now, worker, stored)
         else:
             worker.differs = 0

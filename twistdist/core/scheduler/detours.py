@@ -29,13 +29,13 @@ from twistdist.wire import messages as m
 
 #: After a task was given back this often because of inputs that could not be fetched, their copies are taken for lost; and at
 #: once if there is no other way; but never before the link has been bad for ``dead_after``: until then it may be mended.
-MOST_LOST_INPUTS = 4
+MAX_LOST_INPUTS = 4
 
 #: After this many times the task fails.
-MOST_LOST_INPUTS_IN_ALL = 12
+MAX_LOST_INPUTS_IN_ALL = 12
 
 #: No more are counted before, where the value could be made again then.
-MOST_LOST_INPUTS_EARLY = 7
+MAX_LOST_INPUTS_EARLY = 7
 
 #: Seconds until the task is tried again: doubled each time.
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
@@ -71,9 +71,9 @@ class Detours:
             self.mark_link(now, worker, holder)
         pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(trouble.lost_inputs, 10))
         self.lifecycle.pause(task)
-        hopeless = not self._goes_another_way(task, worker) or trouble.lost_inputs >= MOST_LOST_INPUTS
-        if trouble.lost_inputs > MOST_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
-            trouble.lost_inputs = MOST_LOST_INPUTS_EARLY
+        hopeless = not self._goes_another_way(task, worker) or trouble.lost_inputs >= MAX_LOST_INPUTS
+        if trouble.lost_inputs > MAX_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
+            trouble.lost_inputs = MAX_LOST_INPUTS_EARLY
         for attempt, holder in message.inputs:
             other = self.registry.workers.get(holder)
             if other is None:
@@ -86,7 +86,7 @@ class Detours:
                 self.outputs.post(other, m.Free([attempt]))
             else:
                 self.outputs.post(other, m.Verify([attempt]))
-        if trouble.lost_inputs >= MOST_LOST_INPUTS_IN_ALL:
+        if trouble.lost_inputs >= MAX_LOST_INPUTS_IN_ALL:
             count = trouble.lost_inputs
             text = (f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
                     "can the workers reach the addresses that the others listen at?")  # fmt: skip

@@ -26,7 +26,7 @@ from twistdist.core.scheduler.transitions import (
 from twistdist.wire import messages as m
 
 #: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
-MOST_COMPUTE_BYTES = 128 << 20
+MAX_COMPUTE_BYTES = 128 << 20
 
 
 @attrs.define(eq=False)
@@ -90,9 +90,9 @@ class Dispatch:
     def _assign(self, now: float, task: Task, worker: Worker) -> None:
         """An attempt of the task is the worker's; one that is too large for a frame fails."""
         weight = len(task.args) + sum([len(one.value) for one in task.inputs if one.value is not None])
-        if weight > MOST_COMPUTE_BYTES:
+        if weight > MAX_COMPUTE_BYTES:
             text = (f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
-                    f"{MOST_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
+                    f"{MAX_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
             self.lifecycle.fail(task, m.ErrorInfo("SerializationError", "", text, key=task.key))
             return
         mean = task.function.mean_us

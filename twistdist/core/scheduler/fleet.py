@@ -27,7 +27,7 @@ from twistdist.wire import messages as m
 LEFT = "worker left"
 
 #: How many incarnations of workers are remembered as replaced by a later one.
-MOST_OUTLIVED = 10_000
+MAX_OUTLIVED = 10_000
 
 
 @attrs.define(eq=False)
@@ -88,7 +88,7 @@ class Fleet:
         self.gone(now, old, "a new incarnation took its place")
         self.outputs.replace(old)
         self.outlived[old.hello.incarnation] = None
-        if len(self.outlived) > MOST_OUTLIVED:
+        if len(self.outlived) > MAX_OUTLIVED:
             del self.outlived[next(iter(self.outlived))]
 
     def away(self, worker: Worker) -> None:

@@ -26,7 +26,7 @@ from twistdist.core.scheduler.transitions import (
 from twistdist.wire import messages as m
 
 #: Failed tasks that nobody wants any more of which it is known why they failed.
-MOST_FAILURES = 1_000
+MAX_FAILURES = 1_000
 
 
 @attrs.define(eq=False)
@@ -84,7 +84,7 @@ class Garbage:
         """Of one that failed it is kept why, for a while."""
         self.failures.pop(task.key, None)
         self.failures[task.key] = story_of(task)
-        if len(self.failures) > MOST_FAILURES:
+        if len(self.failures) > MAX_FAILURES:
             del self.failures[next(iter(self.failures))]
 
     def find(self, key: str) -> Task | None:

@@ -19,7 +19,7 @@ from twistdist.wire import journal as j
 SPARSE_ENTRIES = 64
 
 #: Futures in one row: it is written anew whenever one of them is let go.
-MOST_WATCHES = 256
+MAX_WATCHES = 256
 
 
 class Ledger:
@@ -226,7 +226,7 @@ class Ledger:
         rows: dict[int, list[tuple[int, int]]] = {}
         for key in new:
             rows.setdefault(key[0], []).append(key)
-        parts = [keys[at : at + MOST_WATCHES] for keys in rows.values() for at in range(0, len(keys), MOST_WATCHES)]
+        parts = [keys[at : at + MAX_WATCHES] for keys in rows.values() for at in range(0, len(keys), MAX_WATCHES)]
         for keys in parts:
             segment = Segment(self._next(), keys, len(keys))
             for key in keys:

@@ -17,7 +17,7 @@ from twistdist.core.scheduler.transitions import ASSIGNED, READY, UNFINISHED
 LOOK_S, LONGEST_LOOK_S = 0.25, 2.0
 
 #: Tasks that are looked at for one that can't begin.
-MOST_LOOKED_AT = 10_000
+MAX_LOOKED_AT = 10_000
 
 
 def slot_to_free(parent: Task, wanted: Iterable[Task], workers: Collection[Worker],
@@ -54,7 +54,7 @@ def _next_to_begin(wanted: Iterable[Task]) -> Iterable[Task]:
     """What of ``wanted``, or of what that waits for, is ready or with a worker."""
     seen: set[Task] = set()
     todo = [task for task in wanted if task.state in UNFINISHED]
-    while todo and len(seen) < MOST_LOOKED_AT:
+    while todo and len(seen) < MAX_LOOKED_AT:
         task = todo.pop()
         if task in seen:
             continue

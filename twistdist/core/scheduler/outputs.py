@@ -11,7 +11,7 @@ from twistdist.core.scheduler.records import Client, Incident, Statistics, Worke
 from twistdist.wire import messages as m
 
 #: Incidents that are kept for the edge to log.
-MOST_INCIDENTS = 1000
+MAX_INCIDENTS = 1000
 
 Peer: TypeAlias = Client | Worker
 
@@ -92,7 +92,7 @@ class Outputs:
         """Remember a fault, and have it logged."""
         self.statistics.incidents.append(incident)
         self._logs.append(Log(incident))
-        if len(self._logs) > MOST_INCIDENTS:
+        if len(self._logs) > MAX_INCIDENTS:
             del self._logs[0]
 
     def probe(self, worker: Worker) -> None:

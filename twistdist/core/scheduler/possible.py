@@ -16,7 +16,7 @@ LOOK_S = 5.0
 NOBODY = "no worker is connected"
 
 #: Workers that are named in a text.
-MOST_NAMED = 8
+MAX_NAMED = 8
 
 #: Units of a resource on the wire that make 1.
 UNITS = 1_000_000
@@ -33,7 +33,7 @@ def lack_of(task: Task, workers: Collection[Worker]) -> str:
     if not named and not task.options.allow_other_workers:
         return f"only {_listed(task.options.workers)} may run it; connected are {_listed([one.name for one in here])}"
     wanted = ", ".join(f"{name}={amount / UNITS:g}" for name, amount in (task.options.resources or {}).items())
-    return f"it needs {wanted}; {'; '.join(_offer(worker) for worker in (named or here)[:MOST_NAMED])}"
+    return f"it needs {wanted}; {'; '.join(_offer(worker) for worker in (named or here)[:MAX_NAMED])}"
 
 
 def lacking(restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> dict[str, dict[Task, None]]:
@@ -57,7 +57,7 @@ def _offer(worker: Worker) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = [*names][:MOST_NAMED]
+    shown = [*names][:MAX_NAMED]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 

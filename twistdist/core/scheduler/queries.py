@@ -18,7 +18,7 @@ from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.queues import Queues
 from twistdist.core.scheduler.records import Client, Task, TaskState, Worker
-from twistdist.core.scheduler.refusals import MOST_CIDS
+from twistdist.core.scheduler.refusals import MAX_CIDS
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.rejoining import Rejoining
 from twistdist.core.scheduler.stories import story_of
@@ -113,7 +113,7 @@ class Queries:
     def _watch(self, now: float, client: Client, args: list[Any]) -> list[int]:
         """Take up tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
         known = []
-        if any(type(cid) is not int or not 0 <= cid < MOST_CIDS or cid in client.futures for cid, _ in args):
+        if any(type(cid) is not int or not 0 <= cid < MAX_CIDS or cid in client.futures for cid, _ in args):
             raise ValueError("futures have numbers of their own")
         for cid, key in args:
             task = self._find(client, str(key))

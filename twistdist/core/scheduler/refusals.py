@@ -8,10 +8,10 @@ from typing import Any
 from twistdist.wire import messages as m
 
 #: Numbers of futures are from 0 up to below this: they can always be sent back.
-MOST_CIDS = 1 << 63
+MAX_CIDS = 1 << 63
 
 #: Futures that one refused message may fail.
-MOST_REFUSED = 1 << 20
+MAX_REFUSED = 1 << 20
 
 
 def concerned(message: Any) -> tuple[Sequence[int], int | None]:
@@ -44,4 +44,4 @@ def _tag(kind: Any) -> int:
 
 
 def _range(first: int, count: int) -> Sequence[int]:
-    return range(first, first + count) if 0 <= first <= MOST_CIDS - count and count <= MOST_REFUSED else ()
+    return range(first, first + count) if 0 <= first <= MAX_CIDS - count and count <= MAX_REFUSED else ()

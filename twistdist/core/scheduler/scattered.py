@@ -26,7 +26,7 @@ from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: Times that a session is asked to bring its data to a worker that it can't reach.
-MOST_TRIES = 8
+MAX_TRIES = 8
 
 #: Pause between them, in seconds: doubled each time.
 SUPPLY_PAUSE_S, LONGEST_SUPPLY_PAUSE_S = 0.1, 5.0
@@ -107,7 +107,7 @@ class Scattered:
             self.supplies.record(task)
             self.supplies.ask(task, source)
             return
-        if not message.worker or source.tries >= MOST_TRIES:
+        if not message.worker or source.tries >= MAX_TRIES:
             self._not_brought(task, source, message)
             return
         worker = self.registry.workers.get(message.worker)

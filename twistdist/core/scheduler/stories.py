@@ -7,7 +7,7 @@ from typing import Any
 from twistdist.core.scheduler.records import Task
 
 #: Characters of an error that are told by ``why``.
-MOST_ERROR_CHARACTERS = 2_000
+MAX_ERROR_CHARACTERS = 2_000
 
 
 def story_of(task: Task) -> dict[str, Any]:
@@ -33,4 +33,4 @@ def _error_of(task: Task) -> str:
     if task.error is None:
         return ""
     kind = task.error.kind or task.error.type
-    return f"{kind}: {task.error.text}"[:MOST_ERROR_CHARACTERS]
+    return f"{kind}: {task.error.text}"[:MAX_ERROR_CHARACTERS]

@@ -17,7 +17,7 @@ from twistdist.core.scheduler.records import (
     Function,
     Task,
 )
-from twistdist.core.scheduler.refusals import MOST_CIDS
+from twistdist.core.scheduler.refusals import MAX_CIDS
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.settings import Settings
 from twistdist.core.scheduler.targets import Targets
@@ -35,7 +35,7 @@ BATCH_S = 0.1
 RECIPE_BYTES = 32
 
 #: Copies of a value that a task may ask for.
-MOST_COPIES = 10_000
+MAX_COPIES = 10_000
 
 _DEFAULTS = m.Options()
 
@@ -101,10 +101,10 @@ class Submits:
             raise ProtocolError("a task asks for nothing, or less, of a resource")
         if not 0 <= options.time_limit < float("inf"):  # NaN too
             raise ProtocolError("a task with an impossible time limit")
-        if options.replay not in ("always", "verify", "never") or not 1 <= options.replicas <= MOST_COPIES:
+        if options.replay not in ("always", "verify", "never") or not 1 <= options.replicas <= MAX_COPIES:
             raise ProtocolError("a task with an impossible replay policy or number of replicas")
         cids = range(message.first, message.first + count)
-        if cids.start < 0 or cids.stop > MOST_CIDS or not client.futures.keys().isdisjoint(cids):
+        if cids.start < 0 or cids.stop > MAX_CIDS or not client.futures.keys().isdisjoint(cids):
             raise ProtocolError(f"futures from {message.first} on were submitted twice, or have impossible numbers")
         return client.functions[message.fn]
 

@@ -26,8 +26,8 @@ is the worker's side of heartbeats.
 No value is ever unpickled here.
 """
 
-from twistdist.core.worker.executors import MOST_PARKED, most_executors
+from twistdist.core.worker.executors import MAX_PARKED, most_executors
 from twistdist.core.worker.records import Death
 from twistdist.core.worker.worker import Worker
 
-__all__ = ["MOST_PARKED", "Death", "Worker", "most_executors"]
+__all__ = ["MAX_PARKED", "Death", "Worker", "most_executors"]

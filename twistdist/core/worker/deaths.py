@@ -10,7 +10,7 @@ from twistdist.core.worker.files import Files
 from twistdist.core.worker.intake import Intake
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
-from twistdist.core.worker.records import MOST_EXPOSED, Death, Executor, Job
+from twistdist.core.worker.records import MAX_EXPOSED, Death, Executor, Job
 from twistdist.core.worker.taking_back import TakingBack
 from twistdist.wire import messages as m
 
@@ -39,7 +39,7 @@ class Deaths:
         guilty = executor.given.pop(running, None)
         if guilty is not None and (executor.stood_still or not death.blame) and not executor.is_ending(running):
             guilty.exposed += 1
-            if guilty.exposed < MOST_EXPOSED:
+            if guilty.exposed < MAX_EXPOSED:
                 executor.given = {running: guilty, **executor.given}
                 guilty = None
         innocent = list(executor.given.values())

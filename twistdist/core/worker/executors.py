@@ -18,7 +18,7 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 10.0
 REPORTED_STARTS = (3, 10, 100)
 
 #: Executors that may be parked at a time.
-MOST_PARKED = 1024
+MAX_PARKED = 1024
 
 
 @attrs.define(eq=False)
@@ -136,4 +136,4 @@ class Executors:
 
 def most_executors(slots: int) -> int:
     """How many numbers executors may have at most: active ones, parked ones, and some that are ending."""
-    return 4 * slots + MOST_PARKED + 16
+    return 4 * slots + MAX_PARKED + 16

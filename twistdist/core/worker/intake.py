@@ -10,7 +10,7 @@ from twistdist.core.worker.outputs import Outputs
 from twistdist.wire import messages as m
 
 #: After this many starts in a row that failed, the worker takes no work until one succeeds.
-MOST_FAILED_STARTS = 3
+MAX_FAILED_STARTS = 3
 
 
 @attrs.define(eq=False)
@@ -35,7 +35,7 @@ class Intake:
         if self.fenced:
             self.most = 0  # the tasks that wait here may have been given to others
             return
-        if self.executors.starts_failed >= MOST_FAILED_STARTS and up < self.slots:
+        if self.executors.starts_failed >= MAX_FAILED_STARTS and up < self.slots:
             most, why = up, f"its executors do not start: {self.executors.why_no_start}"
         elif self.paused:
             limit = memory.in_words(self.limits.worker)

@@ -14,7 +14,7 @@ from twistdist.core.session import Dialer
 from twistdist.wire import messages as m
 
 #: Beats that may be on their way; older ones don't extend the lease any more.
-MOST_BEATS = 1000
+MAX_BEATS = 1000
 
 
 class Lease:
@@ -23,7 +23,7 @@ class Lease:
     def __init__(self) -> None:
         self.number = self.heard = 0
         self.since = 0.0
-        self._sent: deque[tuple[int, float]] = deque(maxlen=MOST_BEATS)
+        self._sent: deque[tuple[int, float]] = deque(maxlen=MAX_BEATS)
 
     def begin(self, now: float) -> None:
         """A new session: it begins with a lease, since the scheduler has just heard of us."""

@@ -15,7 +15,7 @@ AHEAD_US = 50_000
 
 #: An attempt that runs when its executor dies of what may have been somebody else's doing (the template's death, threads that
 #: an earlier task left) is charged when that happens so often.
-MOST_EXPOSED = 3
+MAX_EXPOSED = 3
 
 
 @attrs.define(eq=False)
@@ -45,7 +45,7 @@ class Job:
     @property
     def lonely(self) -> bool:
         """Whether it must be the only one that runs, so that it is known whose fault the next death is."""
-        return self.exposed >= MOST_EXPOSED - 1
+        return self.exposed >= MAX_EXPOSED - 1
 
 
 @attrs.frozen

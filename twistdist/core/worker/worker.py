@@ -10,7 +10,7 @@ from twistdist.core.session import Dialer
 from twistdist.core.worker import effects, memory
 from twistdist.core.worker.deaths import Deaths
 from twistdist.core.worker.ending import Endings
-from twistdist.core.worker.executors import MOST_PARKED, Executors
+from twistdist.core.worker.executors import MAX_PARKED, Executors
 from twistdist.core.worker.files import Files
 from twistdist.core.worker.giving import Giving
 from twistdist.core.worker.inputs import Inputs
@@ -39,7 +39,7 @@ class Worker:
     """
 
     def __init__(self, identity: m.HelloWorker, stored: Iterable[m.Stored] = (), spilled: Iterable[int] = (),
-                 limits: memory.Limits | None = None, most_parked: int = MOST_PARKED) -> None:  # fmt: skip
+                 limits: memory.Limits | None = None, most_parked: int = MAX_PARKED) -> None:  # fmt: skip
         limits, slots = limits or memory.Limits(), identity.slots
         self.identity = identity
         self.dialer = dialer = Dialer(identity.session)
@@ -49,7 +49,7 @@ class Worker:
         self.files = files = Files(outputs)
         self.work = jobs = Jobs()
         self.inputs = inputs = Inputs(identity, outputs, files, jobs)
-        self.processes = executors = Executors(slots, outputs, min(most_parked, MOST_PARKED))
+        self.processes = executors = Executors(slots, outputs, min(most_parked, MAX_PARKED))
         self.intake = intake = Intake(slots, limits, outputs, executors)
         self.taking_back = taking_back = TakingBack(outputs, jobs, inputs)
         self.ending = ending = Endings(alarms, outputs, jobs, executors, taking_back)
