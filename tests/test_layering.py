@@ -88,7 +88,7 @@ BESIDE = {
 #: Fields of records that more than one module assigns.  ``restoring`` makes records, and may assign all.
 SHARED_FIELDS = {
     "attempt": {"dispatch", "attempts", "lifecycle"},  # given, adopted, given up
-    "care": {"targets", "copies", "scattered"},  # made where a value first needs any
+    "retention": {"targets", "copies", "scattered"},  # made where a value first needs any
     "connected": {"scheduler", "fleet"},
     "copying": {"copies", "lifecycle"},
     "cost_us": {"dispatch", "slots"},
@@ -96,7 +96,7 @@ SHARED_FIELDS = {
     "size": {"attempts", "scattered"},
     "value": {"attempts", "scattered", "lifecycle"},
     "value_attempt": {"attempts", "scattered"},
-    "failed": {"copies", "supplies", "scattered"},  # of a Care, of a Source
+    "failed": {"copies", "supplies", "scattered"},  # of a Retention, of a Source
     "functions": {"client_sessions", "dispatch", "attempts", "registry"},  # of a Client, of a Worker
     "holders": {"holdings", "lifecycle"},
     "inputs": {"registry", "lifecycle"},

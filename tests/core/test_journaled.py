@@ -45,7 +45,7 @@ def test_replicate_is_remembered(story):
     story.tell(story.client, m.Query(1, "replicate", [2, cid]))
     story.restart()
     (task,) = story.core.tasks.values()
-    assert task.care is not None and task.care.copies == 2 and task in story.core.targets.tasks
+    assert task.retention is not None and task.retention.copies == 2 and task in story.core.targets.tasks
     story.client = story.resume(1)
     story.tell(story.client, m.Release([cid]))
     story.write()
@@ -59,7 +59,7 @@ def test_replicate_of_scattered_data_is_remembered(story, replicas):
     story.tell(story.client, m.Query(1, "replicate", [replicas, 1]))
     story.restart()
     (task,) = story.core.tasks.values()
-    assert task.care.copies == replicas
+    assert task.retention.copies == replicas
 
 
 def test_the_session_that_scattered_ends_before_the_workers_have_brought_the_data(story):

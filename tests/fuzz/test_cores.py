@@ -159,7 +159,7 @@ class SchedulerRun:
             for client, cid in task.watchers:
                 assert client.futures.get(cid) is task, "who watches a task has a future"
                 assert core.clients.get(client.number) is client, "who watches a task is part of the cluster"
-            for one in (task.worker, *(task.care.copying if task.care is not None else ())):
+            for one in (task.worker, *(task.retention.copying if task.retention is not None else ())):
                 assert one is None or core.workers.get(one.number) is one, "only workers of the cluster have orders"
         for function in core.registry.functions.values():
             assert function.users > 0, "a function has users, or is forgotten"

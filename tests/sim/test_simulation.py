@@ -72,7 +72,7 @@ def test_a_broken_core_is_found(monkeypatch):
 def test_copies_that_are_never_made_are_found(monkeypatch):
     from twistdist.core.scheduler.copies import Copies
 
-    monkeypatch.setattr(Copies, "_copy", lambda self, task, care, free, staying: free.clear())
+    monkeypatch.setattr(Copies, "_copy", lambda self, task, retention, free, staying: free.clear())
     failed = run_seeds(0, 200).failed
     assert any("copies of" in text for _, text in failed)
 

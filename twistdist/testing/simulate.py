@@ -553,11 +553,11 @@ class World:
             values = {self.workers[one.name].store.get(task.value_attempt, (b"", 0))[0] for one in task.holders}
             if len(values) > 1 and not (self.faults["lose file"] or self.faults["drift"] or self.echoes):
                 raise SimulationFailed(f"the copies of {task.key} differ")
-            if task.care is None:
+            if task.retention is None:
                 continue
             most = len(self.core.workers)
-            if len(task.holders) < min(task.care.copies or most, most):
-                raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.care.copies or most}")
+            if len(task.holders) < min(task.retention.copies or most, most):
+                raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.retention.copies or most}")
 
     def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
         """The right value of a node; None when it or an input of it must fail."""

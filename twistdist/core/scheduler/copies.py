@@ -15,8 +15,8 @@ from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.reach import Reach
 from twistdist.core.scheduler.records import (
-    Care,
     Client,
+    Retention,
     Task,
     Worker,
 )
@@ -57,73 +57,78 @@ class Copies:
         """The end of an event: values whose holders or target changed."""
         while self.targets.to_check:
             for task in self.targets.take_to_check():
-                if task.care is not None and task.number in self.registry.tasks:
-                    self._tend(task, task.care)
+                if task.retention is not None and task.number in self.registry.tasks:
+                    self._tend(task, task.retention)
 
     def look_at_all(self) -> None:
         """A worker has come, gone or changed its mind: all targets are looked at again."""
         for task in list(self.targets.tasks):
-            if task.care is None or task.number not in self.registry.tasks:
+            if task.retention is None or task.number not in self.registry.tasks:
                 self.targets.forget(task)
             else:
-                task.care.failures = 0
-                task.care.failed.clear()
+                task.retention.failures = 0
+                task.retention.failed.clear()
                 self.targets.look_at(task)
 
     def not_to(self, worker: Worker) -> None:
         """The worker is gone, and the copies on their way there with it."""
         for task in self.targets.tasks:
-            if task.care is not None:
-                task.care.copying.pop(worker, None)
+            if task.retention is not None:
+                task.retention.copying.pop(worker, None)
+
+    def may_be_copied(self, task: Task) -> bool:
+        """Whether another copy is under way, or could be made."""
+        retention = task.retention
+        return retention is not None and bool(retention.copying or self.free_for(task, retention))
 
     def arrived(self, task: Task, worker: Worker) -> None:
         """The worker has the value, whether it was on its way there or not."""
-        if task.care is not None:
-            task.care.copying.pop(worker, None)
+        if task.retention is not None:
+            task.retention.copying.pop(worker, None)
             self.targets.look_at(task)
 
     def set_target(self, task: Task, copies: int) -> None:
         """``copies`` of the value are to be kept from now on (0: one on every worker)."""
-        care = self.targets.of(task)
-        care.copies, care.failures = copies, 0
-        care.failed.clear()
+        retention = self.targets.of(task)
+        retention.copies, retention.failures = copies, 0
+        retention.failed.clear()
         self.targets.keep(task)
         self.ledger.target(task, copies)
 
     @staticmethod
-    def staying(task: Task, care: Care) -> list[Worker]:
+    def staying(task: Task, retention: Retention) -> list[Worker]:
         """The holders that are not about to lose their copy."""
-        return [one for one in task.holders or () if one.retiring is None and one is not care.moving]
+        return [one for one in task.holders or () if one.retiring is None and one is not retention.moving]
 
-    def _tend(self, task: Task, care: Care) -> None:
+    def _tend(self, task: Task, retention: Retention) -> None:
         if task.state is not DONE or task.holders is None:
             if task.state is DONE:  # inline: on the scheduler, which is all the safety there is
-                self._announce(task, care)
+                self._announce(task, retention)
             return
-        staying, free = self.staying(task, care), self.free_for(task, care)
-        have = len(staying) + len(care.copying)
-        wanted = care.copies or have + len(free)
+        staying, free = self.staying(task, retention), self.free_for(task, retention)
+        have = len(staying) + len(retention.copying)
+        wanted = retention.copies or have + len(free)
         while have < wanted and free:
-            self._copy(task, care, free, staying)
+            self._copy(task, retention, free, staying)
             have += 1
-        if len(staying) >= wanted or not (free or care.copying):
-            self._announce(task, care)
-        if care.moving is not None and (len(staying) >= wanted or (staying and not (free or care.copying))):
-            self._unload(task, care, care.moving)
+        if len(staying) >= wanted or not (free or retention.copying):
+            self._announce(task, retention)
+        if retention.moving is not None and (len(staying) >= wanted or (staying and not (free or retention.copying))):
+            self._unload(task, retention, retention.moving)
 
-    def free_for(self, task: Task, care: Care) -> list[Worker]:
+    def free_for(self, task: Task, retention: Retention) -> list[Worker]:
         """The workers that could have one more copy, and have not failed to."""
-        names = care.source.workers if care.source is not None else ()
+        names = retention.source.workers if retention.source is not None else ()
         return [one for one in self.registry.workers.values()
-                if one.well and one.retiring is None and one not in (task.holders or ()) and one not in care.copying
-                and one not in care.failed and (not names or one.name in names)]  # fmt: skip
+                if one.reachable and one.retiring is None and one not in (task.holders or ()) and one not in retention.copying
+                and one not in retention.failed and (not names or one.name in names)]  # fmt: skip
 
-    def _copy(self, task: Task, care: Care, free: list[Worker], staying: list[Worker]) -> None:
+    def _copy(self, task: Task, retention: Retention, free: list[Worker], staying: list[Worker]) -> None:
         """One more copy: on another host if there is one, on the worker that holds least."""
-        hosts = {one.hello.host for one in (*staying, *care.copying)}
+        hosts = {one.hello.host for one in (*staying, *retention.copying)}
         chosen = min(free, key=lambda one: (one.hello.host in hosts, one.bytes_held, one.number))
         free.remove(chosen)
-        care.copying[chosen] = None
+        retention.copying[chosen] = None
         holders = self.reach.introduce(chosen, task.holders or ())
         self.outputs.post(chosen, m.Copy(m.Input(task.number, task.value_attempt, None, task.size, task.digest, holders)))
 
@@ -132,30 +137,30 @@ class Copies:
 
         False when there is no such worker, and no copy under way.
         """
-        care, holders = task.care or Care(), task.holders or ()
+        retention, holders = task.retention or Retention(), task.holders or ()
         links = self.reach.links
-        free = [one for one in self.free_for(task, care) if one is not peer and (peer.number, one.number) not in links
+        free = [one for one in self.free_for(task, retention) if one is not peer and (peer.number, one.number) not in links
                 and any((one.number, holder.number) not in links for holder in holders)]  # fmt: skip
-        if free and not care.copying:
-            task.care = care
+        if free and not retention.copying:
+            task.retention = retention
             self.targets.add(task)
-            self._copy(task, care, free, self.staying(task, care))
-        return bool(free or care.copying)
+            self._copy(task, retention, free, self.staying(task, retention))
+        return bool(free or retention.copying)
 
-    def _announce(self, task: Task, care: Care) -> None:
+    def _announce(self, task: Task, retention: Retention) -> None:
         """There are as many copies as there can be: futures are told, and a source that need not supply again is let go."""
-        source = care.source
-        if not care.announced:
+        source = retention.source
+        if not retention.announced:
             if source is not None:
                 self.supplies.record(task)
-            care.announced = True
+            retention.announced = True
             self.watchers.tell(task, task.watchers)
         if source is not None and not source.resupply and source.client is not None:
             self.supplies.drop(task, source)
 
-    def _unload(self, task: Task, care: Care, worker: Worker) -> None:
+    def _unload(self, task: Task, retention: Retention, worker: Worker) -> None:
         """The copy elsewhere is made: the one that was to move goes."""
-        care.moving = None
+        retention.moving = None
         if task.holders is not None and worker in task.holders:
             self.holdings.drop(worker, task)
             self.outputs.post(worker, m.Free([task.value_attempt]))
@@ -163,40 +168,40 @@ class Copies:
     def copy_failed(self, now: float, worker: Worker, message: m.CopyFailed) -> None:
         """None of the holders gave it: they are asked whether they have it, and another try follows."""
         for task in self._targets_of(worker, message.attempt):
-            care = self.targets.of(task)
-            care.copying.pop(worker, None)
-            care.failures += 1
-            care.failed[worker] = None
+            retention = self.targets.of(task)
+            retention.copying.pop(worker, None)
+            retention.failures += 1
+            retention.failed[worker] = None
             self.targets.look_at(task)
-            if care.moving is not None and not care.copying:
-                care.moving = None  # it stays where it is
+            if retention.moving is not None and not retention.copying:
+                retention.moving = None  # it stays where it is
             for number in message.holders:
                 holder = self.registry.workers.get(number)
                 if holder is not None:
                     self.outputs.post(holder, m.Verify([message.attempt]))
-            pause = min(LONGEST_COPY_PAUSE_S, COPY_PAUSE_S * 2 ** min(care.failures, 12))
+            pause = min(LONGEST_COPY_PAUSE_S, COPY_PAUSE_S * 2 ** min(retention.failures, 12))
             self.alarms.set(now + pause, self._tend_later, task)
 
     def _targets_of(self, worker: Worker, attempt: int) -> list[Task]:
         """The values of ``attempt`` that are being copied to ``worker``: one, or none any more."""
-        return [one for one in self.targets.tasks if one.care is not None and worker in one.care.copying
+        return [one for one in self.targets.tasks if one.retention is not None and worker in one.retention.copying
                 and one.value_attempt == attempt]  # fmt: skip
 
     def _tend_later(self, now: float, task: Task) -> None:
-        if task.care is not None:
-            task.care.failed.clear()
+        if task.retention is not None:
+            task.retention.failed.clear()
             self.targets.look_at(task)
 
     def locate(self, now: float, worker: Worker, message: m.Locate) -> None:
         """All that the worker knew of are busy: who has it by now."""
         task = self.registry.tasks.get(message.task)
         holders = task.holders or () if task is not None and task.value_attempt == message.attempt else ()
-        numbers = self.reach.introduce(worker, [holder for holder in holders if holder.well])
+        numbers = self.reach.introduce(worker, [holder for holder in holders if holder.reachable])
         self.outputs.post(worker, m.Located(message.attempt, numbers))
 
     def rebalance(self, tasks: list[Task] | None) -> int:
         """Move copies from workers that hold much to those that hold little; how many moves were started."""
-        workers = [one for one in self.registry.workers.values() if one.well and one.retiring is None]
+        workers = [one for one in self.registry.workers.values() if one.reachable and one.retiring is None]
         if len(workers) < 2:
             return 0
         held = {one: one.bytes_held for one in workers}
@@ -219,21 +224,21 @@ class Copies:
 
     @staticmethod
     def _is_moving(task: Task) -> bool:
-        return task.care is not None and (task.care.moving is not None or bool(task.care.copying))
+        return task.retention is not None and (task.retention.moving is not None or bool(task.retention.copying))
 
     def move(self, task: Task, source: Worker, target: Worker) -> None:
         """Copy the value to ``target``; the copy at ``source`` goes when that is done."""
-        care = self.targets.of(task)
-        care.moving = source
+        retention = self.targets.of(task)
+        retention.moving = source
         self.targets.add(task)
-        self._copy(task, care, [target], self.staying(task, care))
+        self._copy(task, retention, [target], self.staying(task, retention))
 
     def count(self) -> int:
         """How many copies are being made."""
-        return sum(len(task.care.copying) for task in self.targets.tasks if task.care is not None)
+        return sum(len(task.retention.copying) for task in self.targets.tasks if task.retention is not None)
 
 
 def _may_be_at(task: Task, worker: Worker) -> bool:
     """Whether scattered data were not meant for other workers alone."""
-    names = task.care.source.workers if task.care is not None and task.care.source is not None else ()
+    names = task.retention.source.workers if task.retention is not None and task.retention.source is not None else ()
     return not names or worker.name in names

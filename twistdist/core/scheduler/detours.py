@@ -95,11 +95,11 @@ class Detours:
         self.alarms.set(now + pause, self._after_pause, (task, task.attempt))
 
     def mark_link(self, now: float, peer: Client | Worker, holder: int) -> None:
-        """``peer`` could not fetch from a worker that may be well: the link is marked, not the worker."""
+        """``peer`` could not fetch from a worker that is reachable otherwise: the link is marked, not the worker."""
         if self.reach.mark(now, peer, holder):
             self.alarms.set(now + max(LINK_S, 2 * self.settings.dead_after), self._link_over, (peer, holder))
             other = self.registry.workers.get(holder)
-            if other is not None and other.well:
+            if other is not None and other.reachable:
                 name = peer.name or f"client {peer.number:x}"
                 self.outputs.incident(Incident(now, "link", f"{name} to {other.name}", "results could not be fetched over it"))
 
@@ -110,7 +110,7 @@ class Detours:
     def _goes_another_way(self, task: Task, worker: Worker) -> bool:
         """Whether another worker can run the task; where nobody who may can fetch its inputs, a third worker that can is
         to have a copy of them."""
-        able = [one for one in self.registry.workers.values() if one.well and placement.allowed(task, one)]
+        able = [one for one in self.registry.workers.values() if one.reachable and placement.allowed(task, one)]
         if any(self.reach.can_fetch(one, task) for one in able):
             return True
         return any([self.copies.relay(one, worker) for one in task.inputs if one.state is DONE and one.holders is not None])
@@ -127,7 +127,7 @@ class Detours:
         """The task whose value can't be had from its holder, if it may be given up there, to be computed where it
         can be fetched."""
         task = next((one for one in holder.holds if one.value_attempt == attempt), None)
-        if task is None or task.options.replay == "never" or (task.care is not None and task.care.source is not None):
+        if task is None or task.options.replay == "never" or (task.retention is not None and task.retention.source is not None):
             return None
         return task
 

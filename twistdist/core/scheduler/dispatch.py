@@ -71,11 +71,11 @@ class Dispatch:
         """Tasks that must run alone: each reserves a worker, and starts when that has nothing else to run."""
         for task in list(self.queues.isolated):
             reserved = next((one for one in self.registry.workers.values() if one.exclusive is task), None)
-            if reserved is None or not reserved.well or reserved.resting or not reserved.most:
+            if reserved is None or not reserved.reachable or reserved.resting or not reserved.most:
                 if reserved is not None:
                     self.slots.release(reserved)
                 free = [one for one in self.registry.workers.values()
-                        if one.well and not one.resting and one.most and one.exclusive is None
+                        if one.reachable and not one.resting and one.most and one.exclusive is None
                         and placement.allowed(task, one)]  # fmt: skip
                 if not free:
                     continue
@@ -110,7 +110,7 @@ class Dispatch:
             worker.functions.add(function.number)
             self.outputs.post(worker, m.WorkerFunction(function.number, function.name, function.blob), len(function.blob))
         inputs = None
-        restore = task.care is not None and task.care.checkpointed
+        restore = task.retention is not None and task.retention.checkpointed
         if task.inputs and not restore:
             inputs = []
             for one in task.positions or task.inputs:

@@ -101,7 +101,7 @@ class Fleet:
         """Have another worker of the same host look whether the process of ``worker`` is dead, and take over its store."""
         hello = worker.hello
         for other in self.registry.workers.values():
-            if other.well and other.hello.host == hello.host and other.retiring is None and hello.store:
+            if other.reachable and other.hello.host == hello.host and other.retiring is None and hello.store:
                 self.outputs.post(other, m.Rescue(worker.number, hello.store))
                 return
 
@@ -109,7 +109,7 @@ class Fleet:
         """Values first, so that what is there again is never taken for lost."""
         worker = self.registry.workers.get(message.worker)
         self.recovery.adopt(now, by, message.stored, f"{by.name} took over a store of its host")
-        if message.dead and worker is not None and not worker.well:
+        if message.dead and worker is not None and not worker.reachable:
             self.gone(now, worker, "its process died")
 
     def gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:

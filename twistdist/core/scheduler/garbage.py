@@ -62,7 +62,7 @@ class Garbage:
 
     def _free(self, task: Task) -> None:
         """DONE and not needed: the bytes go, the recipe stays."""
-        for worker in (*(task.holders or ()), *(task.care.copying if task.care is not None else ())):
+        for worker in (*(task.holders or ()), *(task.retention.copying if task.retention is not None else ())):
             self.holdings.remove(worker, task)
             self.outputs.post(worker, m.Free([task.value_attempt]))
         self.lifecycle.free_value(task)
@@ -71,8 +71,8 @@ class Garbage:
         """The record goes, and its hold on its inputs' records with it."""
         if task.state is FAILED and task.error is not None and task.error.kind != "TaskCancelled":
             self._remember(task)
-        if task.care is not None and task.care.source is not None:
-            self.supplies.drop(task, task.care.source)
+        if task.retention is not None and task.retention.source is not None:
+            self.supplies.drop(task, task.retention.source)
         self.targets.forget(task)
         self.ledger.forget(task)
         self.queues.unpin(task)
@@ -98,7 +98,7 @@ class Garbage:
 
 def _is_irreplaceable(task: Task) -> bool:
     """Whether a value that is given up can't be had again, though a replay of what depends on it might want it."""
-    care = task.care
-    if care is not None and (care.checkpointed or care.source is not None):
-        return care.source is not None and care.source.client is None
+    retention = task.retention
+    if retention is not None and (retention.checkpointed or retention.source is not None):
+        return retention.source is not None and retention.source.client is None
     return task.options.replay == "never"

@@ -53,12 +53,12 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
     else:
         _must(task.value is None and task.holders is None, "only done tasks have values", task)
     if task.state is AWAITED:
-        source = task.care.source if task.care is not None else None
+        source = task.retention.source if task.retention is not None else None
         recovering = scheduler.rejoining.active and task.value_attempt
         comes = source is not None and source.client is not None
         _must(recovering or comes, "awaited data have somebody to bring them", task)
         _must(recovering or task in scheduler.supplies.awaited, "awaited data are asked for", task)
-    restores = task.care is not None and task.care.checkpointed
+    restores = task.retention is not None and task.retention.checkpointed
     if task.state is READY and not restores:
         _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
     if task.state is WAITING:
@@ -91,7 +91,7 @@ def _check_workers(scheduler: Scheduler) -> None:
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
             _must(task.number in scheduler.registry.tasks, "held tasks are kept", task)
-        able = worker.well and not worker.resting
+        able = worker.reachable and not worker.resting
         _must(able or not scheduler.placement.has_room(worker), "no work for who is away or suspected", worker.name)
         for name, amount in worker.resources.items():
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)

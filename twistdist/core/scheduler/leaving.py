@@ -69,9 +69,9 @@ class Leaving:
             del self.retiring[worker]
             return
         over = now >= leaving.deadline - 1e-6
-        others = any(one.well and one.retiring is None for one in self.registry.workers.values())
+        others = any(one.reachable and one.retiring is None for one in self.registry.workers.values())
         sole = [task for task in worker.holds if not self.copies.staying(task, self.targets.of(task))]
-        hopeful = any(care.copying or self.copies.free_for(task, care) for task in sole if (care := task.care) is not None)
+        hopeful = any(self.copies.may_be_copied(task) for task in sole)
         if not over and ((worker.assigned and others) or hopeful):
             return
         leaving.told = True

@@ -152,7 +152,7 @@ class Ledger:
         self._outcome_gone(task)
         if task.function.number == 0:
             self._drop((j.DATA, task.number))
-        if task.care is not None:
+        if task.retention is not None:
             self._drop((j.TARGET, task.number))
         found = self._find(task)
         if found is None:

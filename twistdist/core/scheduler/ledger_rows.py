@@ -76,17 +76,17 @@ def session_row(client: Client) -> j.Session:
 
 def outcome_row(task: Task) -> j.Outcome:
     """A task's entry in a row of outcomes."""
-    checkpointed = task.care is not None and task.care.checkpointed
+    checkpointed = task.retention is not None and task.retention.checkpointed
     return j.Outcome(task.number, task.value_attempt, task.value, task.size, task.digest, task.error, checkpointed)
 
 
 def data_row(task: Task) -> j.Data:
     """The row of scattered data."""
-    care = task.care
-    source = care.source if care is not None else None
+    retention = task.retention
+    source = retention.source if retention is not None else None
     sources = [] if source is None else [*([(source.client.number, source.cid)] if source.client is not None else []),
                                          *[(client.number, cid) for client, cid in source.others]]  # fmt: skip
     return j.Data(task.origin, task.cid, task.chosen, task.size, task.recipe, task.value, task.value_attempt,
-                  care.copies if care is not None else 0, list(source.workers) if source is not None else [],
-                  source.resupply if source is not None else False, care.announced if care is not None else True,
+                  retention.copies if retention is not None else 0, list(source.workers) if source is not None else [],
+                  source.resupply if source is not None else False, retention.announced if retention is not None else True,
                   sources)  # fmt: skip

@@ -10,9 +10,9 @@ from twistdist.core.scheduler.lineage import recovery_plan
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.queues import Queues
 from twistdist.core.scheduler.records import (
-    Care,
     Client,
     Incident,
+    Retention,
     Task,
     trouble_of,
 )
@@ -66,8 +66,8 @@ class Lifecycle:
 
     def _start(self, task: Task) -> None:
         """From no activity to WAITING or READY; fails at once with an input that has failed."""
-        care = task.care
-        if care is not None and self._comes_otherwise(task, care):
+        retention = task.retention
+        if retention is not None and self._comes_otherwise(task, retention):
             return
         missing, broken = 0, None
         for one in task.inputs:
@@ -83,12 +83,12 @@ class Lifecycle:
         elif not missing:
             self.make_ready(task, transitions.INPUTS_THERE)
 
-    def _comes_otherwise(self, task: Task, care: Care) -> bool:
+    def _comes_otherwise(self, task: Task, retention: Retention) -> bool:
         """Whether the value is not to be computed: it was scattered, is checkpointed, or must not be computed twice."""
-        if care.source is not None:
+        if retention.source is not None:
             self.await_data(task)
             return True
-        if care.checkpointed:
+        if retention.checkpointed:
             self.make_ready(task, transitions.TO_BE_READ)
             return True
         if task.options.replay == "never" and task.value_attempt:
@@ -163,7 +163,7 @@ class Lifecycle:
     def accept(self, task: Task) -> None:
         """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
         self.transitions.move(task, transitions.ACCEPTED)
-        if task.care is not None:
+        if task.retention is not None:
             self.targets.look_at(task)
         if task.dependents:
             for dependent in list(task.dependents):
@@ -194,8 +194,8 @@ class Lifecycle:
     def _drop_value(self, task: Task, cause: Cause) -> None:
         self.transitions.move(task, cause)
         task.holders = task.value = None
-        if task.care is not None:
-            task.care.copying.clear()
+        if task.retention is not None:
+            task.retention.copying.clear()
 
     def cut_lineage(self, task: Task) -> None:
         """The value can't be lost, or never will be: the inputs' records are not held for it."""
@@ -226,7 +226,7 @@ class Lifecycle:
 
     def await_data(self, task: Task) -> None:
         """The data are to come (again) from their session; without one they are lost."""
-        source = task.care.source if task.care is not None else None
+        source = task.retention.source if task.retention is not None else None
         if source is None or source.client is None:
             self.data_lost(task, "the session that scattered them is gone, or can't supply them again")
             return

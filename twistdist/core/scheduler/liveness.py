@@ -77,11 +77,11 @@ class Liveness:
 
     def probed(self, now: float, worker: Worker, refused: bool) -> None:
         """The answer to a probe.  Nobody listening means that the process is gone; it has a moment to come back."""
-        if refused and self.registry.is_here(worker) and not worker.well:
+        if refused and self.registry.is_here(worker) and not worker.reachable:
             self.alarms.set(now + self.settings.worker_grace, self._refused, (worker, worker.heard_at))
 
     def _refused(self, now: float, subject: tuple[Worker, float]) -> None:
         worker, heard_at = subject
-        if worker.heard_at == heard_at and not worker.well:
+        if worker.heard_at == heard_at and not worker.reachable:
             self.outputs.give_up(worker)
             self.fleet.gone(now, worker, "its process is gone: its address refuses connections")

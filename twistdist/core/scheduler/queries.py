@@ -194,7 +194,7 @@ class Queries:
         if not args:
             return self.copies.count()
         tasks = [task for name in args if (task := self._find(client, name)) is not None]
-        return sum(len(task.care.copying) if task.care is not None else 0 for task in tasks)
+        return sum(len(task.retention.copying) if task.retention is not None else 0 for task in tasks)
 
     def _rebalance(self, now: float, client: Client, args: list[Any]) -> int:
         """``args``: cids and keys that may be moved, none: all; how many moves were started."""

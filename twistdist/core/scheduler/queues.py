@@ -80,7 +80,7 @@ class Queues:
             self.offer(task, wanted)
             return
         near = [one for one in self.registry.workers.values() if self.reach.can_fetch(one, task)] if self.reach.links else []
-        if not any(one.well and placement.allowed(task, one) for one in near):
+        if not any(one.reachable and placement.allowed(task, one) for one in near):
             near = list(self.registry.workers.values())
         for worker in near:
             self.offer(task, worker)

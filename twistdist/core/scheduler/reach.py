@@ -26,7 +26,7 @@ class Reach:
     def introduce(self, peer: Peer, workers: Iterable[Worker]) -> list[int]:
         """The workers' numbers, the silent ones last, after ``peer`` was told where they can be reached."""
         numbers = []
-        for worker in sorted(workers, key=lambda one: (peer.number, one.number) in self.links or not one.well):
+        for worker in sorted(workers, key=lambda one: (peer.number, one.number) in self.links or not one.reachable):
             if worker.number not in peer.peers:
                 peer.peers.add(worker.number)
                 hello = worker.hello
@@ -37,7 +37,7 @@ class Reach:
         return numbers
 
     def tell_state(self, worker: Worker, state: str) -> None:
-        """All who know the worker hear that it is "suspect", "gone" or well again ("")."""
+        """All who know the worker hear that it is "suspect", "gone" or reachable again ("")."""
         for peer in self.registry.peers():
             if worker.number in peer.peers and peer is not worker:
                 self.outputs.post(peer, m.PeerState(worker.number, state))

@@ -73,7 +73,7 @@ class Task:
     trouble: Trouble | None = None
     recipe: bytes = b""
     positions: tuple[Task, ...] = ()
-    care: Care | None = None
+    retention: Retention | None = None
     row: int = 0
 
     @property
@@ -106,7 +106,7 @@ class Source:
 
 
 @attrs.define(eq=False)
-class Care:
+class Retention:
     """What a value needs beyond one copy; most need nothing.
 
     ``copies`` are to be kept (0: one on every worker), made at the workers in ``copying``, not counting the one at ``moving``.
@@ -214,7 +214,7 @@ class Worker:
         return self.hello.name
 
     @property
-    def well(self) -> bool:
+    def reachable(self) -> bool:
         """Whether it can be asked for something now."""
         return self.connected and not self.suspect
 

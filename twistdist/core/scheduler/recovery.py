@@ -47,7 +47,7 @@ class Recovery:
             if task.state is not DONE or task.holders is None:
                 continue
             self.holdings.drop(worker, task)
-            if task.care is not None:
+            if task.retention is not None:
                 self.targets.look_at(task)
             if not task.holders:
                 self.lifecycle.lose_value(task)

@@ -17,11 +17,11 @@ from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.ready_queue import rank
 from twistdist.core.scheduler.records import (
-    Care,
     Client,
     Dataset,
     Function,
     Incident,
+    Retention,
     Source,
     Task,
     Trouble,
@@ -177,7 +177,7 @@ class Restoring:
             return
         sources = [(client, cid) for session, cid in row.sources if (client := self.registry.clients.get(session)) is not None]
         first = sources.pop(0) if sources else (None, 0)
-        task.care = Care(row.copies, row.announced,
+        task.retention = Retention(row.copies, row.announced,
                          source=Source(first[0], first[1], tuple(row.workers), row.resupply, sources))  # fmt: skip
         self.targets.add(task)
         for client, cid in ([(first[0], first[1])] if first[0] is not None else []) + sources:
@@ -213,7 +213,7 @@ class Restoring:
         """From the last task to the first, so that it is known of each whether a later one needs it; then forwards, to
         count."""
         for task in self.registry.tasks.values():
-            if task.value is not None or task.error is not None or (task.care is not None and task.care.checkpointed):
+            if task.value is not None or task.error is not None or (task.retention is not None and task.retention.checkpointed):
                 task.inputs = ()  # as at the time: its lineage was cut
             for one in task.inputs:
                 if one.dependents is None:

@@ -10,8 +10,8 @@ from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.records import (
-    Care,
     Client,
+    Retention,
     Source,
     Task,
 )
@@ -52,7 +52,7 @@ class Scattered:
             raise ProtocolError(f"the future {message.cid} was submitted twice")
         known = self.garbage.find(message.key) if message.key else None
         if known is not None and known.recipe == message.digest and known.size == message.size:
-            source = known.care.source if known.care is not None else None
+            source = known.retention.source if known.retention is not None else None
             if source is not None and message.resupply:
                 source.others.append((client, message.cid))
                 client.sources[message.cid] = known
@@ -77,7 +77,7 @@ class Scattered:
             self.lifecycle.accept(task)
             return
         source = Source(client, message.cid, tuple(message.workers), message.resupply)
-        task.care = Care(max(0, message.replicas), announced=False, source=source)
+        task.retention = Retention(max(0, message.replicas), announced=False, source=source)
         client.sources[message.cid] = task
         self.targets.add(task)
         self.lifecycle.await_data(task)
@@ -85,7 +85,7 @@ class Scattered:
     def look_at_awaited(self) -> None:
         """Workers have come or gone: data that wait for one, or were on their way to one that is gone, are asked for again."""
         for task in list(self.supplies.awaited):
-            source = task.care.source if task.care is not None else None
+            source = task.retention.source if task.retention is not None else None
             if task.state is not AWAITED or source is None:
                 self.supplies.stop_asking(task)
             elif source.supplying is None or source.supplying.number not in self.registry.workers:
@@ -95,7 +95,7 @@ class Scattered:
     def not_supplied(self, now: float, client: Client, message: m.NotSupplied) -> None:
         """The session could not bring the data: another session is asked, or it tries another worker after a pause."""
         task = client.sources.get(message.cid)
-        source = task.care.source if task is not None and task.care is not None else None
+        source = task.retention.source if task is not None and task.retention is not None else None
         if task is None or source is None or task.state is not AWAITED or task not in self.supplies.awaited:
             return
         if source.client is not client or source.cid != message.cid:
@@ -121,7 +121,7 @@ class Scattered:
 
     def _not_brought(self, task: Task, source: Source, message: m.NotSupplied) -> None:
         """The session has not got the data any more, or no worker can take them."""
-        if not message.worker or (task.care is not None and task.care.announced):
+        if not message.worker or (task.retention is not None and task.retention.announced):
             self.lifecycle.data_lost(task, f"their session can't supply them: {message.text}")
             return
         self.supplies.stop_asking(task)
@@ -142,7 +142,7 @@ class Scattered:
     def sources_gone(self, client: Client) -> None:
         """The session has ended, and its files with it: what was to come from it will not."""
         for task in list(client.sources.values()):
-            source = task.care.source if task.care is not None else None
+            source = task.retention.source if task.retention is not None else None
             if source is None:
                 continue
             source.others = [one for one in source.others if one[0] is not client]

@@ -36,7 +36,7 @@ class Supplies:
         self.awaited[task] = None
         source.supplying = None
         free = [one for one in self.registry.workers.values()
-                if one.well and one.retiring is None and one not in source.failed
+                if one.reachable and one.retiring is None and one not in source.failed
                 and (not source.workers or one.name in source.workers)]  # fmt: skip
         if free and source.client is not None:
             chosen = min(free, key=lambda one: (one.bytes_held, one.number))

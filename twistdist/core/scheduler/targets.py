@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from twistdist.core.scheduler.records import (
-    Care,
+    Retention,
     Task,
 )
 from twistdist.wire import messages as m
@@ -19,11 +19,11 @@ class Targets:
     to_check: dict[Task, None] = attrs.field(factory=dict)
 
     @staticmethod
-    def of(task: Task) -> Care:
+    def of(task: Task) -> Retention:
         """What the task's value needs; made where it needed nothing so far."""
-        if task.care is None:
-            task.care = Care()
-        return task.care
+        if task.retention is None:
+            task.retention = Retention()
+        return task.retention
 
     def add(self, task: Task) -> None:
         """The value has a target from now on."""
@@ -50,5 +50,5 @@ class Targets:
     def give(self, task: Task, options: m.Options) -> None:
         """Copies beyond the first; what must never be computed twice is on two workers, or checkpointed, before it is told."""
         never = options.replay == "never"
-        task.care = Care(max(options.replicas, 2 if never and not options.checkpoint else 1), announced=not never)
+        task.retention = Retention(max(options.replicas, 2 if never and not options.checkpoint else 1), announced=not never)
         self.add(task)

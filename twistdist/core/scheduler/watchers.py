@@ -74,7 +74,7 @@ class Watchers:
     def tell(self, task: Task, watchers: Iterable[tuple[Client, int]]) -> None:
         """Tell futures how their task ended, unless its value is not to be announced yet."""
         error = task.error
-        early = error is None and task.care is not None and not task.care.announced
+        early = error is None and task.retention is not None and not task.retention.announced
         for client, cid in list(watchers):
             if client.held:
                 if error is not None or client.name == UNTIL_ENDED:
