@@ -109,7 +109,7 @@ SHARED_FIELDS = {
     "sources": {"supplies", "scattered"},
     "supplying": {"supplies", "scattered"},
     "tries": {"supplies", "scattered"},
-    "trouble": {"records", "attempts"},
+    "history": {"records", "attempts"},
     "troubles": {"slots", "fleet"},
     "users": {"registry", "client_sessions"},
 }

@@ -134,7 +134,7 @@ def test_an_outcome_that_is_told_twice_counts_once(story):
     story.worker("a", finished=[failed])
     again = story.worker("a", finished=[failed])
     (task,) = story.core.tasks.values()
-    assert task.error is None and task.trouble.raised == 1
+    assert task.error is None and task.history.raised == 1
     assert len(again.assigned) == 1  # the retry
 
 

@@ -17,7 +17,7 @@ DATA       the task                    :class:`Data`
 TARGET     the task                    :class:`Target`
 NAME       counted                     :class:`Name`
 WORKER     the worker                  :class:`Worker`
-TROUBLE    the task                    :class:`Trouble`
+HISTORY    the task                    :class:`History`
 =========  ==========================  ========================================================
 """
 
@@ -34,7 +34,7 @@ from twistdist.wire.messages import ErrorInfo, Options
 
 FORMAT = 1
 
-META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER, TROUBLE = range(1, 13)
+META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER, HISTORY = range(1, 13)
 
 #: A row's kind and number.
 Key = tuple[int, int]
@@ -168,7 +168,7 @@ class Worker(Struct, array_like=True, gc=False):
     store: str
 
 
-class Trouble(Struct, array_like=True, gc=False):
+class History(Struct, array_like=True, gc=False):
     """What went wrong with a task so far, up to the attempt ``last``."""
 
     last: int
@@ -179,7 +179,7 @@ class Trouble(Struct, array_like=True, gc=False):
 
 KINDS: dict[int, Any] = {
     META: Meta, SESSION: Session, FUNCTION: Function, BATCH: Batch, MARKS: Marks, OUTCOMES: Outcomes, WATCHES: Watches,
-    DATA: Data, TARGET: Target, NAME: Name, WORKER: Worker, TROUBLE: Trouble,
+    DATA: Data, TARGET: Target, NAME: Name, WORKER: Worker, HISTORY: History,
 }  # fmt: skip
 _DECODERS = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in KINDS.items()}
 

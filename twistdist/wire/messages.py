@@ -354,7 +354,7 @@ class DropData(Message, tag=25):
 
 
 class PeerState(Message, tag=26):
-    """How a worker that was introduced is doing: "" well, "suspect" not heard of just now, "gone" given up."""
+    """How a worker that was introduced is doing: "" reachable, "suspect" not heard of just now, "gone" given up."""
 
     worker: int
     state: str

@@ -11,11 +11,11 @@ from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.queues import Queues
 from twistdist.core.scheduler.records import (
+    History,
     Incident,
     Task,
-    Trouble,
     Worker,
-    trouble_of,
+    history_of,
 )
 from twistdist.core.scheduler.registry import ATTEMPT_BITS, Registry
 from twistdist.core.scheduler.slots import Slots
@@ -34,7 +34,7 @@ LONGEST_US = 10**12
 
 @attrs.define(eq=False)
 class Attempts:
-    """Owns ``Task.value``, ``Task.trouble`` and what is known of a function's durations."""
+    """Owns ``Task.value``, ``Task.history`` and what is known of a function's durations."""
 
     outputs: Outputs
     registry: Registry
@@ -68,9 +68,9 @@ class Attempts:
         function.mean_us = mean + 0.2 * (us - mean) if mean >= 0 else float(us)
         self.slots.give_back(task)
         self.registry.statistics.done += 1
-        if task.trouble is not None:
-            task.trouble = None
-            self.ledger.trouble(task)
+        if task.history is not None:
+            task.history = None
+            self.ledger.history(task)
         if task.options.replay == "verify" and task.value_attempt and task.digest != message.digest:
             self._differs(task, worker, message)
             return
@@ -107,10 +107,10 @@ class Attempts:
         if task is None:
             return
         worker.progress_at = now
-        trouble = trouble_of(task)
-        trouble.raised += 1
-        self._record_trouble(task, trouble, message.attempt)
-        if trouble.raised <= task.options.retries and message.error.kind != "SerializationError":
+        history = history_of(task)
+        history.raised += 1
+        self._record_history(task, history, message.attempt)
+        if history.raised <= task.options.retries and message.error.kind != "SerializationError":
             self.registry.statistics.reruns += 1
             self.lifecycle.requeue(task)
         else:
@@ -127,28 +127,28 @@ class Attempts:
                                          f"after {message.us / 1e6:.3g} s" if message.us else "") if part)  # fmt: skip
         self._charge(now, task, worker, how, message)
 
-    def _record_trouble(self, task: Task, trouble: Trouble, attempt: int) -> None:
+    def _record_history(self, task: Task, history: History, attempt: int) -> None:
         """How often it has failed is remembered by a scheduler that is started again, and a repeated report is known."""
-        trouble.last = attempt
-        self.ledger.trouble(task)
+        history.last = attempt
+        self.ledger.history(task)
 
     def _charge(self, now: float, task: Task, worker: Worker, how: str, message: m.Crashed) -> None:
         """The task has ended a process (or a worker): it is run again, or it fails when that was its last chance."""
-        trouble = trouble_of(task)
-        trouble.crashes.append(f"attempt {len(trouble.crashes) + 1} {how}: {message.exit}")
-        self._record_trouble(task, trouble, message.attempt)
-        again = len(trouble.crashes) < task.options.crash_limit and not message.kind
+        history = history_of(task)
+        history.crashes.append(f"attempt {len(history.crashes) + 1} {how}: {message.exit}")
+        self._record_history(task, history, message.attempt)
+        again = len(history.crashes) < task.options.crash_limit and not message.kind
         self.outputs.incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
         if again:
             self.registry.statistics.reruns += 1
             self.lifecycle.requeue(task)
             return
         self.slots.give_back(task)
-        lines = "\n".join(part for part in (*trouble.crashes, message.detail) if part)
+        lines = "\n".join(part for part in (*history.crashes, message.detail) if part)
         if message.kind:
             text = f"{task.key}: {message.exit}\n{lines}"
         else:
-            count = f"{len(trouble.crashes)} times" if len(trouble.crashes) > 1 else "once"
+            count = f"{len(history.crashes)} times" if len(history.crashes) > 1 else "once"
             text = f"{task.key} ended its process {count} (crash_limit); the last: {message.exit}\n{lines}"
         error = m.ErrorInfo(message.kind or "TaskCrashed", "", text, exit=message.exit)
         self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
@@ -158,8 +158,8 @@ class Attempts:
         assigned = list(worker.assigned)
         running = [*worker.parked, *[task for task in assigned if task not in worker.parked][: worker.hello.slots]]
         for task in running:
-            trouble_of(task).exposed += 1
-            self.ledger.trouble(task)
+            history_of(task).exposed += 1
+            self.ledger.history(task)
         return worker.exclusive if assigned == [worker.exclusive] else None
 
     def lost(self, now: float, task: Task, worker: Worker, cause: str, ran_alone: bool) -> None:
@@ -201,7 +201,7 @@ class Attempts:
                 self.slots.give_back(task)
                 self.transitions.move(task, transitions.OUTRUN)
             task.attempt = attempt
-        if task.attempt != attempt or task.state not in (READY, WAITING) or (task.trouble is not None and task.trouble.paused):
+        if task.attempt != attempt or task.state not in (READY, WAITING) or (task.history is not None and task.history.paused):
             return False
         self.transitions.move(task, transitions.ADOPTED)
         self.queues.remove(task)
@@ -211,7 +211,7 @@ class Attempts:
 
     def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
         """Whether the attempt was begun before the scheduler was started again, and nothing later is known of the task."""
-        known = max(task.attempt, task.trouble.last if task.trouble is not None else 0)
+        known = max(task.attempt, task.history.last if task.history is not None else 0)
         return attempt >> ATTEMPT_BITS < self.registry.epoch and known < attempt and task.state in (READY, WAITING, ASSIGNED)
 
 

@@ -17,7 +17,7 @@ from twistdist.core.scheduler.records import (
     Incident,
     Task,
     Worker,
-    trouble_of,
+    history_of,
 )
 from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
@@ -65,15 +65,15 @@ class Detours:
         task = self.attempts.current(worker, message.task, message.attempt)
         if task is None:
             return
-        trouble = trouble_of(task)
-        trouble.lost_inputs += 1
+        history = history_of(task)
+        history.lost_inputs += 1
         for _, holder in message.inputs:
             self.mark_link(now, worker, holder)
-        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(trouble.lost_inputs, 10))
+        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(history.lost_inputs, 10))
         self.lifecycle.pause(task)
-        hopeless = not self._goes_another_way(task, worker) or trouble.lost_inputs >= MAX_LOST_INPUTS
-        if trouble.lost_inputs > MAX_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
-            trouble.lost_inputs = MAX_LOST_INPUTS_EARLY
+        hopeless = not self._goes_another_way(task, worker) or history.lost_inputs >= MAX_LOST_INPUTS
+        if history.lost_inputs > MAX_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
+            history.lost_inputs = MAX_LOST_INPUTS_EARLY
         for attempt, holder in message.inputs:
             other = self.registry.workers.get(holder)
             if other is None:
@@ -86,8 +86,8 @@ class Detours:
                 self.outputs.post(other, m.Free([attempt]))
             else:
                 self.outputs.post(other, m.Verify([attempt]))
-        if trouble.lost_inputs >= MAX_LOST_INPUTS_IN_ALL:
-            count = trouble.lost_inputs
+        if history.lost_inputs >= MAX_LOST_INPUTS_IN_ALL:
+            count = history.lost_inputs
             text = (f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
                     "can the workers reach the addresses that the others listen at?")  # fmt: skip
             self.lifecycle.fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
@@ -133,5 +133,5 @@ class Detours:
 
     def _after_pause(self, now: float, subject: tuple[Task, int]) -> None:
         task, attempt = subject
-        if task.trouble is not None and task.trouble.paused and task.attempt == attempt and task.number in self.registry.tasks:
+        if task.history is not None and task.history.paused and task.attempt == attempt and task.number in self.registry.tasks:
             self.lifecycle.resume(task)

@@ -63,7 +63,7 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
     if task.state is WAITING:
         missing = sum(1 for one in task.inputs if one.state is not DONE)
-        missing += task.trouble is not None and task.trouble.paused
+        missing += task.history is not None and task.history.paused
         _must(task.missing == missing, "missing counts the inputs without a value", task)
         _must(task.missing > 0, "a waiting task waits for something", task)
     known = task.worker is None or scheduler.registry.workers.get(task.worker.number) is task.worker

@@ -135,19 +135,19 @@ class Ledger:
         """A task has an outcome, another one than before, or a checkpoint."""
         self._ended[task] = None
 
-    def trouble(self, task: Task) -> None:
+    def history(self, task: Task) -> None:
         """What went wrong with a task has changed, or does not matter any more."""
-        key = (j.TROUBLE, task.number)
-        trouble = task.trouble
-        if trouble is None:
+        key = (j.HISTORY, task.number)
+        history = task.history
+        if history is None:
             self._drop(key)
         else:
-            self._put(key, lambda: j.Trouble(trouble.last, trouble.raised, list(trouble.crashes), trouble.exposed))
+            self._put(key, lambda: j.History(history.last, history.raised, list(history.crashes), history.exposed))
 
     def forget(self, task: Task) -> None:
         """A task's record goes."""
-        if task.trouble is not None:
-            self._drop((j.TROUBLE, task.number))
+        if task.history is not None:
+            self._drop((j.HISTORY, task.number))
         self._ended.pop(task, None)
         self._outcome_gone(task)
         if task.function.number == 0:
@@ -338,7 +338,7 @@ class NoLedger(Ledger):
 
     def ended(self, task: Task) -> None: ...
 
-    def trouble(self, task: Task) -> None: ...
+    def history(self, task: Task) -> None: ...
 
     def forget(self, task: Task) -> None: ...
 

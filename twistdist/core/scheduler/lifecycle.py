@@ -14,7 +14,7 @@ from twistdist.core.scheduler.records import (
     Incident,
     Retention,
     Task,
-    trouble_of,
+    history_of,
 )
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.slots import Slots
@@ -128,8 +128,8 @@ class Lifecycle:
         """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
         came_otherwise = task.state is AWAITED
         self.transitions.move(task, transitions.ENDED)
-        if task.trouble is not None:
-            task.trouble.paused = False
+        if task.history is not None:
+            task.history.paused = False
         if came_otherwise:
             return
         self.queues.remove(task)
@@ -143,7 +143,7 @@ class Lifecycle:
         self.slots.give_back(task)
         self.end(task)
         self.transitions.move(task, transitions.PAUSED)
-        task.missing, trouble_of(task).paused = 1, True
+        task.missing, history_of(task).paused = 1, True
         for one in task.inputs:
             one.pending += 1
             task.missing += one.state is not DONE

@@ -36,7 +36,7 @@ class Queues:
 
     def add(self, task: Task) -> None:
         """The task is ready."""
-        if task.trouble is not None and task.trouble.exposed >= ISOLATED_AFTER:
+        if task.history is not None and task.history.exposed >= ISOLATED_AFTER:
             self.isolated[task] = None
         elif task.options.workers or task.options.resources or task in self.pinned or self.is_cut_off(task):
             self.restricted[task] = None
@@ -71,7 +71,7 @@ class Queues:
 
     def is_cut_off(self, task: Task) -> bool:
         """Whether some workers can't fetch the inputs, though their holders are there."""
-        return bool(self.reach.links and task.trouble is not None and task.trouble.lost_inputs)
+        return bool(self.reach.links and task.history is not None and task.history.lost_inputs)
 
     def offer_to_all(self, task: Task) -> None:
         """To all workers that may run it; those that can't fetch its inputs are left out if there are others."""
@@ -88,7 +88,7 @@ class Queues:
     def offer_again(self) -> None:
         """Tasks that were kept from workers which could not fetch their inputs: who may run them may have changed."""
         for task in self.restricted:
-            if task in self.pinned or (task.trouble is not None and task.trouble.lost_inputs):
+            if task in self.pinned or (task.history is not None and task.history.lost_inputs):
                 self.offer_to_all(task)
 
     def offer_restricted(self, worker: Worker) -> None:

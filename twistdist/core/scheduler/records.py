@@ -70,7 +70,7 @@ class Task:
     watchers: dict[tuple[Client, int], None] = attrs.field(factory=dict)
     dependents: dict[Task, None] | None = None
     error: m.ErrorInfo | None = None
-    trouble: Trouble | None = None
+    history: History | None = None
     recipe: bytes = b""
     positions: tuple[Task, ...] = ()
     retention: Retention | None = None
@@ -125,7 +125,7 @@ class Retention:
 
 
 @attrs.define(eq=False)
-class Trouble:
+class History:
     """What went wrong with a task so far; most tasks have none.  ``last`` is the last attempt that is known to have ended."""
 
     last: int = 0
@@ -136,11 +136,11 @@ class Trouble:
     paused: bool = False
 
 
-def trouble_of(task: Task) -> Trouble:
+def history_of(task: Task) -> History:
     """The task's; made where it had none so far."""
-    if task.trouble is None:
-        task.trouble = Trouble()
-    return task.trouble
+    if task.history is None:
+        task.history = History()
+    return task.history
 
 
 @attrs.define(eq=False)

@@ -20,11 +20,11 @@ from twistdist.core.scheduler.records import (
     Client,
     Dataset,
     Function,
+    History,
     Incident,
     Retention,
     Source,
     Task,
-    Trouble,
 )
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.rejoining import Rejoining
@@ -85,11 +85,11 @@ class Restoring:
         for number, outcomes in sorted(found[j.OUTCOMES]):
             ended.update({tasks[outcome.task]: (number, outcome) for outcome in outcomes.outcomes if outcome.task in tasks})
         self._restore_outcomes(found[j.OUTCOMES], ended)
-        for number, row in found[j.TROUBLE]:
+        for number, row in found[j.HISTORY]:
             if number in tasks:
-                tasks[number].trouble = Trouble(row.last, row.raised, list(row.crashes), row.exposed)
+                tasks[number].history = History(row.last, row.raised, list(row.crashes), row.exposed)
             else:
-                ledger.drop((j.TROUBLE, number))
+                ledger.drop((j.HISTORY, number))
         for number, target in found[j.TARGET]:
             if number in tasks:
                 self.targets.of(tasks[number]).copies = target.copies

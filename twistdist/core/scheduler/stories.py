@@ -12,7 +12,7 @@ MAX_ERROR_CHARACTERS = 2_000
 
 def story_of(task: Task) -> dict[str, Any]:
     """What has become of a task so far."""
-    trouble = task.trouble
+    history = task.history
     return {
         "key": task.key,
         "state": task.state.value,
@@ -21,10 +21,10 @@ def story_of(task: Task) -> dict[str, Any]:
         "holders": [worker.name for worker in task.holders or ()],
         "missing": task.missing,
         "inputs": {one.key: one.state.value for one in task.inputs},
-        "raised": trouble.raised if trouble else 0,
-        "crashes": list(trouble.crashes) if trouble else [],
-        "exposed": trouble.exposed if trouble else 0,
-        "lost_inputs": trouble.lost_inputs if trouble else 0,
+        "raised": history.raised if history else 0,
+        "crashes": list(history.crashes) if history else [],
+        "exposed": history.exposed if history else 0,
+        "lost_inputs": history.lost_inputs if history else 0,
         "error": _error_of(task),
     }
 

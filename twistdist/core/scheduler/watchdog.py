@@ -102,7 +102,7 @@ class Watchdog:
                 for able in fit:  # some may be left out, where they can't fetch its inputs and others can
                     if task not in self.queues.restricted or placement.offered(task, able):
                         return f"{task.key} is ready and {able.name} is free"
-            if task.state is WAITING and not (task.trouble is not None and task.trouble.paused) and (
+            if task.state is WAITING and not (task.history is not None and task.history.paused) and (
                 all(one.state is DONE for one in task.inputs)
             ):
                 return f"{task.key} waits although all its inputs are there"

@@ -160,7 +160,7 @@ class Inputs:
         self.unmappable.discard(message.store)
 
     def peer_state(self, now: float, message: m.PeerState) -> None:
-        """Another worker is suspected, gone, or well again."""
+        """Another worker is suspected, gone, or reachable again."""
         peer = self.peers.get(message.worker)
         if message.state and peer is not None:
             self.suspects.add(message.worker)
