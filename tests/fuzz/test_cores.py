@@ -169,7 +169,7 @@ class SchedulerRun:
         core = self.core
         for name in list(core.durable.datasets):
             core.durable.unpublish(name)
-        for client in [one for one in core.clients.values() if not one.held]:
+        for client in [one for one in core.clients.values() if not one.placeholder]:
             if core.clients.get(client.number) is not client:
                 continue  # ended with another one of its name
             if not client.connected:
@@ -177,7 +177,7 @@ class SchedulerRun:
             core.durable.end_session(client)
             core.receive(self.now, client, [m.Bye()])
             self.check()
-        for holder in list(core.watchers.holders.values()):  # of processes that are gone
+        for holder in list(core.watchers.placeholders.values()):  # of processes that are gone
             core.durable.end_session(Client(0, holder.name, Session()))
         for worker in list(core.workers.values()):
             core.fleet.gone(self.now, worker, "the end")

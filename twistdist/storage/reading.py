@@ -25,7 +25,7 @@ def describe(path: str, full: bool = False) -> Iterator[str]:
             yield f"{j.name_of(kind):9} {len(found)} rows, {sizes[kind]} bytes"
     for number, session in sorted(rows[j.SESSION]):
         assert isinstance(session, j.Session)
-        what = "durable session" if session.held and session.name else "published names" if session.held else "session"
+        what = "durable session" if session.placeholder and session.name else "published names" if session.held else "session"
         name_of = session.name or format(number, "x")
         yield f"{what} {name_of}: {session.received} frames received, {len(session.functions)} functions"
     for _, name in rows[j.NAME]:

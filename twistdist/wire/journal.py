@@ -51,15 +51,15 @@ class Meta(Struct, array_like=True, gc=False):
 class Session(Struct, array_like=True, gc=False):
     """A client session: the last frame received, and its functions by the numbers that it gave them.
 
-    ``held``: it is no process's own but the durable one of that ``name`` ("" holds what was published).  ``next_cid`` numbers
-    what a held one keeps.
+    A ``placeholder`` stands for the durable session of that ``name``, or for published names (""); ``next_cid`` numbers what it
+    keeps.
     """
 
     name: str
     parent: int
     received: int
     functions: list[tuple[int, int]]
-    held: bool = False
+    placeholder: bool = False
     next_cid: int = 0
 
 

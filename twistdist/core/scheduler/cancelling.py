@@ -68,8 +68,8 @@ class Cancelling:
         for cid in cids:
             self.watchers.cut(client, cid, error, task)
         for name in (client.name, UNTIL_ENDED):
-            if name and (holder := self.watchers.holders.get(name)) is not None:
-                self.watchers.let_go(holder, task)
+            if name and (placeholder := self.watchers.placeholders.get(name)) is not None:
+                self.watchers.let_go(placeholder, task)
         if not task.watchers and not task.pending and task.state in UNFINISHED:
             self.lifecycle.stop(task, kill=True)
         self.registry.reconsider(task)

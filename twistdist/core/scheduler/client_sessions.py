@@ -22,7 +22,7 @@ from twistdist.core.scheduler.transitions import (
     IDLE,
     UNFINISHED,
 )
-from twistdist.core.scheduler.watchers import FIRST_HELD, Watchers
+from twistdist.core.scheduler.watchers import FIRST_PLACEHOLDER, Watchers
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -42,7 +42,7 @@ class ClientSessions:
 
     def greet(self, hello: m.HelloClient) -> Client:
         """A new session; ``ProtocolError`` for one that no client opens."""
-        if not 0 <= hello.session < FIRST_HELD:
+        if not 0 <= hello.session < FIRST_PLACEHOLDER:
             raise ProtocolError("a session with an impossible number")
         parent = hello.parent if hello.parent in self.registry.tasks else 0  # one that came later would be a child of its own
         client = Client(hello.session, hello.name, self.registry.new_session(), parent=parent)
@@ -89,7 +89,7 @@ class ClientSessions:
         """The session has ended: nothing that it alone wanted is wanted any more."""
         if self.registry.clients.get(client.number) is not client:
             return  # ended before; the number may be that of a later session
-        if client.name and not client.held:
+        if client.name and not client.placeholder:
             self.watchers.keep_wishes(client)
         self.registry.drop_client(client)
         self.ledger.session_gone(client)
@@ -103,7 +103,7 @@ class ClientSessions:
     def clear(self) -> int:
         """Drop the sessions of clients that are not connected, and are not meant to outlive them; how many there were."""
         away = [client for client in self.registry.clients.values()
-                if not client.connected and not client.held and not client.name]  # fmt: skip
+                if not client.connected and not client.placeholder and not client.name]  # fmt: skip
         for client in away:
             self.end(client)
         return len(away)

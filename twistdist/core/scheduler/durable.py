@@ -52,26 +52,27 @@ class Durable:
 
     def session_tasks(self, client: Client) -> list[Task]:
         """What the durable session of ``client`` has, and what its process wants."""
-        holder = self.watchers.holders.get(client.name) if client.name else None
+        placeholder = self.watchers.placeholders.get(client.name) if client.name else None
         own = [task for task in client.futures.values() if task is not None]
-        return list(dict.fromkeys([*(holder.kept if holder is not None else ()), *own]))
+        return list(dict.fromkeys([*(placeholder.kept if placeholder is not None else ()), *own]))
 
     def _let_go(self, client: Client, cids: Iterable[int]) -> None:
         """The durable session does not want these any more; the process says itself that it does not."""
-        holder = self.watchers.holders.get(client.name) if client.name else None
+        placeholder = self.watchers.placeholders.get(client.name) if client.name else None
         for cid in cids:
             task = client.futures.get(cid)
-            if holder is not None and task is not None:
-                self.watchers.let_go(holder, task)
+            if placeholder is not None and task is not None:
+                self.watchers.let_go(placeholder, task)
 
     def end_session(self, client: Client) -> int:
         """Release what the durable session of ``client`` keeps, and what its processes want; how many tasks that were."""
-        holder = self.watchers.drop_holder(client.name) if client.name else None
-        count = len(self.session_tasks(client)) + (len(holder.kept) if holder is not None else 0)
-        if holder is not None:
-            holder.kept.clear()
-            self.client_sessions.end(holder)
-        for other in [one for one in self.registry.clients.values() if one.name == client.name and one.name and not one.held]:
+        placeholder = self.watchers.drop_placeholder(client.name) if client.name else None
+        count = len(self.session_tasks(client)) + (len(placeholder.kept) if placeholder is not None else 0)
+        if placeholder is not None:
+            placeholder.kept.clear()
+            self.client_sessions.end(placeholder)
+        others = [other for other in self.registry.clients.values() if other.name == client.name and not other.placeholder]
+        for other in others if client.name else ():
             other.name = ""
             if other is not client and not other.connected:
                 self.client_sessions.end(other)
@@ -109,7 +110,7 @@ class Durable:
             raise ValueError(f"nothing is published as {name!r}")
         self.ledger.dataset_gone(dataset)
         still = {task for one in self.datasets.values() for task in one.tasks}
-        holder = self.watchers.holder(PUBLISHED)
+        placeholder = self.watchers.placeholder(PUBLISHED)
         for task in dataset.tasks:
             if task not in still:
-                self.watchers.let_go(holder, task)
+                self.watchers.let_go(placeholder, task)

@@ -57,5 +57,5 @@ class Lacks:
         if change.all:
             cids = {client: [] for client in self.registry.clients.values()}
         for client, of_client in cids.items():
-            if not client.held:
+            if not client.placeholder:
                 self.outputs.post(client, m.Lacks(of_client, change.text))

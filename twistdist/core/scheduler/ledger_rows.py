@@ -71,7 +71,7 @@ def has_bit(bits: bytes | bytearray, at: int) -> bool:
 def session_row(client: Client) -> j.Session:
     """The row of a session."""
     functions = [(fn, function.number) for fn, function in client.functions.items()]
-    return j.Session(client.name, client.parent, client.session.received, functions, client.held, client.next_cid)
+    return j.Session(client.name, client.parent, client.session.received, functions, client.placeholder, client.next_cid)
 
 
 def outcome_row(task: Task) -> j.Outcome:

@@ -148,8 +148,8 @@ class Queries:
             "workers": self._workers(now, client, []),
             "sessions": {
                 "connected": sum(1 for c in self.registry.clients.values() if c.connected),
-                "away": sum(1 for c in self.registry.clients.values() if not c.connected and not c.held),
-                "durable": {name: len(c.kept) for name, c in self.watchers.holders.items() if name not in HIDDEN},
+                "away": sum(1 for c in self.registry.clients.values() if not c.connected and not c.placeholder),
+                "durable": {name: len(c.kept) for name, c in self.watchers.placeholders.items() if name not in HIDDEN},
             },
             "datasets": sorted(self.durable.datasets),
             "suspects": sorted(worker.name for worker in self.registry.workers.values() if worker.suspect),

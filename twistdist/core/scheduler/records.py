@@ -228,8 +228,8 @@ class Worker:
 class Client:
     """One client session.
 
-    A ``held`` one is no process's own: it keeps what a durable session of that name wants (``kept``: by which future), or what
-    was published.  ``recorded`` ones are in the journal; a ``restored`` one was read from it and has not come back yet.
+    A ``placeholder`` has no process behind it: it keeps what a durable session of that name wants (``kept``: by which future),
+    or what was published.  ``recorded`` ones are in the journal; a ``restored`` one was read from it and has not come back yet.
     ``look_after`` so many seconds it is looked at again whether the tasks of this one's ``parent`` can begin (0: not at all).
     """
 
@@ -245,7 +245,7 @@ class Client:
     batch: int = 0
     parent: int = 0
     sources: dict[int, Task] = attrs.field(factory=dict)
-    held: bool = False
+    placeholder: bool = False
     kept: dict[Task, int] = attrs.field(factory=dict)
     next_cid: int = 0
     recorded: bool = False

@@ -122,14 +122,14 @@ class Restoring:
     def _restore_sessions(self, now: float, found: list[tuple[int, Any]], functions: dict[int, Function]) -> None:
         for number, row in found:
             session = Session(received=row.received, safe=row.received)
-            client = Client(number, row.name, session, connected=False, away_since=now, parent=row.parent, held=row.held,
-                            next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
+            client = Client(number, row.name, session, connected=False, away_since=now, parent=row.parent,
+                            placeholder=row.placeholder, next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
             self.registry.add_client(client)
             for fn, function in row.functions:
                 if function in functions:
                     client.functions[fn] = functions[function]
                     functions[function].users += 1
-            if row.held:
+            if row.placeholder:
                 self.watchers.restore(client)
             else:
                 self.client_sessions.away(now, client)
@@ -193,7 +193,7 @@ class Restoring:
             wanted[(row.session, cid)] = of
             if task is not None:
                 task.watchers[(client, cid)] = None
-                if client.held:
+                if client.placeholder:
                     client.kept[task] = cid
         self.ledger.restored_watches(number, wanted)
 

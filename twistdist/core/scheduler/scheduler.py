@@ -198,7 +198,7 @@ class Scheduler:
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
         client = self.registry.clients.get(resume.session)
-        if client is not None and not client.held and (resume.epoch == self.epoch or client.recorded):
+        if client is not None and not client.placeholder and (resume.epoch == self.epoch or client.recorded):
             return client
         if resume.epoch != self.epoch:
             return None

@@ -131,9 +131,9 @@ class Submits:
         """The key goes to another task, on purpose.  The durable session wants the new one instead of this; whoever else
         wants this one keeps it."""
         self.registry.drop_key(task)
-        holder = self.watchers.holders.get(client.name) if client.name else None
-        if holder is not None:
-            self.watchers.let_go(holder, task)
+        placeholder = self.watchers.placeholders.get(client.name) if client.name else None
+        if placeholder is not None:
+            self.watchers.let_go(placeholder, task)
         self.registry.reconsider(task)
 
     def _names_unknown_workers(self, options: m.Options) -> bool:

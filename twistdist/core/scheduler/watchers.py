@@ -18,7 +18,7 @@ from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
 #: Numbers of sessions that no process opened begin here; those of processes are below.
-FIRST_HELD = 1 << 62
+FIRST_PLACEHOLDER = 1 << 62
 
 #: The name under which published tasks are kept; no session of a user is named so.
 PUBLISHED = ""
@@ -31,16 +31,16 @@ UNTIL_ENDED = "\0until ended"
 class Watchers:
     """Owns ``Task.watchers``, ``Client.futures`` and ``Client.kept``.
 
-    What a durable session wants is watched by a ``Client`` of its own in ``holders`` that is ``held``: no process speaks for it
-    and none is told.  It keeps each task with a key of the user's from its submission on, and all others that its process still
-    wants when that ends; until the session is ended, or the task fails, so that the next run computes it again.
+    A durable session is represented by a placeholder: a ``Client`` without a process behind it, in ``placeholders`` by its
+    name.  It keeps each task with a key of the user's from its submission on, and all others that its process still wants when
+    that ends; until the session is ended, or the task fails, so that the next run computes it again.
     """
 
     outputs: Outputs
     registry: Registry
     reach: Reach
     ledger: Ledger
-    holders: dict[str, Client] = attrs.field(factory=dict)
+    placeholders: dict[str, Client] = attrs.field(factory=dict)
 
     @staticmethod
     def link(task: Task, client: Client, cid: int) -> None:
@@ -76,7 +76,7 @@ class Watchers:
         error = task.error
         early = error is None and task.retention is not None and not task.retention.announced
         for client, cid in list(watchers):
-            if client.held:
+            if client.placeholder:
                 if error is not None or client.name == UNTIL_ENDED:
                     self.let_go(client, task)  # a failed one is computed again when it is asked for again
             elif error is not None:
@@ -89,39 +89,39 @@ class Watchers:
                 holders = self.reach.introduce(client, task.holders)
                 self.outputs.post(client, m.Finished(cid, task.value_attempt, None, task.size, task.digest, holders))
 
-    def holder(self, name: str) -> Client:
+    def placeholder(self, name: str) -> Client:
         """The durable session of that name; made when it is first wanted."""
-        holder = self.holders.get(name)
-        if holder is None:
-            number = FIRST_HELD + self.registry.next("held")
-            holder = Client(number, name, Session(), connected=False, held=True)
-            self.holders[name] = holder
-            self.registry.add_client(holder)
-        return holder
+        placeholder = self.placeholders.get(name)
+        if placeholder is None:
+            number = FIRST_PLACEHOLDER + self.registry.next("placeholder")
+            placeholder = Client(number, name, Session(), connected=False, placeholder=True)
+            self.placeholders[name] = placeholder
+            self.registry.add_client(placeholder)
+        return placeholder
 
     def keep(self, name: str, task: Task) -> None:
         """The durable session wants the task from now on."""
-        holder = self.holder(name)
-        if task in holder.kept or task.error is not None:
+        placeholder = self.placeholder(name)
+        if task in placeholder.kept or task.error is not None:
             return
-        holder.next_cid += 1
-        cid = holder.kept[task] = holder.next_cid
-        self.add(task, holder, cid)
+        placeholder.next_cid += 1
+        cid = placeholder.kept[task] = placeholder.next_cid
+        self.add(task, placeholder, cid)
 
-    def let_go(self, holder: Client, task: Task) -> None:
+    def let_go(self, placeholder: Client, task: Task) -> None:
         """The durable session does not want the task any more, if it ever did."""
-        cid = holder.kept.pop(task, None)
+        cid = placeholder.kept.pop(task, None)
         if cid is not None:
-            self.remove(holder, cid)
+            self.remove(placeholder, cid)
 
-    def drop_holder(self, name: str) -> Client | None:
+    def drop_placeholder(self, name: str) -> Client | None:
         """The durable session has ended; the caller ends what stood for it."""
-        return self.holders.pop(name, None)
+        return self.placeholders.pop(name, None)
 
-    def restore(self, holder: Client) -> None:
+    def restore(self, placeholder: Client) -> None:
         """A durable session, or what stands for one, as it was read from the journal."""
-        self.holders[holder.name] = holder
-        self.registry.is_taken("held", holder.number - FIRST_HELD)
+        self.placeholders[placeholder.name] = placeholder
+        self.registry.is_taken("placeholder", placeholder.number - FIRST_PLACEHOLDER)
 
     def keep_wishes(self, client: Client) -> None:
         """A process of a durable session has ended: what it still wanted is kept."""
