@@ -394,7 +394,7 @@ class Client(BoundToProcess):
         """The values, in the same nesting of lists, tuples, sets and dicts; ``errors="skip"`` leaves out what failed."""
         futures = as_shape(futures)
         found = flatten(futures, errors)
-        records = [one._record for one in found]
+        records = [future._record for future in found]
         raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
         return rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
 
@@ -479,7 +479,7 @@ class Client(BoundToProcess):
         """Futures of tasks by key, somebody else's too; None where no task has that key."""
         names = several(keys)
         found = self._call(lambda: self._session.take_up(names), timeout)
-        return [None if one is None else self._adopt(one) for one in found]
+        return [None if future is None else self._adopt(future) for future in found]
 
     def _adopt(self, other: Any) -> Future:
         """A blocking future in the place of a Deferred one, which must not release the record when it goes."""
@@ -490,7 +490,7 @@ class Client(BoundToProcess):
     def futures(self, timeout: float | None = None) -> dict[str, Future]:
         """Key -> Future: all that the durable session of this client has (``session=``), whichever process made it."""
         found = self._call(self._session.futures, timeout)
-        return {key: self._adopt(one) for key, one in found.items()}
+        return {key: self._adopt(future) for key, future in found.items()}
 
     def end_session(self, timeout: float | None = None) -> None:
         """Release all that the durable session has, for all its processes, and close this client."""
@@ -566,7 +566,7 @@ class Executor(concurrent.futures.Executor):
         self._client, self._options = client, options
         self._futures: set[Future] = set()
         self._open = True
-        self._max_workers = max(1, sum(one.slots for one in client.workers().values()))
+        self._max_workers = max(1, sum(worker.slots for worker in client.workers().values()))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.  All keywords are the function's.
@@ -609,7 +609,7 @@ class Executor(concurrent.futures.Executor):
                 futures.pop()
         finally:
             if futures:
-                self._client._session.cancel_records([one._record for one in futures], unstarted=True)
+                self._client._session.cancel_records([future._record for future in futures], unstarted=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; return when those there are have ended, at once without ``wait``.

@@ -46,9 +46,10 @@ def _status(options: argparse.Namespace) -> int:
               f"{info['keys']} results of {info['memory']} bytes, pid {info['pid']} at {info['address']}")  # fmt: skip
         for trouble in info["troubles"][-3:]:
             print(f"          {trouble}")
-    for one in incidents[-options.incidents :]:
-        print(f"incident  {one.age:.0f} s ago: {one.kind}, {one.what}: {one.cause}; {one.requeued} requeued, {one.lost} lost, "
-              f"{one.replayed} replayed, {one.adopted} adopted")  # fmt: skip
+    for incident in incidents[-options.incidents :]:
+        cost = (f"{incident.requeued} requeued, {incident.lost} lost, {incident.replayed} replayed, "
+                f"{incident.adopted} adopted")  # fmt: skip
+        print(f"incident  {incident.age:.0f} s ago: {incident.kind}, {incident.what}: {incident.cause}; {cost}")
     return 0
 
 

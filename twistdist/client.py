@@ -48,8 +48,8 @@ def scatter(address: str, data: Any, secret: str | bytes | None = None, timeout:
     with Client(address, session=SCATTERED, secret=secret, tls=tls, timeout=timeout) as client:
         futures = client.scatter(data, hash=True, resupply=False, timeout=timeout)
         if isinstance(futures, dict):
-            return {name: one.key for name, one in futures.items()}
-        return [one.key for one in futures] if isinstance(futures, list) else futures.key
+            return {name: future.key for name, future in futures.items()}
+        return [future.key for future in futures] if isinstance(futures, list) else futures.key
 
 
 def who_has(address: str, secret: str | bytes | None = None, timeout: float = 30.0,

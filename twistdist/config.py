@@ -91,7 +91,7 @@ def parse_addresses(addresses: str) -> list[str]:
     Raises ``ConfigError`` as ``parse_address`` does.
     """
     parts = addresses.split(",") if isinstance(addresses, str) else [addresses]
-    return list(dict.fromkeys(parse_address(one.strip() if isinstance(one, str) else one) for one in parts))
+    return list(dict.fromkeys(parse_address(part.strip() if isinstance(part, str) else part) for part in parts))
 
 
 def resource_units(amount: float) -> int:

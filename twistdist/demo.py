@@ -102,9 +102,9 @@ class Report:
     def __str__(self) -> str:
         top = ", ".join(f"{name} {count}" for name, count in self.answer[0].most_common(5))
         edges = sum(map(len, self.answer[1].values()))
-        lost = sum(one.lost for one in self.incidents if one.kind == "worker lost")
-        adopted = sum(one.adopted for one in self.incidents)
-        requeued = sum(one.requeued for one in self.incidents if one.kind == "worker lost")
+        lost = sum(incident.lost for incident in self.incidents if incident.kind == "worker lost")
+        adopted = sum(incident.adopted for incident in self.incidents)
+        requeued = sum(incident.requeued for incident in self.incidents if incident.kind == "worker lost")
         lines = [
             f"files read        {self.files} of Python's standard library, {self.tasks} tasks",
             f"identifiers       {sum(self.answer[0].values())} uses of {len(self.answer[0])}; most used: {top}",

@@ -71,9 +71,10 @@ def refuse_foreign(function: Callable[..., Any], keywords: Iterable[str]) -> Non
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return  # it can't be known
-    named = {name for name, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    named = {name for name, parameter in parameters.items()
+             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}  # fmt: skip
     foreign = [name for name in found if name not in named]
-    if foreign and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+    if foreign and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         hints = "; ".join(f"{name} is here {_TASK_HINTS[name]}" for name in foreign)
         raise TypeError(f"{hints} (the function {getattr(function, '__name__', function)!s} takes no such keyword)")
 

@@ -221,7 +221,7 @@ class Executor:
     def _look_at_threads(self) -> None:
         """Threads that tasks have left may be the cause of what happens later; the page says that there are some."""
         main = threading.main_thread()
-        ours = sum(1 for one in threading.enumerate() if one is main or one.name.startswith(_OUR_THREADS))
+        ours = sum(1 for thread in threading.enumerate() if thread is main or thread.name.startswith(_OUR_THREADS))
         self._threads = max(0, _count_threads() + 1 - ours)
         self._page.set_threads_left(self._number, self._threads > 0)
 
@@ -255,18 +255,18 @@ class Executor:
     def _load_inputs(self, inputs: list[m.Input]) -> list[Any]:
         data: list[bytes | memoryview] = []
         absent = []
-        for one in inputs:
-            if one.value is not None:
-                data.append(one.value)
+        for source in inputs:
+            if source.value is not None:
+                data.append(source.value)
                 continue
             try:
-                data.append(read_file(one.path))
+                data.append(read_file(source.path))
             except (OSError, ValueError):
-                absent.append(one.attempt)
+                absent.append(source.attempt)
         if absent:
             raise _Absent(absent)
         try:
-            return [load_value(one) for one in data]
+            return [load_value(pickled) for pickled in data]
         except Exception as error:
             raise SerializationError(f"an input can't be unpickled on the worker: {_say(error)}") from error
 
@@ -322,12 +322,12 @@ class Executor:
     def _failed(compute: m.Compute, error: BaseException, kind: str, began: int) -> m.Failed:
         try:
             told = chain(error)
-            for one in told:
-                BaseException.with_traceback(one, _users_frames(one.__traceback__))
+            for error in told:
+                BaseException.with_traceback(error, _users_frames(error.__traceback__))
             info = dump_error(error, kind)
-            for one in told:  # what the frames hold is not kept alive by an error that somebody keeps, or that is in a cycle
-                traceback.clear_frames(one.__traceback__)
-                BaseException.with_traceback(one, None)
+            for error in told:  # what the frames hold is not kept alive by an error that somebody keeps, or that is in a cycle
+                traceback.clear_frames(error.__traceback__)
+                BaseException.with_traceback(error, None)
         except BaseException as own:  # an exception that fights back is still only that task's affair
             text = f"its exception can't be described: {type(own).__qualname__}"
             info = m.ErrorInfo("TaskError", type(error).__qualname__, text)
@@ -378,7 +378,7 @@ def _users_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
     while tb is not None:
         entries.append(tb)
         tb = tb.tb_next
-    theirs = [n for n, one in enumerate(entries) if not one.tb_frame.f_code.co_filename.startswith(_OUR_FOLDERS)]
+    theirs = [n for n, entry in enumerate(entries) if not entry.tb_frame.f_code.co_filename.startswith(_OUR_FOLDERS)]
     users: types.TracebackType | None = None
     for entry in reversed(entries[theirs[0] : theirs[-1] + 1] if theirs else ()):
         users = types.TracebackType(users, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)

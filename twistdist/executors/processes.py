@@ -53,10 +53,10 @@ def state_of(pid: int) -> str:
 def family(pid: int) -> list[int]:
     """A process and its descendants, as far as the system says."""
     found = [pid]
-    for one in found:
+    for member in found:
         with contextlib.suppress(OSError):  # it has ended meanwhile, or this system does not say
-            for thread in os.listdir(f"/proc/{one}/task"):
-                with open(f"/proc/{one}/task/{thread}/children") as stream:
+            for thread in os.listdir(f"/proc/{member}/task"):
+                with open(f"/proc/{member}/task/{thread}/children") as stream:
                     found += map(int, stream.read().split())
     return found
 
@@ -64,8 +64,8 @@ def family(pid: int) -> list[int]:
 def memory_of(pid: int) -> int:
     """Bytes of anonymous memory of a process and its descendants.  Mapped files (the store's too) do not count."""
     total = 0
-    for one in family(pid):
-        with contextlib.suppress(OSError), open(f"/proc/{one}/statm") as stream:
+    for member in family(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{member}/statm") as stream:
             _, resident, shared, *_ = stream.read().split()
             total += (int(resident) - int(shared)) * _PAGE_BYTES
     return total
@@ -84,18 +84,18 @@ def is_tracker(pid: int) -> bool:
 def kill_all(pid: int) -> None:
     """SIGKILL an executor and what it has started, but for resource trackers: the template gives them a moment."""
     members = family(pid)
-    trackers = [one for one in members if is_tracker(one)]
+    trackers = [member for member in members if is_tracker(member)]
     if not trackers:
         kill_group(pid)  # all at once
-    for one in members:
-        if one not in trackers:
-            _kill(os.kill, one)
+    for member in members:
+        if member not in trackers:
+            _kill(os.kill, member)
 
 
 def kill_orphan(pid: int) -> None:
     """SIGKILL what an executor has left, with its descendants, whatever they call themselves."""
-    for one in family(pid):
-        _kill(os.kill, one)
+    for member in family(pid):
+        _kill(os.kill, member)
 
 
 def kill_group(pid: int) -> None:

@@ -502,10 +502,10 @@ class Supervisor:
             self._templates_failed = 0
             self._listener.executor_started(executor.number)
         if outcomes:
-            for one in outcomes:
-                executor.expected -= len(one.unstarted) if type(one) is m.Waits else type(one) in _ENDS
-            if any(type(one) is m.UsesClient for one in outcomes):
-                outcomes = [one for one in outcomes if type(one) is not m.UsesClient]
+            for outcome in outcomes:
+                executor.expected -= len(outcome.unstarted) if type(outcome) is m.Waits else type(outcome) in _ENDS
+            if any(type(outcome) is m.UsesClient for outcome in outcomes):
+                outcomes = [outcome for outcome in outcomes if type(outcome) is not m.UsesClient]
                 self._warm_up()
             self._listener.executor_outcomes(executor.number, outcomes)
         return open_still
@@ -554,12 +554,12 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 continue
-            executor.files = [one for one in executor.files if os.path.exists(one)] + [path]
+            executor.files = [file for file in executor.files if os.path.exists(file)] + [path]
             self._send(executor, packets.encode_packet([packets.PacketFile(path)]), messages)
             return
         text = f"{len(data)} bytes of arguments can't be brought to the task's process: {trouble}; make room in the store"
-        failed = [m.Failed(one.task, one.attempt, m.ErrorInfo("StoreError", "", text), 0)
-                  for one in messages if isinstance(one, m.Compute)]  # fmt: skip
+        failed = [m.Failed(message.task, message.attempt, m.ErrorInfo("StoreError", "", text), 0)
+                  for message in messages if isinstance(message, m.Compute)]  # fmt: skip
         self._log.error("{text}", text=text)
         self._reactor.callLater(0, self._failed_to_give, executor, failed)
 
@@ -569,10 +569,10 @@ class Supervisor:
 
     def _send(self, executor: _Executor, data: bytes, messages: list[Any]) -> None:
         attempts = []
-        for one in messages:
-            if type(one) is m.Compute:
-                attempts.append(one.attempt)
-                executor.keys[one.attempt] = one.key
+        for message in messages:
+            if type(message) is m.Compute:
+                attempts.append(message.attempt)
+                executor.keys[message.attempt] = message.key
         while len(executor.keys) > MAX_KEYS:
             del executor.keys[next(iter(executor.keys))]
         executor.expected += len(attempts)
@@ -606,7 +606,7 @@ class Supervisor:
                 if not data:
                     break  # our end is closed: it is being ended
                 content = packets.decode_packet(data)
-                grants += [one for one in content if isinstance(one, m.GoOn)]
+                grants += [message for message in content if isinstance(message, m.GoOn)]
                 attempts += self._attempts_in(content)
             for _, unsent in executor.backlog:
                 attempts += unsent
@@ -658,8 +658,8 @@ class Supervisor:
     def stopped(self) -> set[int]:
         """The executors that have work and are stopped by a signal."""
         found = set()
-        for number, one in self._executors.items():
-            state = state_of(one.pid) if one.pid and one.expected > 0 else ""
+        for number, executor in self._executors.items():
+            state = state_of(executor.pid) if executor.pid and executor.expected > 0 else ""
             if state == "T":
                 found.add(number)
             elif state == "Z":  # the template tells of it in a moment, unless it is stopped itself
@@ -682,7 +682,7 @@ def thread_counts(environment: Mapping[str, str]) -> dict[str, str]:
     What the user has set holds, also for libraries that read it where their own variable is not set.
     """
     return {name: "1" for name, others in THREAD_COUNTS.items()
-            if name not in environment and not any(one in environment for one in others)}  # fmt: skip
+            if name not in environment and not any(other in environment for other in others)}  # fmt: skip
 
 
 def _close_all(executor: _Executor) -> None:
@@ -696,7 +696,7 @@ def _users_part(stack: str) -> str:
     """faulthandler's text without the frames of the executor below the task's."""
     lines, ours = [], False
     for line in stack.splitlines():
-        ours = (ours or any(one in line for one in _CALLERS)) and line.startswith("  ")
+        ours = (ours or any(caller in line for caller in _CALLERS)) and line.startswith("  ")
         if not ours:
             lines.append(line)
     return "\n".join(lines)

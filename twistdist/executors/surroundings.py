@@ -165,7 +165,7 @@ class Surroundings:
         self._hooks = [(name, getattr(sys, name)) for name in _HOOKS]
         self._context = _copy_context()
         # A copy of the context shares this object, which tasks change in place; most have a fresh one made when they need it.
-        self._decimals = _decimals().copy() if any(one.name == "decimal_context" for one in self._context) else None
+        self._decimals = _decimals().copy() if any(variable.name == "decimal_context" for variable in self._context) else None
         self._time_zone = time.tzname
         for now, before in self._guarded:
             if now is vars(time):

@@ -176,8 +176,8 @@ class Template:
         try:
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
-            for one in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-                signal.signal(one, signal.SIG_DFL)
+            for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, signal.SIG_DFL)
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == self._pid:  # else the template died before the line above
                 self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -204,8 +204,8 @@ class Template:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         high = max(3, min(HIGH_DESCRIPTOR, most - 64))
         executor: Executor
-        private = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, high) for one in (1, 2)]
-        outputs = [Output(one, own, lambda: executor.attempt) for one, own in zip((1, 2), private, strict=True)]
+        private = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, high) for fd in (1, 2)]
+        outputs = [Output(fd, own, lambda: executor.attempt) for fd, own in zip((1, 2), private, strict=True)]
         sys.stdout, sys.stderr = streams = text_stream(outputs[0]), text_stream(outputs[1])
         sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
 

@@ -446,7 +446,7 @@ class BulkFetcher:
         for known in [one for one, sources in self._sources.items() if all(source.unused for source in sources)]:
             del self._sources[known]
         sources = self._sources.setdefault(address, [])
-        free = min(sources, key=lambda one: one.load, default=None)
+        free = min(sources, key=lambda source: source.load, default=None)
         if free is not None and (not free.load or len(sources) >= MAX_CONNECTIONS):
             return free
         sources.append(_Source(self._reactor, self._threads, address, self._secret, self._tls))

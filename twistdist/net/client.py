@@ -98,7 +98,7 @@ class Client(BoundToProcess, ClientSession):
             except BaseException as error:
                 return as_failure(error)
 
-        return self.collect([one._record for one in found], fail_fast=errors == "raise").addCallback(load)
+        return self.collect([future._record for future in found], fail_fast=errors == "raise").addCallback(load)
 
     def scatter(self, data: Any, *, replicas: int = 2, broadcast: bool = False, hash: bool = False,
                 workers: Iterable[str] | None = None, resupply: bool = True) -> Deferred[Any]:  # fmt: skip
@@ -183,7 +183,7 @@ class Client(BoundToProcess, ClientSession):
 
         def look(workers: dict[str, WorkerInfo]) -> None:
             nonlocal connected
-            connected = sum(1 for one in workers.values() if one.state != "away")
+            connected = sum(1 for worker in workers.values() if worker.state != "away")
             if connected >= n and not result.called:
                 result.callback(None)
             elif not result.called:
@@ -246,7 +246,7 @@ class Client(BoundToProcess, ClientSession):
         futures = [Future(self, record, key) for record, key in records]
         result: Deferred[Any] = Deferred()
         self._orders.add(self._watch, what, records, result)
-        return result.addCallback(lambda known: [one if one._record.cid in known else None for one in futures])
+        return result.addCallback(lambda known: [future if future._record.cid in known else None for future in futures])
 
     # ---- what outlives this process -----------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Client(BoundToProcess, ClientSession):
 
         def known(keys: list[str]) -> Deferred[dict[str, Future]]:
             taking = self._take_up("take_up", keys)
-            return taking.addCallback(lambda found: {one.key: one for one in found if one is not None})
+            return taking.addCallback(lambda found: {future.key: future for future in found if future is not None})
 
         return self._query("keys").addCallback(known)
 
@@ -272,12 +272,12 @@ class Client(BoundToProcess, ClientSession):
         futures = as_shape(futures)
         found = flatten(futures, "raise")
         refuse_unusable(found)
-        places = {id(one): Place(number) for number, one in enumerate(found)}
+        places = {id(future): Place(number) for number, future in enumerate(found)}
         try:
-            shape = b"".join(dump_value(replace(futures, BaseFuture, lambda one: places[id(one)])))
+            shape = b"".join(dump_value(replace(futures, BaseFuture, lambda future: places[id(future)])))
         except Exception as error:
             raise SerializationError(f"the nesting of the futures of {name} can't be pickled: {said(error)}") from error
-        return self._query("publish", name, shape, [one._record.cid for one in found])
+        return self._query("publish", name, shape, [future._record.cid for future in found])
 
     def get_dataset(self, name: str) -> Deferred[Any]:
         """A Deferred of what was published: futures of this client in the nesting that they had."""

@@ -112,7 +112,7 @@ class ClientSession:
 
     def _fail_queries(self, error: Exception, upto: int) -> None:
         """Questions up to this number will not be answered any more."""
-        for number in [one for one in self._queries if one <= upto]:
+        for number in [number for number in self._queries if number <= upto]:
             self._queries.pop(number).errback(error)
 
     def _update(self, change: Callable[[], list[Record]]) -> None:
@@ -144,7 +144,7 @@ class ClientSession:
         self._supplier.close()
         info = m.ErrorInfo(type(error).__name__, "", str(error))
         records = self._core.records.values()
-        lost = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
+        lost = [record for record in records if record.state is State.PENDING or (record.callbacks and record.value is None)]
         self.lose(lost, info)
         queries, self._queries = self._queries, {}
         for query in queries.values():
@@ -200,7 +200,7 @@ class ClientSession:
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
         self._submits.released(cids)
-        given_up = [one for one in records if one.state is State.PENDING or (one.callbacks and one.value is None)]
+        given_up = [other for other in records if other.state is State.PENDING or (other.callbacks and other.value is None)]
         if given_up:
             self.lose(given_up, RELEASED)
 
@@ -348,12 +348,12 @@ class ClientSession:
     def announced(self, futures: Sequence[Any]) -> Deferred[Any]:
         """A Deferred that fires when all are finished, or fails as the first that is not."""
 
-        def one(record: Record) -> Deferred[None]:
+        def end_of(record: Record) -> Deferred[None]:
             ended: Deferred[None] = Deferred()
             self.call_when_done(record, lambda _: self._finished(record, ended))
             return ended
 
-        return all_of([one(future._record) for future in futures])
+        return all_of([end_of(future._record) for future in futures])
 
     @staticmethod
     def _finished(record: Record, ended: Deferred[None]) -> None:

@@ -301,7 +301,7 @@ class Dialing:
         except UNENCODABLE as error:
             why = str(error)
         taken = take_out_unencodable(frames)
-        if not taken or not all([self._on_unsendable(*one) for one in taken]):
+        if not taken or not all([self._on_unsendable(*message) for message in taken]):
             # Numbered and never to be sent: the session can't go on, and must say so rather than hang.
             self._give_up(ProtocolError(f"a message can't be encoded: {why}"))
             return

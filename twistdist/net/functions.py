@@ -37,7 +37,7 @@ class _Known:
         if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not kwdefaults:
             return False
         found = function.__globals__
-        return all(found.get(name) is one for name, one in self.names)
+        return all(found.get(name) is constant for name, constant in self.names)
 
 
 class Functions:
@@ -109,9 +109,9 @@ def _is_self_contained(function: Any) -> bool:
 
 def _names_in(code: types.CodeType) -> set[str]:
     found = set(code.co_names)
-    for one in code.co_consts:
-        if isinstance(one, types.CodeType):
-            found |= _names_in(one)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _names_in(constant)
     return found
 
 
@@ -120,4 +120,4 @@ def _reads_nothing(code: types.CodeType, names: dict[str, Any]) -> bool:
     for name in code.co_names:
         if not (isinstance(names.get(name), types.ModuleType) or (name not in names and hasattr(builtins, name))):
             return False
-    return all(_reads_nothing(one, names) for one in code.co_consts if isinstance(one, types.CodeType))
+    return all(_reads_nothing(constant, names) for constant in code.co_consts if isinstance(constant, types.CodeType))

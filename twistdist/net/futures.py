@@ -150,9 +150,9 @@ def _only(raws: list[Raw], future: BaseFuture) -> Raw:
 def as_futures(futures: Any) -> list[Future]:
     """A list of futures of the Deferred API; ``TypeError`` for anything else."""
     members = list(futures) if isinstance(futures, Iterable) and not isinstance(futures, str | bytes) else [futures]
-    for one in members:
-        if not isinstance(one, Future):
-            raise TypeError(f"this is no Future of a client of twistdist.connect: {shown(one)}")
+    for member in members:
+        if not isinstance(member, Future):
+            raise TypeError(f"this is no Future of a client of twistdist.connect: {shown(member)}")
     return members
 
 
@@ -163,8 +163,8 @@ def wait(futures: Iterable[Future], return_when: str = "ALL_COMPLETED") -> Defer
     result: Deferred[tuple[set[Future], set[Future]]] = Deferred()
 
     def look(_: Any = None) -> None:
-        done = {one for one in members if one.done()}
-        bad = any(one.status != "finished" for one in done)
+        done = {member for member in members if member.done()}
+        bad = any(future.status != "finished" for future in done)
         enough = len(done) == len(set(members)) or (return_when == "FIRST_COMPLETED" and done)
         if not result.called and (enough or (return_when == "FIRST_EXCEPTION" and bad)):
             result.callback((done, set(members) - done))
@@ -260,7 +260,7 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
 
     def look() -> None:
         if not result.called:
-            bar.show(sum(one.done() for one in members))
+            bar.show(sum(member.done() for member in members))
             reactor.callLater(0.1, look)
 
     def over(_: Any) -> None:

@@ -166,7 +166,7 @@ class SchedulerService(Service):
             self._guard(self.core.not_there, name)
 
     def _listen(self) -> Deferred[list[str]]:
-        listening = [listen(self._reactor, one, self._tls, self._factory) for one in self._endpoints]
+        listening = [listen(self._reactor, endpoint, self._tls, self._factory) for endpoint in self._endpoints]
         return gatherResults(listening, consumeErrors=True).addCallbacks(self._listening, self._not_listening)
 
     def _listening(self, ports: list[Any]) -> list[str]:
@@ -232,8 +232,8 @@ class SchedulerService(Service):
                 self._guard(self.core.receive, peer, messages)
                 self._out.touch(peer.session)
                 changed = True
-                left = left or any(isinstance(one, m.Bye) for one in messages)
-                if self._flooded and any(isinstance(one, m.Submit) for one in messages):
+                left = left or any(isinstance(message, m.Bye) for message in messages)
+                if self._flooded and any(isinstance(message, m.Submit) for message in messages):
                     self._valves[connection].flooding(True)  # who only asks, cancels or leaves is heard
             elif not frame[0] and isinstance(peer, Worker):
                 for beat in frame[2]:

@@ -31,8 +31,8 @@ def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     if isinstance(shape, kind):
         return function(shape)
     if isinstance(shape, dict):
-        return _like(shape, {key: replace(one, kind, function) for key, one in shape.items()})
-    return _of_kind(shape, [replace(one, kind, function) for one in shape])
+        return _like(shape, {key: replace(item, kind, function) for key, item in shape.items()})
+    return _of_kind(shape, [replace(item, kind, function) for item in shape])
 
 
 def as_shape(futures: Any, level: int = 0) -> Any:
@@ -43,14 +43,14 @@ def as_shape(futures: Any, level: int = 0) -> Any:
     if isinstance(futures, BaseFuture | str | bytes | bytearray):
         return futures
     if isinstance(futures, dict):
-        return _like(futures, {key: as_shape(one, level + 1) for key, one in futures.items()})
+        return _like(futures, {key: as_shape(item, level + 1) for key, item in futures.items()})
     if isinstance(futures, list | tuple):
-        if all(isinstance(one, BaseFuture) for one in futures):
+        if all(isinstance(future, BaseFuture) for future in futures):
             return futures
-        return _of_kind(futures, [as_shape(one, level + 1) for one in futures])
+        return _of_kind(futures, [as_shape(future, level + 1) for future in futures])
     if isinstance(futures, set | frozenset) or not isinstance(futures, Iterable):
         return futures
-    return [as_shape(one, level + 1) for one in futures]
+    return [as_shape(future, level + 1) for future in futures]
 
 
 def flatten(futures: Any, errors: str = "raise") -> list[Any]:
@@ -59,17 +59,17 @@ def flatten(futures: Any, errors: str = "raise") -> list[Any]:
     found: list[Any] = []
     todo = [as_shape(futures)]
     while todo:
-        one = todo.pop()
-        if isinstance(one, BaseFuture):
-            found.append(one)
-        elif isinstance(one, dict):
-            todo.extend(reversed(one.values()))
-        elif isinstance(one, list | tuple):
-            todo.extend(reversed(one))
-        elif isinstance(one, set | frozenset):
-            todo.extend(one)
+        item = todo.pop()
+        if isinstance(item, BaseFuture):
+            found.append(item)
+        elif isinstance(item, dict):
+            todo.extend(reversed(item.values()))
+        elif isinstance(item, list | tuple):
+            todo.extend(reversed(item))
+        elif isinstance(item, set | frozenset):
+            todo.extend(item)
         else:
-            raise TypeError(f"futures are given in lists, tuples, sets, dicts and other iterables; this is none: {shown(one)}")
+            raise TypeError(f"futures are given in lists, tuples, sets, dicts and other iterables; this is none: {shown(item)}")
     return found
 
 
@@ -90,9 +90,9 @@ class _Rebuilder:
         if isinstance(shape, BaseFuture):
             return self._value(shape)
         if isinstance(shape, dict):
-            pairs = ((key, self.rebuild(one)) for key, one in shape.items())
+            pairs = ((key, self.rebuild(item)) for key, item in shape.items())
             return _like(shape, {key: value for key, value in pairs if value is not _SKIP})
-        return _of_kind(shape, [value for one in shape if (value := self.rebuild(one)) is not _SKIP])
+        return _of_kind(shape, [value for item in shape if (value := self.rebuild(item)) is not _SKIP])
 
     def _value(self, future: BaseFuture) -> Any:
         raw = self._raws[id(future)]

@@ -115,7 +115,7 @@ class Submits:
                 key = self.parent.child_key(ref.name, recipe)
             record = Record(next(self.cids))
             if given is not args:
-                self._data_of[record.cid] = [one for one in found if one.key in self._data]
+                self._data_of[record.cid] = [future for future in found if future.key in self._data]
             futures.append(make(record, key or generated))
             chunk.append((record, ref, data, inputs, key, options.wire, recipe, options.replace))
             if len(chunk) == MAP_CHUNK:
@@ -164,11 +164,11 @@ class Submits:
 
     def _submit(self, chunk: list[tuple[Any, ...]]) -> None:
         submit = self.core.submit
-        for one in chunk:
-            submit(*one)
+        for task in chunk:
+            submit(*task)
         closed = self.owner.why_closed()
         if closed:  # in between
-            self.owner.lose([one[0] for one in chunk], m.ErrorInfo("ClientClosed", "", self.owner.why_closed()))
+            self.owner.lose([task[0] for task in chunk], m.ErrorInfo("ClientClosed", "", self.owner.why_closed()))
 
     def _own(self, found: list[Any]) -> list[int]:
         """The cids of the futures among a task's arguments; an error when one of them can't be an input."""

@@ -52,7 +52,7 @@ def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tupl
     certificates ``host:port`` means ``tls:host:port``.  ``ConfigError`` for an address and a directory that don't go together.
     """
     parse_addresses(address)
-    sides = [_side(one.strip(), directory) for one in address.split(",")]
+    sides = [_side(side.strip(), directory) for side in address.split(",")]
     named = next((folder for _, folder in sides if folder is not None), None)
     return ",".join(dict.fromkeys(full for full, _ in sides)), None if named is None else load(named)
 

@@ -25,7 +25,8 @@ def describe(path: str, full: bool = False) -> Iterator[str]:
             yield f"{j.name_of(kind):9} {len(found)} rows, {sizes[kind]} bytes"
     for number, session in sorted(rows[j.SESSION]):
         assert isinstance(session, j.Session)
-        what = "durable session" if session.placeholder and session.name else "published names" if session.held else "session"
+        kept = "durable session" if session.name else "published names"
+        what = kept if session.placeholder else "session"
         name_of = session.name or format(number, "x")
         yield f"{what} {name_of}: {session.received} frames received, {len(session.functions)} functions"
     for _, name in rows[j.NAME]:
@@ -38,12 +39,12 @@ def describe(path: str, full: bool = False) -> Iterator[str]:
 
 
 def _tasks(rows: dict[int, list[tuple[int, object]]], full: bool) -> Iterator[str]:
-    marks = {number: one for number, one in rows[j.MARKS] if isinstance(one, j.Marks)}
-    functions = {number: one.name for number, one in rows[j.FUNCTION] if isinstance(one, j.Function)}
+    marks = {number: row for number, row in rows[j.MARKS] if isinstance(row, j.Marks)}
+    functions = {number: row.name for number, row in rows[j.FUNCTION] if isinstance(row, j.Function)}
     ended: dict[int, j.Outcome] = {}
     for _, outcomes in sorted(rows[j.OUTCOMES]):
         assert isinstance(outcomes, j.Outcomes)
-        ended.update({one.task: one for one in outcomes.outcomes})
+        ended.update({row.task: row for row in outcomes.outcomes})
     lines, count, done, failed = [], 0, 0, 0
     for first, batch in sorted(rows[j.BATCH]):
         assert isinstance(batch, j.Batch)

@@ -92,7 +92,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     scheduler = ",".join(addresses)
     if options["tls"] is not None:
         scheduler, tls = dialing_side(options["scheduler"], options["tls"])
-    elif any(one.startswith("tls:") for one in addresses):
+    elif any(address.startswith("tls:") for address in addresses):
         raise ConfigError(f"{scheduler!r} needs certificates: name their folder with --tls DIR")
     contact = options["contact"] or ""
     if not re.fullmatch(r"[A-Za-z0-9_.:%-]*", contact):

@@ -47,7 +47,7 @@ _SECRET, _SERVER, _CLIENT = b"a secret for fuzzing", b"s" * 32, b"c" * 32
 
 def decoders() -> dict[str, msgspec.msgpack.Decoder[object]]:
     """Every decoder of frames, by name."""
-    found = {name: one for name, one in vars(framing).items() if isinstance(one, msgspec.msgpack.Decoder)}
+    found = {name: value for name, value in vars(framing).items() if isinstance(value, msgspec.msgpack.Decoder)}
     return {name: one for name, one in found.items() if not name.startswith("_")}
 
 
@@ -57,7 +57,7 @@ def readers() -> dict[str, Callable[[bytes], object]]:
     def decode(decoder: msgspec.msgpack.Decoder[object]) -> Callable[[bytes], object]:
         return lambda data: framing.decode_frame(decoder, data)  # type: ignore[arg-type]
 
-    found = {name: decode(one) for name, one in decoders().items()}
+    found = {name: decode(decoder) for name, decoder in decoders().items()}
     found |= {"frame of a client": framing.decode_frame_of_client, "outcome": packets.decode_outcome, "packet": unpack}
     return found | {"FrameReader": read_frames, "ServerHandshake": serve, "ClientHandshake": dial}
 

@@ -224,11 +224,11 @@ class SimClient(Party):
 
     def submit(self, node: int, key: str | None) -> None:
         plan = self.world.plans[node]
-        if any(one not in self.futures for one in plan.inputs):
+        if any(source not in self.futures for source in plan.inputs):
             return
         self._cid += 1
         record = self.futures[node] = Record(self._cid)
-        inputs = [self.futures[one].cid for one in plan.inputs]
+        inputs = [self.futures[source].cid for source in plan.inputs]
         self.core.submit(record, self.function, str(node).encode(), inputs, key, plan.options)
         self.flush()
 
@@ -547,10 +547,10 @@ class SimWorker(Party):
 
     def _outcome(self, compute: m.Compute, plan: Plan) -> m.Done | m.Failed | m.InputLost:
         inputs, lost = [], []
-        for one in compute.inputs or ():
-            value = one.value if one.value is not None else self.world.open_path(one.path)
+        for source in compute.inputs or ():
+            value = source.value if source.value is not None else self.world.open_path(source.path)
             if value is None:
-                lost.append((one.attempt, 0))
+                lost.append((source.attempt, 0))
             else:
                 inputs.append(value)
         if lost:

@@ -253,7 +253,7 @@ class World:
     def echo_of(self, party: Any, messages: list[Any]) -> list[Any]:
         """Sometimes one of the messages that ``party`` has heard before, which it hears again."""
         old = self._heard.setdefault(party, [])
-        old.extend(one for one in messages if not isinstance(one, NEVER_TWICE))
+        old.extend(message for message in messages if not isinstance(message, NEVER_TWICE))
         if not old or self.now > FAULT_S or self.rng.random() > 0.1:
             return []
         self.faults["echo"] += 1
@@ -263,12 +263,12 @@ class World:
         """The scheduler hears an old message again, as a bug of the other side would have it."""
         peer = link.peer
         assert peer is not None
-        for one in self.echo_of(peer, messages):
-            first = getattr(one, "first", getattr(one, "cid", None))
-            if isinstance(one, m.Submit | m.Scatter) and isinstance(peer, records.Client) and first not in peer.futures:
+        for message in self.echo_of(peer, messages):
+            first = getattr(message, "first", getattr(message, "cid", None))
+            if isinstance(message, m.Submit | m.Scatter) and isinstance(peer, records.Client) and first not in peer.futures:
                 continue  # it was released: said again it would be a new one, which nobody would release
             try:
-                self.core.receive(self.now, peer, [one])
+                self.core.receive(self.now, peer, [message])
             except ProtocolError:
                 link.cut()
 
@@ -415,7 +415,7 @@ class World:
         elif kind == "kill worker":
             self.kill_worker(worker.name)
         elif kind == "kill executor" and worker.alive:
-            up = [number for number, one in worker.core.executors.items() if one.up]
+            up = [number for number, executor in worker.core.executors.items() if executor.up]
             if up:
                 worker.kill_executor(self.rng.choice(up))
         elif kind == "memory" and worker.alive:
@@ -436,7 +436,7 @@ class World:
 
     def _park_one(self, name: str) -> None:
         """A task of a worker is taken for one that waits, whether it does or not."""
-        peer = next((one for one in self.core.workers.values() if one.name == name), None)
+        peer = next((worker for worker in self.core.workers.values() if worker.name == name), None)
         if peer is not None and peer.assigned:
             self.core.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
             self.flush()
@@ -537,7 +537,8 @@ class World:
         """Books are found to differ only where a fault has made them differ, and never at rest."""
         if self.echoes:
             return
-        drifts = [one for one in self.core.statistics.incidents if one.kind in ("drift", "worker stuck", "no progress")]
+        kinds = ("drift", "worker stuck", "no progress")
+        drifts = [incident for incident in self.core.statistics.incidents if incident.kind in kinds]
         if drifts and not (self.faults["drift"] or self.faults["lose file"]):
             raise SimulationFailed(f"books differ without a cause: {drifts[0]}")
         for worker in self.core.workers.values():
@@ -550,7 +551,7 @@ class World:
         for task in self.core.tasks.values():
             if task.holders is None:
                 continue
-            values = {self.workers[one.name].store.get(task.value_attempt, (b"", 0))[0] for one in task.holders}
+            values = {self.workers[holder.name].store.get(task.value_attempt, (b"", 0))[0] for holder in task.holders}
             if len(values) > 1 and not (self.faults["lose file"] or self.faults["drift"] or self.echoes):
                 raise SimulationFailed(f"the copies of {task.key} differ")
             if task.retention is None:
@@ -563,7 +564,7 @@ class World:
         """The right value of a node; None when it or an input of it must fail."""
         if node not in memo:
             plan = self.plans[node]
-            inputs = [self._expected(one, memo) for one in plan.inputs]
+            inputs = [self._expected(source, memo) for source in plan.inputs]
             scattered = self.scatters and not plan.inputs and plan.node % 2
             bad = not scattered and (plan.raises or plan.poison or None in inputs)
             memo[node] = None if bad else value_of(plan, [value for value in inputs if value is not None])

@@ -76,8 +76,8 @@ def chain(error: BaseException, most: int = MAX_CHAINED) -> list[BaseException]:
     found = {id(error): error}
     todo = deque([error])
     while todo:
-        one = todo.popleft()
-        for linked in (one.__cause__, one.__context__, *_members(one)):
+        error = todo.popleft()
+        for linked in (error.__cause__, error.__context__, *_members(error)):
             if linked is not None and id(linked) not in found and len(found) < most:
                 found[id(linked)] = linked
                 todo.append(linked)
@@ -87,7 +87,7 @@ def chain(error: BaseException, most: int = MAX_CHAINED) -> list[BaseException]:
 def _members(error: BaseException) -> list[BaseException]:
     """Those of an exception group."""
     members = getattr(error, "exceptions", ())
-    return [one for one in members if isinstance(one, BaseException)] if isinstance(members, tuple | list) else []
+    return [member for member in members if isinstance(member, BaseException)] if isinstance(members, tuple | list) else []
 
 
 #: What ``isinstance`` takes for exception groups; nothing before Python 3.11.
@@ -175,9 +175,9 @@ class _Copies:
 
     def __init__(self, error: BaseException, most: int, limit: int) -> None:
         nearest = chain(error, most)
-        self._numbers = {id(one): number for number, one in enumerate(nearest)}
+        self._numbers = {id(error): number for number, error in enumerate(nearest)}
         self._limit = limit
-        self._records = [self._record(one) for one in nearest]
+        self._records = [self._record(error) for error in nearest]
 
     def __reduce__(self) -> Any:
         return _rebuild, (self._records,)
@@ -185,7 +185,7 @@ class _Copies:
     def _record(self, error: BaseException) -> _Record:
         tb = _trim(error.__traceback__)
         members = _members(error) if isinstance(error, _GROUP) else []
-        numbers = [self._numbers[id(one)] for one in members if id(one) in self._numbers]
+        numbers = [self._numbers[id(member)] for member in members if id(member) in self._numbers]
         state = {name: self._short(value) for name, value in _attributes(error).items()}
         notes = state.get("__notes__")
         if len(numbers) < len(members):
@@ -193,7 +193,7 @@ class _Copies:
             state["__notes__"] = [*(notes if isinstance(notes, list) else ()), left_out]
         return (
             _dumps_class(type(error), must=not self._numbers[id(error)]),
-            _dumps(tuple(self._short(one) for one in (error.args[:1] if members else error.args)[:_MOST_VALUES]), MAX_PICKLE),
+            _dumps(tuple(self._short(arg) for arg in (error.args[:1] if members else error.args)[:_MOST_VALUES]), MAX_PICKLE),
             _dumps(state, MAX_PICKLE),
             None if tb is None else _tblib_traceback(tb).to_dict(),
             self._numbers.get(id(error.__cause__)),
@@ -206,7 +206,7 @@ class _Copies:
         """``value``, or something in its place that is short and can travel."""
         if type(value) is str:
             return cut(value, self._limit)
-        if type(value) in (list, tuple) and len(value) <= _MOST_VALUES and all(type(one) is str for one in value):
+        if type(value) in (list, tuple) and len(value) <= _MOST_VALUES and all(type(item) is str for item in value):
             return type(value)(map(self._short, value))
         try:
             _dumps(value, self._limit)
@@ -255,7 +255,7 @@ def _rebuild(records: list[_Record]) -> BaseException:
     for number in reversed(range(len(records))):  # members come after their group
         kind, args, state, _, _, _, _, members = records[number]
         made[number] = _rebuild_one(pickle.loads(kind), pickle.loads(args), pickle.loads(state),
-                                    [made[one] for one in members if one in made])  # fmt: skip
+                                    [made[member] for member in members if member in made])  # fmt: skip
     for number, error in made.items():
         _, _, _, tb, cause, context, suppress, _ = records[number]
         error.__cause__ = None if cause is None else made[cause]
@@ -277,7 +277,7 @@ def _rebuild_one(
     kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], members: list[BaseException]
 ) -> BaseException:
     """An exception of class ``kind``, made without its own ``__new__`` and ``__init__``, which may want other arguments."""
-    builtin: Any = next(one for one in kind.__mro__ if one.__module__ == "builtins")
+    builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     if issubclass(kind, _GROUP):
         made: BaseException = builtin.__new__(kind, str(args[0]), members or [errors.TaskError("left out")])
     else:

@@ -104,7 +104,7 @@ class _Walk:
                 return _hash(b"flat", marshal.dumps(obj, 2))
             return self._all(kind.__name__, *obj)
         if kind is dict:
-            return self._all("dict", *(one for pair in obj.items() for one in pair))
+            return self._all("dict", *(item for pair in obj.items() for item in pair))
         special = _SPECIAL.get(kind)
         if special is not None:
             return special(self, obj)
@@ -154,7 +154,7 @@ class _Walk:
 
     def _bytecode(self, code: types.CodeType) -> list[Any]:
         """Where there is no source: this Python's own instructions, without lines and file."""
-        consts = [self._bytecode(one) if isinstance(one, types.CodeType) else one for one in code.co_consts]
+        consts = [self._bytecode(item) if isinstance(item, types.CodeType) else item for item in code.co_consts]
         counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
         return [code.co_name, code.co_code, consts, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, counts]
 
@@ -167,14 +167,14 @@ class _Walk:
         content: list[tuple[str, Any]] = []
         if issubclass(kind, enum.Enum):
             content = [(name, member._value_) for name, member in kind.__members__.items()]
-        for name, one in sorted(vars(kind).items()):
-            if name in _NOT_OF_A_CLASS or isinstance(one, types.MemberDescriptorType | types.GetSetDescriptorType):
+        for name, item in sorted(vars(kind).items()):
+            if name in _NOT_OF_A_CLASS or isinstance(item, types.MemberDescriptorType | types.GetSetDescriptorType):
                 continue
-            if issubclass(kind, enum.Enum) and getattr(one, "__module__", None) != kind.__module__:
+            if issubclass(kind, enum.Enum) and getattr(item, "__module__", None) != kind.__module__:
                 continue  # members are told above; the rest is made by enum
-            if _is_generated(kind, one):
+            if _is_generated(kind, item):
                 continue
-            content.append((name, _fields_of(one) if name == "__dataclass_fields__" else one))
+            content.append((name, _fields_of(item) if name == "__dataclass_fields__" else item))
         meta = None if issubclass(kind, enum.Enum) else type(kind)
         return self._all("class", kind.__qualname__, kind.__bases__, meta, content)
 
@@ -190,17 +190,17 @@ class _Walk:
     def _method(self, method: types.MethodType) -> bytes:
         return self._all("method", method.__self__, method.__func__)
 
-    def _property(self, one: property) -> bytes:
-        return self._all("property", one.fget, one.fset, one.fdel)
+    def _property(self, item: property) -> bytes:
+        return self._all("property", item.fget, item.fset, item.fdel)
 
-    def _wrapped(self, one: Any) -> bytes:
-        return self._all(type(one).__name__, one.__func__)
+    def _wrapped(self, item: Any) -> bytes:
+        return self._all(type(item).__name__, item.__func__)
 
-    def _cached_property(self, one: Any) -> bytes:
-        return self._all("cached_property", one.func, one.attrname)
+    def _cached_property(self, item: Any) -> bytes:
+        return self._all("cached_property", item.func, item.attrname)
 
-    def _buffer(self, one: pickle.PickleBuffer) -> bytes:
-        return _hash(b"buffer", hashlib.blake2b(one.raw(), digest_size=16).digest())
+    def _buffer(self, item: pickle.PickleBuffer) -> bytes:
+        return _hash(b"buffer", hashlib.blake2b(item.raw(), digest_size=16).digest())
 
 
 _SPECIAL: dict[type, Callable[[_Walk, Any], bytes]] = {
@@ -236,17 +236,17 @@ def _content(cell: types.CellType) -> Any:
 def _fields_of(fields: Any) -> list[Any]:
     """The fields of a dataclass; their own objects differ between Pythons."""
     return [
-        [one.name, one.type, one.default, one.default_factory, one.init, one.repr, one.hash, one.compare, one.kw_only]
-        for one in fields.values()
+        [item.name, item.type, item.default, item.default_factory, item.init, item.repr, item.hash, item.compare, item.kw_only]
+        for item in fields.values()
     ]
 
 
-def _is_generated(kind: type, one: Any) -> bool:
+def _is_generated(kind: type, item: Any) -> bool:
     """Whether a method was made by ``dataclass`` or ``namedtuple`` from what the class tells otherwise."""
-    function = getattr(one, "__func__", one)
+    function = getattr(item, "__func__", item)
     made = "__dataclass_fields__" in vars(kind) or (issubclass(kind, tuple) and "_fields" in vars(kind))
     if not made or not isinstance(function, types.FunctionType):
-        return type(one).__name__ == "_tuplegetter"
+        return type(item).__name__ == "_tuplegetter"
     file = function.__code__.co_filename
     return file.startswith("<") or file in _OF_DATACLASSES or is_importable(function) or function.__module__ != kind.__module__
 
@@ -256,13 +256,13 @@ def _is_generated(kind: type, one: Any) -> bool:
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
     yield code
-    for one in code.co_consts:
-        if isinstance(one, types.CodeType):
-            yield from _nested(one)
+    for item in code.co_consts:
+        if isinstance(item, types.CodeType):
+            yield from _nested(item)
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    return {one.argval for part in _nested(code) for one in dis.get_instructions(part) if one.opname in _GLOBAL_OPCODES}
+    return {item.argval for part in _nested(code) for item in dis.get_instructions(part) if item.opname in _GLOBAL_OPCODES}
 
 
 def _tree_of(code: types.CodeType) -> str | None:
@@ -274,7 +274,7 @@ def _tree_of(code: types.CodeType) -> str | None:
     place = (code.co_name, code.co_firstlineno)
     found: set[str] = set(trees.get(place, ()))
     # The file may have been changed since it was read; two lambdas of one line can't be told apart.
-    if len(found) != 1 or not any(_is_same(code, one) for one in codes.get(place, ())):
+    if len(found) != 1 or not any(_is_same(code, item) for item in codes.get(place, ())):
         return None
     return found.pop()
 
@@ -293,7 +293,7 @@ def _parsed(name: str, text: str) -> tuple[_Places, _Places]:
             codes.setdefault((code.co_name, code.co_firstlineno), []).append(code)
         for node in ast.walk(root):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                line = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                line = min([node.lineno, *(item.lineno for item in node.decorator_list)])
                 trees.setdefault((node.name, line), []).append(_as_text(node))
             elif isinstance(node, ast.Lambda):
                 trees.setdefault(("<lambda>", node.lineno), []).append(_as_text(node))

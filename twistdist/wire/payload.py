@@ -146,7 +146,7 @@ def _reduce_code(code: types.CodeType, reduced: tuple[Any, ...]) -> tuple[Any, .
     """As cloudpickle makes it, with the name of the file, and the lines for where that file can't be read."""
     make, args = reduced
     name = code.co_filename
-    named = tuple(name if isinstance(one, str) and one == "<dynamic-code>" else one for one in args)
+    named = tuple(name if isinstance(arg, str) and arg == "<dynamic-code>" else arg for arg in args)
     first = code.co_firstlineno
     lines = linecache.getlines(name)[first - 1 :]
     with contextlib.suppress(SyntaxError, tokenize.TokenError):  # the file is another one by now

@@ -281,7 +281,7 @@ class Client:
         if self._restarts == self.dialer.restarts:
             return
         self._restarts = self.dialer.restarts
-        said = {one.query for one in self.dialer.session.undelivered() if isinstance(one, m.Query)}
+        said = {message.query for message in self.dialer.session.undelivered() if isinstance(message, m.Query)}
         for number, question in self._open.items():
             if number not in said:
                 self._submits.post(m.Query(number, question.what, question.args, True))

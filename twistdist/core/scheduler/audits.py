@@ -71,20 +71,20 @@ class Audits:
         has, given = set(message.jobs), {task.attempt for task in worker.assigned}
         lost = [task for task, attempt in audit.assigned.items()
                 if task.worker is worker and task.attempt == attempt and attempt not in has]  # fmt: skip
-        strange = [one for one in message.jobs if one not in given and one not in audit.left]
+        unexpected = [attempt for attempt in message.jobs if attempt not in given and attempt not in audit.left]
         gone, unknown = self._compare_files(worker, audit, message)
-        if not (lost or strange or gone or unknown):
+        if not (lost or unexpected or gone or unknown):
             worker.audit_pause = min(LONGEST_AUDIT_PAUSE_S, max(AUDIT_PAUSE_S, 2 * worker.audit_pause))
             worker.audit_after = now + worker.audit_pause
             return
         worker.audit_pause = 0.0
-        text = (f"of the tasks that it was given it has not got {len(lost)} and has {len(strange)} others; of the results "
+        text = (f"of the tasks that it was given it has not got {len(lost)} and has {len(unexpected)} others; of the results "
                 f"that it held it has not got {len(gone)} and has {len(unknown)} others")  # fmt: skip
         self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)))
         for task in lost:
             self.lifecycle.requeue(task)
-        if strange:
-            self.outputs.post(worker, m.Abort(strange, True))
+        if unexpected:
+            self.outputs.post(worker, m.Abort(unexpected, True))
         if gone:
             self.recovery.missing(now, worker, m.Missing(gone))
         if unknown:
@@ -95,9 +95,9 @@ class Audits:
         """(attempts that it should hold and does not, files that it should not hold)."""
         if audit.stored is None or message.stored is None:
             return [], []
-        has = {one.attempt for one in message.stored}
+        has = {file.attempt for file in message.stored}
         gone = [attempt for task, attempt in audit.stored.items()
                 if task in worker.holds and task.value_attempt == attempt and attempt not in has]  # fmt: skip
         held = {task.value_attempt for task in worker.holds}
-        unknown = [one for one in message.stored if one.attempt not in held and one.attempt not in audit.left]
+        unknown = [file for file in message.stored if file.attempt not in held and file.attempt not in audit.left]
         return gone, unknown

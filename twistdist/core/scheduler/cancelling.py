@@ -57,11 +57,11 @@ class Cancelling:
         found: dict[Task, None] = {}
         todo = [task]
         while todo:
-            for one in todo.pop().dependents or ():
-                if one.state in UNFINISHED and one not in found:
-                    found[one] = None
-                    todo.append(one)
-        return sorted(found, key=lambda one: -one.depth)
+            for dependent in todo.pop().dependents or ():
+                if dependent.state in UNFINISHED and dependent not in found:
+                    found[dependent] = None
+                    todo.append(dependent)
+        return sorted(found, key=lambda task: -task.depth)
 
     def _cancel_futures(self, client: Client, task: Task, cids: list[int], error: m.ErrorInfo) -> None:
         """These futures of ``client`` are cancelled; the task is stopped when nobody else wants it."""

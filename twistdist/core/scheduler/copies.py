@@ -98,7 +98,7 @@ class Copies:
     @staticmethod
     def staying(task: Task, retention: Retention) -> list[Worker]:
         """The holders that are not about to lose their copy."""
-        return [one for one in task.holders or () if one.retiring is None and one is not retention.moving]
+        return [holder for holder in task.holders or () if holder.retiring is None and holder is not retention.moving]
 
     def _tend(self, task: Task, retention: Retention) -> None:
         if task.state is not DONE or task.holders is None:
@@ -119,14 +119,15 @@ class Copies:
     def free_for(self, task: Task, retention: Retention) -> list[Worker]:
         """The workers that could have one more copy, and have not failed to."""
         names = retention.source.workers if retention.source is not None else ()
-        return [one for one in self.registry.workers.values()
-                if one.reachable and one.retiring is None and one not in (task.holders or ()) and one not in retention.copying
-                and one not in retention.failed and (not names or one.name in names)]  # fmt: skip
+        return [worker for worker in self.registry.workers.values()
+                if worker.reachable and worker.retiring is None and worker not in (task.holders or ())
+                and worker not in retention.copying and worker not in retention.failed
+                and (not names or worker.name in names)]  # fmt: skip
 
     def _copy(self, task: Task, retention: Retention, free: list[Worker], staying: list[Worker]) -> None:
         """One more copy: on another host if there is one, on the worker that holds least."""
         hosts = {one.hello.host for one in (*staying, *retention.copying)}
-        chosen = min(free, key=lambda one: (one.hello.host in hosts, one.bytes_held, one.number))
+        chosen = min(free, key=lambda worker: (worker.hello.host in hosts, worker.bytes_held, worker.number))
         free.remove(chosen)
         retention.copying[chosen] = None
         holders = self.reach.introduce(chosen, task.holders or ())
@@ -184,8 +185,8 @@ class Copies:
 
     def _targets_of(self, worker: Worker, attempt: int) -> list[Task]:
         """The values of ``attempt`` that are being copied to ``worker``: one, or none any more."""
-        return [one for one in self.targets.tasks if one.retention is not None and worker in one.retention.copying
-                and one.value_attempt == attempt]  # fmt: skip
+        return [task for task in self.targets.tasks if task.retention is not None and worker in task.retention.copying
+                and task.value_attempt == attempt]  # fmt: skip
 
     def _tend_later(self, now: float, task: Task) -> None:
         if task.retention is not None:
@@ -201,15 +202,15 @@ class Copies:
 
     def rebalance(self, tasks: list[Task] | None) -> int:
         """Move copies from workers that hold much to those that hold little; how many moves were started."""
-        workers = [one for one in self.registry.workers.values() if one.reachable and one.retiring is None]
+        workers = [worker for worker in self.registry.workers.values() if worker.reachable and worker.retiring is None]
         if len(workers) < 2:
             return 0
-        held = {one: one.bytes_held for one in workers}
+        held = {worker: worker.bytes_held for worker in workers}
         mean = sum(held.values()) / len(workers)
         moves = 0
-        for source in sorted(workers, key=lambda one: -held[one]):
+        for source in sorted(workers, key=lambda worker: -held[worker]):
             for task in list(source.holds):
-                target = min(workers, key=lambda one: (held[one], one.number))
+                target = min(workers, key=lambda worker: (held[worker], worker.number))
                 if held[source] <= mean * UNEVEN:
                     break
                 if (tasks is not None and task not in tasks) or target in (task.holders or ()) or self._is_moving(task):

@@ -110,10 +110,11 @@ class Detours:
     def _goes_another_way(self, task: Task, worker: Worker) -> bool:
         """Whether another worker can run the task; where nobody who may can fetch its inputs, a third worker that can is
         to have a copy of them."""
-        able = [one for one in self.registry.workers.values() if one.reachable and placement.allowed(task, one)]
-        if any(self.reach.can_fetch(one, task) for one in able):
+        able = [other for other in self.registry.workers.values() if other.reachable and placement.allowed(task, other)]
+        if any(self.reach.can_fetch(other, task) for other in able):
             return True
-        return any([self.copies.relay(one, worker) for one in task.inputs if one.state is DONE and one.holders is not None])
+        stored = [upstream for upstream in task.inputs if upstream.state is DONE and upstream.holders is not None]
+        return any([self.copies.relay(upstream, worker) for upstream in stored])
 
     def _may_be_mended(self, now: float, worker: Worker, message: m.InputLost) -> bool:
         """Whether one of the links has not been bad for long enough to have what lies behind it made again, which could be."""

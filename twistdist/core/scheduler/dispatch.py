@@ -70,16 +70,16 @@ class Dispatch:
     def _place_isolated(self, now: float) -> None:
         """Tasks that must run alone: each reserves a worker, and starts when that has nothing else to run."""
         for task in list(self.queues.isolated):
-            reserved = next((one for one in self.registry.workers.values() if one.exclusive is task), None)
+            reserved = next((worker for worker in self.registry.workers.values() if worker.exclusive is task), None)
             if reserved is None or not reserved.reachable or reserved.resting or not reserved.most:
                 if reserved is not None:
                     self.slots.release(reserved)
-                free = [one for one in self.registry.workers.values()
-                        if one.reachable and not one.resting and one.most and one.exclusive is None
-                        and placement.allowed(task, one)]  # fmt: skip
+                free = [worker for worker in self.registry.workers.values()
+                        if worker.reachable and not worker.resting and worker.most and worker.exclusive is None
+                        and placement.allowed(task, worker)]  # fmt: skip
                 if not free:
                     continue
-                reserved = min(free, key=lambda one: (one.given, one.number))
+                reserved = min(free, key=lambda worker: (worker.given, worker.number))
                 self.slots.reserve(reserved, task)
             if not reserved.given and placement.has_resources(reserved, task):
                 self.queues.placed(task)
@@ -89,7 +89,7 @@ class Dispatch:
 
     def _assign(self, now: float, task: Task, worker: Worker) -> None:
         """An attempt of the task is the worker's; one that is too large for a frame fails."""
-        weight = len(task.args) + sum([len(one.value) for one in task.inputs if one.value is not None])
+        weight = len(task.args) + sum([len(upstream.value) for upstream in task.inputs if upstream.value is not None])
         if weight > MAX_COMPUTE_BYTES:
             text = (f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
                     f"{MAX_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
@@ -113,9 +113,9 @@ class Dispatch:
         restore = task.retention is not None and task.retention.checkpointed
         if task.inputs and not restore:
             inputs = []
-            for one in task.positions or task.inputs:
-                inputs.append(m.Input(one.number, one.value_attempt, one.value, one.size, one.digest,
-                                      self.reach.introduce(worker, one.holders or ())))  # fmt: skip
+            for upstream in task.positions or task.inputs:
+                inputs.append(m.Input(upstream.number, upstream.value_attempt, upstream.value, upstream.size, upstream.digest,
+                                      self.reach.introduce(worker, upstream.holders or ())))  # fmt: skip
         name = _checkpoint_of(self.settings.checkpoints, task) if task.options.checkpoint else ""
         compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean),
                             task.key, name, restore)  # fmt: skip

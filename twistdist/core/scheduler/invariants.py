@@ -25,11 +25,11 @@ def check_scheduler(scheduler: Scheduler) -> None:
     pending: dict[Task, int] = dict.fromkeys(scheduler.registry.tasks.values(), 0)
     for number, task in scheduler.registry.tasks.items():
         _must(task.number == number, "a task is filed under its number", task)
-        for one in task.inputs:
-            _must(one in pending, "inputs of a kept record are kept", task)
-            _must(one.dependents is not None and task in one.dependents, "inputs know their dependents", task)
+        for upstream in task.inputs:
+            _must(upstream in pending, "inputs of a kept record are kept", task)
+            _must(upstream.dependents is not None and task in upstream.dependents, "inputs know their dependents", task)
             if task.state in _UNFINISHED and task.state is not AWAITED:
-                pending[one] += 1
+                pending[upstream] += 1
     for task in scheduler.registry.tasks.values():
         _check_task(scheduler, task, pending[task])
     _check_workers(scheduler)
@@ -60,9 +60,9 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         _must(recovering or task in scheduler.supplies.awaited, "awaited data are asked for", task)
     restores = task.retention is not None and task.retention.checkpointed
     if task.state is READY and not restores:
-        _must(all(one.state is DONE for one in task.inputs), "a ready task's inputs have values", task)
+        _must(all(given.state is DONE for given in task.inputs), "a ready task's inputs have values", task)
     if task.state is WAITING:
-        missing = sum(1 for one in task.inputs if one.state is not DONE)
+        missing = sum(1 for given in task.inputs if given.state is not DONE)
         missing += task.history is not None and task.history.paused
         _must(task.missing == missing, "missing counts the inputs without a value", task)
         _must(task.missing > 0, "a waiting task waits for something", task)

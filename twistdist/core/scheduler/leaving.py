@@ -69,7 +69,7 @@ class Leaving:
             del self.retiring[worker]
             return
         over = now >= leaving.deadline - 1e-6
-        others = any(one.reachable and one.retiring is None for one in self.registry.workers.values())
+        others = any(other.reachable and other.retiring is None for other in self.registry.workers.values())
         sole = [task for task in worker.holds if not self.copies.staying(task, self.targets.of(task))]
         hopeful = any(self.copies.may_be_copied(task) for task in sole)
         if not over and ((worker.assigned and others) or hopeful):

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twistdist.core.scheduler.ledger_rows import Batch, Segment, data_row, outcome_row, session_row, set_bit
+from twistdist.core.scheduler.ledger_rows import Batch, Segment, data_row, name_row, outcome_row, session_row, set_bit
 from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Worker
 from twistdist.wire import journal as j
 
@@ -95,7 +95,7 @@ class Ledger:
         self._drop((j.WORKER, number))
 
     def dataset(self, dataset: Dataset) -> None:
-        self._put((j.NAME, dataset.number), lambda: j.Name(dataset.name, dataset.shape, [one.number for one in dataset.tasks]))
+        self._put((j.NAME, dataset.number), lambda: name_row(dataset))
 
     def dataset_gone(self, dataset: Dataset) -> None:
         self._drop((j.NAME, dataset.number))
@@ -251,10 +251,10 @@ class Ledger:
             self._drop_outcomes(segment)
         elif len(segment.entries) >= SPARSE_ENTRIES and 4 * segment.left < len(segment.entries):
             self._drop_outcomes(segment)
-            for one in segment.entries:
-                if one.row == segment.number:
-                    one.row = 0
-                    self._ended[one] = None
+            for entry in segment.entries:
+                if entry.row == segment.number:
+                    entry.row = 0
+                    self._ended[entry] = None
 
     def _drop_outcomes(self, segment: Segment) -> None:
         del self._outcomes[segment.number]

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from twistdist.core.scheduler.records import Client, Task
+from twistdist.core.scheduler.records import Client, Dataset, Task
 from twistdist.wire import journal as j
 from twistdist.wire.messages import Options
 
@@ -40,7 +40,7 @@ class Batch:
     def encode(self) -> j.Batch:
         """The row itself."""
         tasks = self.tasks
-        inputs = [[one.number for one in task.positions or task.inputs] for task in tasks]
+        inputs = [[upstream.number for upstream in task.positions or task.inputs] for task in tasks]
         return j.Batch(
             self.session, self.origin, self.function, self.options, self.rank, self.numbers, [task.cid for task in tasks],
             [task.args for task in tasks], inputs if any(inputs) else None,
@@ -78,6 +78,11 @@ def outcome_row(task: Task) -> j.Outcome:
     """A task's entry in a row of outcomes."""
     checkpointed = task.retention is not None and task.retention.checkpointed
     return j.Outcome(task.number, task.value_attempt, task.value, task.size, task.digest, task.error, checkpointed)
+
+
+def name_row(dataset: Dataset) -> j.Name:
+    """The row of a published name."""
+    return j.Name(dataset.name, dataset.shape, [task.number for task in dataset.tasks])
 
 
 def data_row(task: Task) -> j.Data:

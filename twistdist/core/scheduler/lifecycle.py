@@ -55,11 +55,11 @@ class Lifecycle:
 
     def admit(self, task: Task) -> None:
         """A new task: it holds its inputs' records, and is started; inputs without a value are brought back first."""
-        for one in task.inputs:
-            if one.dependents is None:
-                one.dependents = {}
-            one.dependents[task] = None
-        idle = [one for one in task.inputs if one.state is IDLE]
+        for upstream in task.inputs:
+            if upstream.dependents is None:
+                upstream.dependents = {}
+            upstream.dependents[task] = None
+        idle = [upstream for upstream in task.inputs if upstream.state is IDLE]
         if idle:
             self.recover(idle)
         self._start(task)
@@ -70,11 +70,11 @@ class Lifecycle:
         if retention is not None and self._comes_otherwise(task, retention):
             return
         missing, broken = 0, None
-        for one in task.inputs:
-            one.pending += 1
-            if one.state is FAILED:
-                broken = one.error
-            elif one.state is not DONE:
+        for upstream in task.inputs:
+            upstream.pending += 1
+            if upstream.state is FAILED:
+                broken = upstream.error
+            elif upstream.state is not DONE:
                 missing += 1
         task.missing = missing
         self.transitions.move(task, transitions.WANTED)
@@ -133,10 +133,10 @@ class Lifecycle:
         if came_otherwise:
             return
         self.queues.remove(task)
-        for one in task.inputs:
-            one.pending -= 1
-            if not one.pending and not one.watchers:
-                self.registry.reconsider(one)
+        for upstream in task.inputs:
+            upstream.pending -= 1
+            if not upstream.pending and not upstream.watchers:
+                self.registry.reconsider(upstream)
 
     def pause(self, task: Task) -> None:
         """The attempt is over, and the next one comes later: WAITING, with the pause as one more thing that is missing."""
@@ -144,9 +144,9 @@ class Lifecycle:
         self.end(task)
         self.transitions.move(task, transitions.PAUSED)
         task.missing, history_of(task).paused = 1, True
-        for one in task.inputs:
-            one.pending += 1
-            task.missing += one.state is not DONE
+        for upstream in task.inputs:
+            upstream.pending += 1
+            task.missing += upstream.state is not DONE
 
     def resume(self, task: Task) -> None:
         """The pause is over."""
@@ -199,11 +199,11 @@ class Lifecycle:
 
     def cut_lineage(self, task: Task) -> None:
         """The value can't be lost, or never will be: the inputs' records are not held for it."""
-        for one in task.inputs:
-            if one.dependents is not None:
-                one.dependents.pop(task, None)
-                if not one.dependents:
-                    self.registry.reconsider(one)
+        for upstream in task.inputs:
+            if upstream.dependents is not None:
+                upstream.dependents.pop(task, None)
+                if not upstream.dependents:
+                    self.registry.reconsider(upstream)
         task.inputs = ()
 
     def fail(self, task: Task, error: m.ErrorInfo) -> None:

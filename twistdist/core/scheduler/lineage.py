@@ -26,5 +26,5 @@ def recovery_plan(lost: Iterable[T], available: Callable[[T], bool], inputs: Cal
         elif task not in entered and not available(task):
             entered.add(task)
             stack.append((task, True))
-            stack.extend((one, False) for one in inputs(task))
+            stack.extend((upstream, False) for upstream in inputs(task))
     return list(plan)

@@ -62,4 +62,4 @@ def _next_to_begin(wanted: Iterable[Task]) -> Iterable[Task]:
         if task.state is READY or task.state is ASSIGNED:
             yield task
         else:
-            todo.extend(one for one in task.inputs if one.state in UNFINISHED)
+            todo.extend(upstream for upstream in task.inputs if upstream.state in UNFINISHED)

@@ -65,10 +65,10 @@ class Placement:
         pool = self.idle or self.open
         if task.inputs:
             held: dict[Worker, int] = {}
-            for one in task.inputs:
-                for holder in one.holders or ():
+            for upstream in task.inputs:
+                for holder in upstream.holders or ():
                     if holder in pool:
-                        held[holder] = held.get(holder, 0) + one.size
+                        held[holder] = held.get(holder, 0) + upstream.size
             if held:
                 return max(held, key=held.__getitem__)
         return next(iter(pool))
@@ -94,7 +94,7 @@ class Placement:
         names = task.options.workers
         if not task.options.allow_other_workers or not names or worker.name in names:
             return worker
-        return next((one for one in self.idle if one.name in names and has_resources(one, task)), worker)
+        return next((other for other in self.idle if other.name in names and has_resources(other, task)), worker)
 
     def has_room(self, worker: Worker) -> bool:
         return worker in self.idle or worker in self.open

@@ -31,7 +31,7 @@ def lack_of(task: Task, workers: Collection[Worker]) -> str:
         return ""
     named = [worker for worker in here if not task.options.workers or worker.name in task.options.workers]
     if not named and not task.options.allow_other_workers:
-        return f"only {_listed(task.options.workers)} may run it; connected are {_listed([one.name for one in here])}"
+        return f"only {_listed(task.options.workers)} may run it; connected are {_listed([other.name for other in here])}"
     wanted = ", ".join(f"{name}={amount / UNITS:g}" for name, amount in (task.options.resources or {}).items())
     return f"it needs {wanted}; {'; '.join(_offer(worker) for worker in (named or here)[:MAX_NAMED])}"
 

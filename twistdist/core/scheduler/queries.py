@@ -94,7 +94,7 @@ class Queries:
             return client.futures.get(name)
         task = self.registry.keys.get(name)
         if task is None and isinstance(name, str):
-            task = next((one for one in self.registry.tasks.values() if one.key == name), None)
+            task = next((other for other in self.registry.tasks.values() if other.key == name), None)
         return task
 
     def _who_has(self, now: float, client: Client, args: list[Any]) -> dict[str, list[str]]:

@@ -79,10 +79,12 @@ class Queues:
         if wanted is not None and self.registry.is_here(wanted) and placement.allowed(task, wanted):
             self.offer(task, wanted)
             return
-        near = [one for one in self.registry.workers.values() if self.reach.can_fetch(one, task)] if self.reach.links else []
-        if not any(one.reachable and placement.allowed(task, one) for one in near):
-            near = list(self.registry.workers.values())
-        for worker in near:
+        workers = list(self.registry.workers.values())
+        if self.reach.links:
+            able = [worker for worker in workers if self.reach.can_fetch(worker, task)]
+            if any(worker.reachable and placement.allowed(task, worker) for worker in able):
+                workers = able
+        for worker in workers:
             self.offer(task, worker)
 
     def offer_again(self) -> None:

@@ -26,7 +26,7 @@ class Reach:
     def introduce(self, peer: Peer, workers: Iterable[Worker]) -> list[int]:
         """The workers' numbers, the silent ones last, after ``peer`` was told where they can be reached."""
         numbers = []
-        for worker in sorted(workers, key=lambda one: (peer.number, one.number) in self.links or not one.reachable):
+        for worker in sorted(workers, key=lambda worker: (peer.number, worker.number) in self.links or not worker.reachable):
             if worker.number not in peer.peers:
                 peer.peers.add(worker.number)
                 hello = worker.hello
@@ -69,6 +69,6 @@ class Reach:
 
     def can_fetch(self, worker: Worker, task: Task) -> bool:
         """Whether, as far as is known, ``worker`` can fetch each of the task's inputs from somebody."""
-        return all(one.holders is None or worker in one.holders
-                   or any((worker.number, holder.number) not in self.links for holder in one.holders)
-                   for one in task.inputs)  # fmt: skip
+        return all(upstream.holders is None or worker in upstream.holders
+                   or any((worker.number, holder.number) not in self.links for holder in upstream.holders)
+                   for upstream in task.inputs)  # fmt: skip

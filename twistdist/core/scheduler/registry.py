@@ -70,7 +70,7 @@ class Registry:
                   options: m.Options, key: str | None) -> Task:  # fmt: skip
         """A new task, which the future ``cid`` of ``client`` asks for."""
         number = self.next("task")
-        depth = 1 + max([one.depth for one in inputs]) if inputs else 0
+        depth = 1 + max([upstream.depth for upstream in inputs]) if inputs else 0
         order = rank(options.priority, client.batch, depth, number)
         task = Task(number, function, args, inputs, options, order, key, f"{client.number:x}"[:8], cid)
         self.add_task(task, depth)

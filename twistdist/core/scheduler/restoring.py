@@ -97,7 +97,7 @@ class Restoring:
             else:
                 ledger.drop((j.TARGET, number))
         for number, name in found[j.NAME]:
-            self.durable.restore(Dataset(number, name.name, name.shape, [tasks[one] for one in name.tasks if one in tasks]))
+            self.durable.restore(Dataset(number, name.name, name.shape, [tasks[task] for task in name.tasks if task in tasks]))
         self._restore_states()
         for function in functions.values():
             self.registry.drop_function_user(function)  # which kept it while the tasks that use it were made
@@ -147,9 +147,10 @@ class Restoring:
         for at, number in enumerate(row.numbers):
             inputs: tuple[Task, ...] = ()
             if row.inputs is not None and row.inputs[at]:
-                inputs = tuple([self.registry.tasks[one] for one in row.inputs[at] if one in self.registry.tasks])
+                inputs = tuple([self.registry.tasks[upstream] for upstream in row.inputs[at]
+                                if upstream in self.registry.tasks])  # fmt: skip
             key = row.keys[at] if row.keys is not None else None
-            depth = 1 + max([one.depth for one in inputs]) if inputs else 0
+            depth = 1 + max([upstream.depth for upstream in inputs]) if inputs else 0
             order = rank(row.options.priority, row.rank, depth, number)
             task = Task(number, function, row.args[at], inputs, row.options, order, key, row.origin, row.cids[at])
             batch.tasks.append(task)
@@ -215,10 +216,10 @@ class Restoring:
         for task in self.registry.tasks.values():
             if task.value is not None or task.error is not None or (task.retention is not None and task.retention.checkpointed):
                 task.inputs = ()  # as at the time: its lineage was cut
-            for one in task.inputs:
-                if one.dependents is None:
-                    one.dependents = {}
-                one.dependents[task] = None
+            for upstream in task.inputs:
+                if upstream.dependents is None:
+                    upstream.dependents = {}
+                upstream.dependents[task] = None
         for number in sorted(self.registry.tasks, reverse=True):
             task = self.registry.tasks[number]
             if task.error is not None:
@@ -231,18 +232,18 @@ class Restoring:
                     self.rejoining.is_unclaimed(task)
                     continue
                 self.transitions.move(task, transitions.READ_WAITING)
-                for one in task.inputs:
-                    one.pending += 1
+                for upstream in task.inputs:
+                    upstream.pending += 1
             else:
                 self.registry.reconsider(task)
         for number in sorted(self.registry.tasks):
             task = self.registry.tasks[number]
             if task.state is not WAITING:
                 continue
-            broken = next((one.error for one in task.inputs if one.error is not None), None)
+            broken = next((upstream.error for upstream in task.inputs if upstream.error is not None), None)
             if broken is not None:
                 self.lifecycle.fail(task, broken)
                 continue
-            task.missing = sum(1 for one in task.inputs if one.state is not DONE)
+            task.missing = sum(1 for upstream in task.inputs if upstream.state is not DONE)
             if not task.missing:
                 self.lifecycle.make_ready(task, transitions.INPUTS_THERE)

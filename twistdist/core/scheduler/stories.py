@@ -20,7 +20,7 @@ def story_of(task: Task) -> dict[str, Any]:
         "attempt": task.attempt,
         "holders": [worker.name for worker in task.holders or ()],
         "missing": task.missing,
-        "inputs": {one.key: one.state.value for one in task.inputs},
+        "inputs": {upstream.key: upstream.state.value for upstream in task.inputs},
         "raised": history.raised if history else 0,
         "crashes": list(history.crashes) if history else [],
         "exposed": history.exposed if history else 0,

@@ -168,6 +168,6 @@ def _recipe(function: Function, args: bytes, inputs: tuple[Task | None, ...]) ->
     """A digest of how a value is made: the same key with another one is refused."""
     digest = hashlib.blake2b(function.digest, digest_size=16)
     digest.update(len(args).to_bytes(8, "big") + args)
-    for one in inputs:
-        digest.update(repr(one if one is None else one.chosen or one.number).encode() + b",")
+    for upstream in inputs:
+        digest.update(repr(upstream if upstream is None else upstream.chosen or upstream.number).encode() + b",")
     return digest.digest()

@@ -35,11 +35,11 @@ class Supplies:
         """Ask the session to bring the data to one worker; without a worker they wait for one."""
         self.awaited[task] = None
         source.supplying = None
-        free = [one for one in self.registry.workers.values()
-                if one.reachable and one.retiring is None and one not in source.failed
-                and (not source.workers or one.name in source.workers)]  # fmt: skip
+        free = [worker for worker in self.registry.workers.values()
+                if worker.reachable and worker.retiring is None and worker not in source.failed
+                and (not source.workers or worker.name in source.workers)]  # fmt: skip
         if free and source.client is not None:
-            chosen = min(free, key=lambda one: (one.bytes_held, one.number))
+            chosen = min(free, key=lambda worker: (worker.bytes_held, worker.number))
             source.supplying = chosen
             numbers = self.reach.introduce(source.client, [chosen])
             self.outputs.post(source.client, m.Supply(source.cid, task.number, task.value_attempt, numbers))

@@ -129,7 +129,7 @@ class Executors:
         self.unpark(executor)
         self.active[executor.number] = executor
         if len(self.active) > 2 * self.slots:  # some stay for the next one that waits
-            idle = next((one for one in self.active.values() if one.up and not one.given), None)
+            idle = next((other for other in self.active.values() if other.up and not other.given), None)
             if idle is not None:
                 self.end(idle)
 

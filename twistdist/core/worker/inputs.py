@@ -30,9 +30,9 @@ class Inputs:
         job = Job(message)
         self.jobs.add(job)
         if message.inputs is not None:
-            for one in message.inputs:
-                if one.value is None:
-                    self._locate(job, one)
+            for source in message.inputs:
+                if source.value is None:
+                    self._locate(job, source)
         if not job.fetching:
             self.jobs.ready(job)
 
@@ -102,9 +102,9 @@ class Inputs:
         self.outputs.post(m.Have([stored]))
         for job in transfer.jobs:
             job.fetching.discard(attempt)
-            for one in job.compute.inputs or ():
-                if one.attempt == attempt:
-                    one.path = self._path(self.identity.store, attempt)
+            for given in job.compute.inputs or ():
+                if given.attempt == attempt:
+                    given.path = self._path(self.identity.store, attempt)
             if not job.fetching:
                 self.jobs.ready(job)
 

@@ -42,7 +42,7 @@ class Membership:
             self._early.clear()
         undelivered = self.dialer.session.undelivered()
         finished = self._finished
-        finished += [one for one in undelivered if isinstance(one, m.Done | m.Failed | m.Crashed)]
+        finished += [message for message in undelivered if isinstance(message, m.Done | m.Failed | m.Crashed)]
         self.dialer.session = Session()
         who = self.identity
         self._tell_again()
@@ -106,8 +106,8 @@ class Membership:
 
     def rescued(self, now: float, worker: int, dead: bool, stored: list[m.Stored], spilled: list[int]) -> None:
         """The answer to RescueStore."""
-        for one in stored:
-            self.files.keep(one)
+        for file in stored:
+            self.files.keep(file)
         self.files.spilled_files(now, spilled)
         self.outputs.post(m.Rescued(worker, dead, stored))
 
