@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "config": {"twistdist.errors"},
     "interfaces": {"attrs"},
     "wire": {"twistdist.errors", "twistdist.wire", "msgspec", "cloudpickle", "tblib"},
-    "core": {"twistdist.errors", "twistdist.config", "twistdist.wire.messages", "twistdist.wire.journal", "twistdist.core",
+    "core": {"twistdist.errors", "twistdist.config", "twistdist.wire.messages", "twistdist.wire.journal_rows", "twistdist.core",
              "attrs"},
     "storage": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "xxhash", "fsspec", "psycopg"},
     "executors": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "twistdist.executors",

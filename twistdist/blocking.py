@@ -164,7 +164,7 @@ def _get_loop() -> _Loop:
 class _Waiters(list[Any]):
     """Who waits for one future in ``concurrent.futures.wait`` or ``as_completed``; forgotten when the last has gone."""
 
-    def __init__(self, session: _Session, future: Future) -> None:
+    def __init__(self, session: _BlockingSession, future: Future) -> None:
         super().__init__()
         self._session, self.future = session, future
         self._told = future.done()
@@ -196,7 +196,7 @@ class _Waiters(list[Any]):
             self._session.waiters.pop(self.future._record.cid, None)
 
 
-class _Session(net_client.Client):
+class _BlockingSession(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
     def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
@@ -229,9 +229,9 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
     """A ``concurrent.futures.Future`` whose value lives on the cluster until it is asked for."""
 
     __slots__ = ()
-    _client: _Session
+    _client: _BlockingSession
 
-    def __init__(self, client: _Session, record: Record, name: str) -> None:
+    def __init__(self, client: _BlockingSession, record: Record, name: str) -> None:
         # The base class's own state is not made: the record is the state.
         self._client, self._record, self._name = client, record, name
 
@@ -341,12 +341,12 @@ class Client(BoundToProcess):
         parent = self._parent
 
         def opened() -> Any:
-            return _Session(self._loop.reactor, where, the_secret, parent, certificates, name).open(timeout)
+            return _BlockingSession(self._loop.reactor, where, the_secret, parent, certificates, name).open(timeout)
 
         try:
             name = check_session(session)
             the_secret, (where, certificates) = as_secret(secret), dialing_side(address, tls)
-            self._session: _Session = self._loop.call(opened)
+            self._session: _BlockingSession = self._loop.call(opened)
         except BaseException:
             self._end_cluster()
             raise

@@ -63,7 +63,7 @@ def _journal_line(journal: dict[str, Any]) -> str:
 
 
 def _journal(options: argparse.Namespace) -> int:
-    from twistdist.storage.reading import describe
+    from twistdist.storage.inspection import describe
 
     for line in describe(options.path, options.full):
         print(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from twistdist.testing.stories import JournaledStory
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
 

@@ -10,7 +10,7 @@ from twistdist.core.scheduler.records import Client
 from twistdist.core.scheduler.registry import ATTEMPT_BITS
 from twistdist.core.session import Session
 from twistdist.testing.stories import JournaledStory
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
 

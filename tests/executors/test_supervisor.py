@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from twistdist.executors.supervisor import TEMPLATE_PATIENCE_S, THREAD_COUNTS, Service, Supervisor, thread_counts
+from twistdist.executors.supervisor import TEMPLATE_PATIENCE_S, THREAD_COUNTS, Supervisor, TaskService, thread_counts
 
 
 class Template:
@@ -17,7 +17,7 @@ class Template:
 def test_a_template_is_given_its_time_for_each_answer(tmp_path):
     """Once the patience for one answer was counted on for the next, and a busy template was replaced."""
     clock = Clock()
-    supervisor = Supervisor(clock, str(tmp_path), 4, None, Service("w", "tcp:x:1", b""))
+    supervisor = Supervisor(clock, str(tmp_path), 4, None, TaskService("w", "tcp:x:1", b""))
     template = supervisor._template = Template()
     supervisor._expect_template()
     clock.advance(TEMPLATE_PATIENCE_S - 0.1)

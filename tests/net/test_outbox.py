@@ -9,9 +9,9 @@ from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.records import Function
 from twistdist.core.session import Session
 from twistdist.errors import JournalError
-from twistdist.net.journal import RETRY_S
+from twistdist.net.journal_writer import RETRY_S
 from twistdist.net.outbox import Outbox
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 
 
 class FakeJournal:

@@ -13,10 +13,10 @@ import pytest
 
 from twistdist import cli
 from twistdist.errors import ConfigError, JournalError, LeaseLost
-from twistdist.net.journal import open_journal
+from twistdist.net.journal_writer import open_journal
 from twistdist.storage import postgres
 from twistdist.storage.postgres import PostgresJournal
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 
 HOLD = """
 import sys

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from twistdist.errors import JournalError
-from twistdist.storage.journal import SqliteJournal, read_journal
-from twistdist.wire import journal as j
+from twistdist.storage.sqlite import SqliteJournal, read_journal
+from twistdist.wire import journal_rows as j
 
 
 def rows_of(path):

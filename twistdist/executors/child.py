@@ -59,7 +59,7 @@ class _Absent(Exception):
 
 
 @attrs.frozen
-class Place:
+class Setup:
     """Where an executor finds itself: its ``number`` and ``page``, the ``tasks`` socket, the descriptor of the ``outcomes``
     pipe, the ``store`` folder, the ``spill`` folder for what has no room there or is larger than ``most`` bytes (0: no bound),
     the ``worker``'s name, and the scheduler's ``address`` and ``secret`` with certificates' folder, ``tls`` ("": none)."""
@@ -77,12 +77,12 @@ class Place:
     tls: str
 
 
-class Executor:
+class TaskRunner:
     """One executor's loop."""
 
-    def __init__(self, place: Place, outputs: list[Output], flush: Callable[[], None], surroundings: Surroundings) -> None:
-        self._number, self._page, self._tasks, self._outcomes = place.number, place.page, place.tasks, place.outcomes
-        self._place, self._outputs, self._flush = place, outputs, flush
+    def __init__(self, setup: Setup, outputs: list[Output], flush: Callable[[], None], surroundings: Surroundings) -> None:
+        self._number, self._page, self._tasks, self._outcomes = setup.number, setup.page, setup.tasks, setup.outcomes
+        self._setup, self._outputs, self._flush = setup, outputs, flush
         self._surroundings = surroundings
         self._pickled: dict[int, m.WorkerFunction] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -155,8 +155,8 @@ class Executor:
         self.attempt, self._interrupted = compute.attempt, False
         began = _now()
         self._page.set(self._number, compute.attempt, began)
-        place = self._place
-        task = context.Context(compute.key, compute.task, compute.attempt, place.worker, place.address, place.secret, place.tls,
+        setup = self._setup
+        task = context.Context(compute.key, compute.task, compute.attempt, setup.worker, setup.address, setup.secret, setup.tls,
                                self._park, self._resume, self._uses_client)  # fmt: skip
         context.enter(task)
         try:
@@ -285,13 +285,13 @@ class Executor:
         """The value from its checkpoint if there is one; else it is computed, and written there before it is told."""
         from twistdist.storage import checkpoints
 
-        place = self._place
-        done = checkpoints.load(compute, place.store)
+        setup = self._setup
+        done = checkpoints.load(compute, setup.store)
         if done is None and compute.restore:
             raise DataLost(f"the checkpoint {compute.checkpoint} is gone, and with it what {compute.key} was computed from")
         if done is None:
             done = self._value(compute, began)
-            checkpoints.save(compute, done, place.store)
+            checkpoints.save(compute, done, setup.store)
         return done
 
     def _done(self, compute: m.Compute, value: Any, began: int) -> m.Done:
@@ -308,13 +308,13 @@ class Executor:
         return m.Done(compute.task, compute.attempt, inline, size, digest, (_now() - began) // 1000)
 
     def _store_value(self, compute: m.Compute, parts: list[Any], size: int) -> tuple[int, bytes]:
-        place = self._place
+        setup = self._setup
         try:
-            return write_file(place.store, compute.task, compute.attempt, parts, place.spill, place.most)
+            return write_file(setup.store, compute.task, compute.attempt, parts, setup.spill, setup.most)
         except OSError as error:
             raise StoreError(
-                f"the result of {compute.key}, {size} bytes, can't be stored on {place.worker}: {error.strerror} "
-                f"(store {place.store}, then {place.spill or 'nothing'}); make room there, or name other folders with --store "
+                f"the result of {compute.key}, {size} bytes, can't be stored on {setup.worker}: {error.strerror} "
+                f"(store {setup.store}, then {setup.spill or 'nothing'}); make room there, or name other folders with --store "
                 "and --spill"
             ) from error
 
@@ -322,12 +322,12 @@ class Executor:
     def _failed(compute: m.Compute, error: BaseException, kind: str, began: int) -> m.Failed:
         try:
             told = chain(error)
-            for error in told:
-                BaseException.with_traceback(error, _users_frames(error.__traceback__))
+            for linked in told:
+                BaseException.with_traceback(linked, _users_frames(linked.__traceback__))
             info = dump_error(error, kind)
-            for error in told:  # what the frames hold is not kept alive by an error that somebody keeps, or that is in a cycle
-                traceback.clear_frames(error.__traceback__)
-                BaseException.with_traceback(error, None)
+            for linked in told:  # what the frames hold is not kept alive by an error that somebody keeps, or that is in a cycle
+                traceback.clear_frames(linked.__traceback__)
+                BaseException.with_traceback(linked, None)
         except BaseException as own:  # an exception that fights back is still only that task's affair
             text = f"its exception can't be described: {type(own).__qualname__}"
             info = m.ErrorInfo("TaskError", type(error).__qualname__, text)

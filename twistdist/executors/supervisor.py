@@ -145,7 +145,7 @@ class _Executor:
 
 
 @attrs.frozen
-class Service:
+class TaskService:
     """What executors are told of their worker: its name, the scheduler's ``address`` and the ``secret`` (for a client of a
     task's own), the ``spill`` folder for results that have no room in the store or more than ``most`` bytes, and how many
     bytes an executor may keep between two tasks (``most_left``, 0: no bound).  ``tls`` is the folder of certificates, or ""."""
@@ -174,7 +174,7 @@ class Supervisor:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, store: str, entries: int, listener: Listener, service: Service) -> None:
+    def __init__(self, reactor: Any, store: str, entries: int, listener: Listener, service: TaskService) -> None:
         self._reactor, self._store, self._listener, self._service = reactor, store, listener, service
         self._page_path, self._entries = f"{store}/.page", entries
         self._page = packets.Page(self._page_path, self._entries, create=True)

@@ -3,7 +3,7 @@
 Started by the control process (``launch.py``) with the arguments CONTROL_FD STORE PAGE ENTRIES.  On the control socket
 (packets of msgpack arrays) it gets
 
-* ``["serve", …]`` with the fields of ``supervisor.Service``, once, first,
+* ``["serve", …]`` with the fields of ``supervisor.TaskService``, once, first,
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
 * ``["interrupt", number, pid]``,
 * ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
@@ -34,7 +34,7 @@ import msgspec
 import tblib.pickling_support  # noqa: F401
 
 from twistdist.executors import launch, packets
-from twistdist.executors.child import Executor, Place
+from twistdist.executors.child import Setup, TaskRunner
 from twistdist.executors.processes import is_tracker, kill_all, kill_group, kill_orphan
 from twistdist.executors.streams import Output, text_stream
 from twistdist.executors.surroundings import Surroundings
@@ -188,7 +188,7 @@ class Template:
         finally:
             os._exit(status)
 
-    def _executor(self, number: int, descriptors: list[int]) -> Executor:
+    def _executor(self, number: int, descriptors: list[int]) -> TaskRunner:
         """Make this process an executor: descriptors where they belong, streams, handlers."""
         for ours in (self._control, self._wake_read, self._wake_write):
             ours.close()
@@ -203,7 +203,7 @@ class Template:
             most = int(os.environ.pop("TWISTDIST_NOFILE"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         high = max(3, min(HIGH_DESCRIPTOR, most - 64))
-        executor: Executor
+        executor: TaskRunner
         private = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, high) for fd in (1, 2)]
         outputs = [Output(fd, own, lambda: executor.attempt) for fd, own in zip((1, 2), private, strict=True)]
         sys.stdout, sys.stderr = streams = text_stream(outputs[0]), text_stream(outputs[1])
@@ -221,9 +221,9 @@ class Template:
         faulthandler.enable(self._stack, all_threads=False)
         signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
         worker, address, secret, spill, most_bytes, most_left, tls = self._service
-        place = Place(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
+        setup = Setup(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
                       _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret, tls)  # fmt: skip
-        executor = Executor(place, outputs, flush, Surroundings(*streams, high, most_left, self._stack))
+        executor = TaskRunner(setup, outputs, flush, Surroundings(*streams, high, most_left, self._stack))
         return executor
 
 

@@ -21,7 +21,7 @@ from twistdist.wire.payload import load_value, reference
 Raw = bytes | memoryview | m.ErrorInfo
 
 
-class Session(Protocol):
+class FutureOwner(Protocol):
     """What a future needs of the client it belongs to."""
 
     reactor: Any
@@ -61,7 +61,7 @@ class BaseFuture:
 
     __slots__ = ("_client", "_name", "_record")
 
-    _client: Session
+    _client: FutureOwner
     _record: Record
     _name: str
 
@@ -105,7 +105,7 @@ class Future(BaseFuture):
 
     __slots__ = ("__weakref__",)
 
-    def __init__(self, client: Session, record: Record, name: str) -> None:
+    def __init__(self, client: FutureOwner, record: Record, name: str) -> None:
         self._client, self._record, self._name = client, record, name
 
     def result(self) -> Deferred[Any]:

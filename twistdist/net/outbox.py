@@ -18,7 +18,7 @@ from twistdist.core.scheduler.records import Client, Worker
 from twistdist.core.session import Session
 from twistdist.errors import JournalError, ProtocolError
 from twistdist.net.connection import Connection
-from twistdist.net.journal import CHECK_S, RETRY_S, JournalThread
+from twistdist.net.journal_writer import CHECK_S, RETRY_S, JournalThread
 from twistdist.wire import messages as m
 from twistdist.wire.framing import UNENCODABLE
 

@@ -24,12 +24,12 @@ from twistdist.core.session import Gap
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
 from twistdist.net.hosts import address_of, host_identity, is_local
-from twistdist.net.journal import JournalThread
+from twistdist.net.journal_writer import JournalThread
 from twistdist.net.outbox import Outbox
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import listen, server_factory
-from twistdist.storage.journal import Journal
-from twistdist.wire import journal as j
+from twistdist.storage.sqlite import Journal
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FROM_WORKER, GREETING_TO_SCHEDULER, decode_frame, decode_frame_of_client
 

@@ -22,8 +22,7 @@ from twistdist.core.worker import Death, effects, most_executors
 from twistdist.core.worker.memory import Limits
 from twistdist.core.worker.usage import LOOK_S
 from twistdist.errors import ProtocolError, TwistdistError
-from twistdist.executors.supervisor import Service as TaskService
-from twistdist.executors.supervisor import Supervisor
+from twistdist.executors.supervisor import Supervisor, TaskService
 from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.connection import ServerFactory
 from twistdist.net.dialing import Dialing

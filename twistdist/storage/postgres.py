@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from twistdist.errors import ConfigError, JournalError, LeaseLost
-from twistdist.storage.journal import APPLICATION_ID, next_meta
-from twistdist.wire import journal as j
+from twistdist.storage.sqlite import APPLICATION_ID, next_meta
+from twistdist.wire import journal_rows as j
 
 SCHEMES = ("postgresql://", "postgres://")
 

@@ -12,7 +12,7 @@ from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_sec
 from twistdist.core.scheduler import Settings
 from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
-from twistdist.net.journal import open_journal
+from twistdist.net.journal_writer import open_journal
 from twistdist.net.scheduler import SchedulerService
 from twistdist.net.tls import load
 from twistdist.tap.roles import Role, RoleOptions

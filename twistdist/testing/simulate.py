@@ -35,7 +35,7 @@ from twistdist.core.scheduler.outputs import GiveUp, Peer, Probe
 from twistdist.errors import ProtocolError
 from twistdist.testing.parties import Link, Plan, SimClient, SimulationFailed, SimWorker, value_of
 from twistdist.wire import framing
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
 #: Simulated seconds in which faults happen, and events after which a run counts as stuck.

@@ -13,7 +13,7 @@ from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Effect, Peer
 from twistdist.core.scheduler.records import Client, Worker
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
 M = TypeVar("M")

@@ -12,7 +12,7 @@ from typing import Any
 
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.session import Session
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 
 
 class Gate:

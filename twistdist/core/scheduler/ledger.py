@@ -13,7 +13,7 @@ from typing import Any
 
 from twistdist.core.scheduler.ledger_rows import Batch, Segment, data_row, name_row, outcome_row, session_row, set_bit
 from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Worker
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 
 #: A row of at least this many entries is written anew when fewer than a quarter of them are of use.
 SPARSE_ENTRIES = 64

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from twistdist.core.scheduler.records import Client, Dataset, Task
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire.messages import Options
 
 

@@ -26,7 +26,7 @@ from twistdist.core.scheduler.transitions import (
     AWAITED,
     Transitions,
 )
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 
 #: Seconds that a worker whose process is gone has to be started again, after a restart of the scheduler.
 RESTART_GRACE_S = 3.0

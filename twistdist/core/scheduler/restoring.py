@@ -37,7 +37,7 @@ from twistdist.core.scheduler.transitions import (
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.core.session import Session
 from twistdist.errors import JournalError
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
 #: Bits by which each life of the scheduler numbers on beyond what an earlier one may have given out and not written down.

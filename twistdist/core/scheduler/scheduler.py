@@ -43,7 +43,7 @@ from twistdist.core.scheduler.transitions import Transitions
 from twistdist.core.scheduler.watchdog import Watchdog
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.errors import ProtocolError
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
 

@@ -75,7 +75,7 @@ class Endings:
             executor.ending = Ending(job.attempt, "TimeLimitExceeded", text)
             self._interrupt(now, (job, "time limit"))
 
-    def stop(self, stop: memory.Stop, attempt: int) -> None:
+    def stop(self, stop: memory.Overuse, attempt: int) -> None:
         """An executor uses too much memory, with this attempt."""
         executor = self.executors.by_number.get(stop.number)
         if executor is None or attempt not in executor.given or executor.ending is not None:

@@ -27,7 +27,7 @@ class Limits:
 
 
 @attrs.frozen
-class Stop:
+class Overuse:
     """Executor ``number`` has ``size`` bytes, and ``limit`` is broken: the worker's, or that of one executor."""
 
     number: int
@@ -42,14 +42,14 @@ class Verdict:
 
     spill: int = 0
     pause: bool = False
-    stop: Stop | None = None
+    stop: Overuse | None = None
 
 
 def judge(limits: Limits, executors: Mapping[int, int], stored: int, paused: bool) -> Verdict:
     """``executors``: bytes of each running executor; ``stored``: bytes of results in memory; ``paused``: the verdict before."""
     largest = max(executors, key=executors.__getitem__, default=None)
     if largest is not None and limits.executor and executors[largest] > limits.executor:
-        return Verdict(pause=paused, stop=Stop(largest, executors[largest], limits.executor, False))
+        return Verdict(pause=paused, stop=Overuse(largest, executors[largest], limits.executor, False))
     limit = limits.worker
     if not limit:
         return Verdict()
@@ -58,7 +58,7 @@ def judge(limits: Limits, executors: Mapping[int, int], stored: int, paused: boo
     pause = used > (PAUSE_UNTIL if paused else PAUSE_ABOVE) * limit
     # What can still go to disk is not held against an executor, unless that is too much by itself.
     too_much = used - stored > STOP_ABOVE * limit or (used > STOP_ABOVE * limit and not spill)
-    stop = Stop(largest, executors[largest], limit, True) if too_much and largest is not None else None
+    stop = Overuse(largest, executors[largest], limit, True) if too_much and largest is not None else None
     return Verdict(spill, pause, stop)
 
 

@@ -10,9 +10,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from twistdist.errors import JournalError
-from twistdist.storage.journal import Journal, SqliteJournal
 from twistdist.storage.postgres import SCHEMES, PostgresJournal
-from twistdist.wire import journal as j
+from twistdist.storage.sqlite import Journal, SqliteJournal
+from twistdist.wire import journal_rows as j
 
 #: Writes between two looks whether the file should shrink.
 TIDY_EVERY = 256

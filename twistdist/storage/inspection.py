@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from twistdist.storage.journal import read_journal
 from twistdist.storage.postgres import SCHEMES, read_rows
-from twistdist.wire import journal as j
+from twistdist.storage.sqlite import read_journal
+from twistdist.wire import journal_rows as j
 
 
 def describe(path: str, full: bool = False) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from twistdist.errors import JournalError
 from twistdist.storage.store import is_memory
-from twistdist.wire import journal as j
+from twistdist.wire import journal_rows as j
 
 #: "twis": marks the database as ours in its header.
 APPLICATION_ID = 0x74776973
