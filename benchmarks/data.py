@@ -72,8 +72,20 @@ def raw(size):
 def far_worker(cluster, folder):
     """A worker that maps nobody's files."""
     twistd, secret = pathlib.Path(sys.executable).with_name("twistd"), f"{cluster._service._folder}/secret"
-    command = [str(twistd), "-n", "twistdist-worker", cluster.address, "--name", "far", "--slots", "1",
-               "--store", f"{folder}/far", "--secret-file", secret]  # fmt: skip
+    command = [
+        str(twistd),
+        "-n",
+        "twistdist-worker",
+        cluster.address,
+        "--name",
+        "far",
+        "--slots",
+        "1",
+        "--store",
+        f"{folder}/far",
+        "--secret-file",
+        secret,
+    ]
     environment = {**os.environ, "TWISTDIST_HOST": "far", "PYTHONPATH": os.pathsep.join(one for one in sys.path if one)}
     return subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

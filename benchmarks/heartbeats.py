@@ -27,17 +27,39 @@ from twistdist.wire.framing import TO_WORKER
 
 def worker(reactor: Any, address: str, secret: bytes, number: int) -> Dialing:
     """A worker that beats and does nothing else."""
-    identity = m.HelloWorker(secrets.randbits(62), f"w{number}", secrets.randbits(62), os.getpid(), 1, "tcp:127.0.0.1:1",
-                             "nowhere", "", {}, [], [], [])  # fmt: skip
+    identity = m.HelloWorker(
+        secrets.randbits(62),
+        f"w{number}",
+        secrets.randbits(62),
+        os.getpid(),
+        1,
+        "tcp:127.0.0.1:1",
+        "nowhere",
+        "",
+        {},
+        [],
+        [],
+        [],
+    )
     core = Worker(identity)
 
     def notice(message: Any) -> None:
         if isinstance(message, m.Beat):
             core.heard_beat(reactor.seconds(), message)
 
-    return Dialing(reactor, address, secret, core, TO_WORKER, lambda messages: core.receive(reactor.seconds(), messages),
-                   lambda fresh: core.welcomed(reactor.seconds()), print, lambda: None,
-                   lambda: core.pulse(reactor.seconds()), notice)  # fmt: skip
+    return Dialing(
+        reactor,
+        address,
+        secret,
+        core,
+        TO_WORKER,
+        lambda messages: core.receive(reactor.seconds(), messages),
+        lambda fresh: core.welcomed(reactor.seconds()),
+        print,
+        lambda: None,
+        lambda: core.pulse(reactor.seconds()),
+        notice,
+    )
 
 
 def main() -> None:

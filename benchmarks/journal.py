@@ -87,10 +87,14 @@ def restart(tasks, disk):
         client.gather([*running, *left], timeout=600)
         total = time.perf_counter() - began
         os.unlink(go)
-        print(f"restart with {tasks} tasks: answers after {answered:.2f} s ({status['tasks']}), "
-              f"all adopted after {adopted:.2f} s, all done after {total:.2f} s")  # fmt: skip
-        print(f"journal {size / tasks:.0f} bytes a task, scheduler {memory / tasks:.0f} bytes a task, "
-              f"executed again {client.status()['done'] - len(left) - 2}")  # fmt: skip
+        print(
+            f"restart with {tasks} tasks: answers after {answered:.2f} s ({status['tasks']}), "
+            f"all adopted after {adopted:.2f} s, all done after {total:.2f} s"
+        )
+        print(
+            f"journal {size / tasks:.0f} bytes a task, scheduler {memory / tasks:.0f} bytes a task, "
+            f"executed again {client.status()['done'] - len(left) - 2}"
+        )
 
 
 def main():

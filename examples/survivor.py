@@ -49,6 +49,13 @@ with Client(address) as client:
         runs = collections.Counter(stream)
     lost = [one for one in client.incidents() if one.kind == "worker lost"]
     print("the right answer" if right else "a WRONG answer", flush=True)
-    print("again", sum(runs.values()) - len(runs), "lost", sum(one.replayed for one in lost),
-          "requeued", sum(one.requeued for one in lost), flush=True)  # fmt: skip
+    print(
+        "again",
+        sum(runs.values()) - len(runs),
+        "lost",
+        sum(one.replayed for one in lost),
+        "requeued",
+        sum(one.requeued for one in lost),
+        flush=True,
+    )
 sys.exit(0 if right else 1)

@@ -37,8 +37,25 @@ def test_a_subclass_of_int_becomes_an_int():
     assert type(as_whole_number(Level.HIGH, "slots")) is int
 
 
-@pytest.mark.parametrize("value", [True, np.True_, np.array(True), 3.0, np.float64(3), "3", np.str_("3"), None, [3],
-                                   np.array([3]), Decimal(3), 3j, timedelta(3), np.timedelta64(3, "s")])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        np.True_,
+        np.array(True),
+        3.0,
+        np.float64(3),
+        "3",
+        np.str_("3"),
+        None,
+        [3],
+        np.array([3]),
+        Decimal(3),
+        3j,
+        timedelta(3),
+        np.timedelta64(3, "s"),
+    ],
+)
 def test_what_is_no_whole_number_is_refused_by_name(value):
     with pytest.raises(TypeError, match="slots is a whole number, not"):
         as_whole_number(value, "slots")
@@ -65,31 +82,75 @@ def test_what_has_an_index_is_a_number_too():
     assert as_number(Indexed(), "rate") == 4.0
 
 
-@pytest.mark.parametrize("value", [True, np.True_, np.array(False), "1.5", np.str_("1.5"), np.array("1.5"), b"1",
-                                   bytearray(b"1"), memoryview(b"1"), None, [1.5], np.array([1.5]), 1j, np.complex64(1),
-                                   timedelta(1), np.timedelta64(1, "s"), np.datetime64("2026-01-01")])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        np.True_,
+        np.array(False),
+        "1.5",
+        np.str_("1.5"),
+        np.array("1.5"),
+        b"1",
+        bytearray(b"1"),
+        memoryview(b"1"),
+        None,
+        [1.5],
+        np.array([1.5]),
+        1j,
+        np.complex64(1),
+        timedelta(1),
+        np.timedelta64(1, "s"),
+        np.datetime64("2026-01-01"),
+    ],
+)
 def test_what_is_no_number_is_refused_by_name(value):
     with pytest.raises(TypeError, match="rate is a number, not"):
         as_number(value, "rate")
 
 
-@pytest.mark.parametrize("value", [math.nan, np.float64("nan"), Decimal("nan"), Decimal("snan"), math.inf, -math.inf, -0.1,
-                                   1.1, 10**400, Fraction(-(10**400)), Decimal("1e400")])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        np.float64("nan"),
+        Decimal("nan"),
+        Decimal("snan"),
+        math.inf,
+        -math.inf,
+        -0.1,
+        1.1,
+        10**400,
+        Fraction(-(10**400)),
+        Decimal("1e400"),
+    ],
+)
 def test_numbers_have_limits(value):
     with pytest.raises(ValueError, match="rate is a number from 0 to 1, not"):
         as_number(value, "rate", 0, 1)
 
 
-@pytest.mark.parametrize("value", [90, 90.0, np.int32(90), timedelta(minutes=1.5), np.timedelta64(90, "s"),
-                                   np.timedelta64(90_000_000_000, "ns"), np.array(np.timedelta64(90_000, "ms"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        90,
+        90.0,
+        np.int32(90),
+        timedelta(minutes=1.5),
+        np.timedelta64(90, "s"),
+        np.timedelta64(90_000_000_000, "ns"),
+        np.array(np.timedelta64(90_000, "ms")),
+    ],
+)
 def test_times_become_seconds(value):
     seconds = as_seconds(value, "dead_after")
     assert seconds == 90.0
     assert type(seconds) is float
 
 
-@pytest.mark.parametrize("value", ["90", True, None, np.array([np.timedelta64(90, "s")]), np.datetime64("2026-01-01"),
-                                   np.timedelta64(1, "M")])  # fmt: skip
+@pytest.mark.parametrize(
+    "value", ["90", True, None, np.array([np.timedelta64(90, "s")]), np.datetime64("2026-01-01"), np.timedelta64(1, "M")]
+)
 def test_what_is_no_time_is_refused_by_name(value):
     with pytest.raises(TypeError, match="dead_after is a number of seconds, or a timedelta, not"):
         as_seconds(value, "dead_after")
@@ -118,19 +179,42 @@ def test_what_is_no_text_is_refused_by_name(value):
         as_text(value, "key")
 
 
-@pytest.mark.parametrize(("address", "full"), [
-    ("h:1", "tcp:h:1"), ("[::1]:1", r"tcp:\:\:1:1"), ("tcp:h:1", "tcp:h:1"), ("tls:h:1:timeout=5", "tls:h:1:timeout=5"),
-    ("tcp:host=h:port=1", "tcp:host=h:port=1"), (r"tcp:\:\:1:1", r"tcp:\:\:1:1"), ("unix:/run/x", "unix:/run/x")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("address", "full"),
+    [
+        ("h:1", "tcp:h:1"),
+        ("[::1]:1", r"tcp:\:\:1:1"),
+        ("tcp:h:1", "tcp:h:1"),
+        ("tls:h:1:timeout=5", "tls:h:1:timeout=5"),
+        ("tcp:host=h:port=1", "tcp:host=h:port=1"),
+        (r"tcp:\:\:1:1", r"tcp:\:\:1:1"),
+        ("unix:/run/x", "unix:/run/x"),
+    ],
+)
 def test_addresses(address, full):
     assert parse_address(address) == full
 
 
-@pytest.mark.parametrize(("address", "better"), [
-    ("tcp://h:8786", "tcp:h:8786"), ("tls://h:1/", "tls:h:1"), ("http://h:8787/status", "tcp:h:8787"),
-    ("tcp://h", "tcp:host:8786"), ("unix:///run/x", "unix:/run/x"), ("tcp:h", "host:port, tcp:host:port"),
-    ("tcp:h:x", "host:port"), ("tcp:h:99999", "host:port"), ("tcp:h:0", "host:port"), ("tcp:h:1:2", "host:port"),
-    ("tcp::1", "host:port"), ("tcp:h:1:wombat=5", "host:port"), ("unix:", "host:port"), ("h:1:2", "host:port"),
-    ("", "host:port")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("address", "better"),
+    [
+        ("tcp://h:8786", "tcp:h:8786"),
+        ("tls://h:1/", "tls:h:1"),
+        ("http://h:8787/status", "tcp:h:8787"),
+        ("tcp://h", "tcp:host:8786"),
+        ("unix:///run/x", "unix:/run/x"),
+        ("tcp:h", "host:port, tcp:host:port"),
+        ("tcp:h:x", "host:port"),
+        ("tcp:h:99999", "host:port"),
+        ("tcp:h:0", "host:port"),
+        ("tcp:h:1:2", "host:port"),
+        ("tcp::1", "host:port"),
+        ("tcp:h:1:wombat=5", "host:port"),
+        ("unix:", "host:port"),
+        ("h:1:2", "host:port"),
+        ("", "host:port"),
+    ],
+)
 def test_what_is_no_address_is_refused_at_once_with_what_was_meant(address, better):
     with pytest.raises(ConfigError, match=f"{address!r} is no address; write {better}"):
         parse_address(address)

@@ -41,8 +41,9 @@ def documented(text):
 @pytest.mark.parametrize("command", TWISTD)
 def test_the_page_of_commands_has_every_option_of_twistd(command):
     options = TWISTD[command]()
-    assert documented(section("commands", command)) == {f"--{name}" for name in options.longOpt for name in [name.rstrip("=")]
-                                                        if name not in ("help", "version")}  # fmt: skip
+    assert documented(section("commands", command)) == {
+        f"--{name}" for name in options.longOpt for name in [name.rstrip("=")] if name not in ("help", "version")
+    }
 
 
 def subcommands():

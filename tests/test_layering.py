@@ -18,12 +18,27 @@ MAY_IMPORT = {
     "config": {"twistdist.errors"},
     "interfaces": {"attrs"},
     "wire": {"twistdist.errors", "twistdist.wire", "msgspec", "cloudpickle", "tblib"},
-    "core": {"twistdist.errors", "twistdist.config", "twistdist.wire.messages", "twistdist.wire.journal_rows", "twistdist.core",
-             "attrs"},
+    "core": {
+        "twistdist.errors",
+        "twistdist.config",
+        "twistdist.wire.messages",
+        "twistdist.wire.journal_rows",
+        "twistdist.core",
+        "attrs",
+    },
     "storage": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "xxhash", "fsspec", "psycopg"},
-    "executors": {"twistdist.errors", "twistdist.config", "twistdist.wire", "twistdist.storage", "twistdist.executors",
-                  "attrs", "msgspec", "cloudpickle", "tblib"},
-}  # fmt: skip
+    "executors": {
+        "twistdist.errors",
+        "twistdist.config",
+        "twistdist.wire",
+        "twistdist.storage",
+        "twistdist.executors",
+        "attrs",
+        "msgspec",
+        "cloudpickle",
+        "tblib",
+    },
+}
 MAY_IMPORT["executors/supervisor"] = MAY_IMPORT["executors"] | {"twisted", "zope"}
 IMPURE = {"time", "random", "socket", "threading", "logging", "os", "asyncio", "subprocess", "secrets", "uuid", "datetime"}
 ALONE = {"scheduler", "worker", "client"}
@@ -80,10 +95,25 @@ SCHEDULER, WORKER = ROOT / "core" / "scheduler", ROOT / "core" / "worker"
 
 #: Modules beside the parts, which all of them may use: data, and decisions that know no part.
 BESIDE = {
-    SCHEDULER: ["records", "settings", "lineage", "placement", "possible", "nesting", "refusals", "stories", "ready_queue",
-                "ledger_rows", "ledger", "gate", "transitions", "invariants"],
+    SCHEDULER: [
+        "records",
+        "settings",
+        "lineage",
+        "placement",
+        "possible",
+        "nesting",
+        "refusals",
+        "stories",
+        "ready_queue",
+        "ledger_rows",
+        "ledger",
+        "no_ledger",
+        "gate",
+        "transitions",
+        "invariants",
+    ],
     WORKER: ["records", "effects", "memory", "lease"],
-}  # fmt: skip
+}
 
 #: Fields of records that more than one module assigns.  ``restoring`` makes records, and may assign all.
 SHARED_FIELDS = {
@@ -113,8 +143,20 @@ SHARED_FIELDS = {
     "troubles": {"slots", "fleet"},
     "users": {"registry", "client_sessions"},
 }
-CHANGING = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popleft", "remove", "setdefault",
-            "update"}  # fmt: skip
+CHANGING = {
+    "add",
+    "append",
+    "appendleft",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popleft",
+    "remove",
+    "setdefault",
+    "update",
+}
 
 
 def reading_order(folder):
@@ -139,8 +181,9 @@ def test_a_private_name_of_the_core_is_used_in_its_own_file_only():
         tree = ast.parse(path.read_text())
         own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
-        own |= {node.target.id for node in ast.walk(tree)
-                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}  # fmt: skip
+        own |= {
+            node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
                 assert node.attr in own, f"{path.name}:{node.lineno} uses {node.attr}"

@@ -70,8 +70,9 @@ class _Loop:
         use_monotonic_time(self.reactor)
         started = threading.Event()
         self.reactor.callWhenRunning(started.set)
-        self.thread = threading.Thread(target=self.reactor.run, kwargs={"installSignalHandlers": False},
-                                       name="twistdist", daemon=True)  # fmt: skip
+        self.thread = threading.Thread(
+            target=self.reactor.run, kwargs={"installSignalHandlers": False}, name="twistdist", daemon=True
+        )
         self.thread.start()
         started.wait()
 
@@ -199,8 +200,9 @@ class _Waiters(list[Any]):
 class _BlockingSession(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
-    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
-                 tls: Any = None, name: str = "") -> None:  # fmt: skip
+    def __init__(
+        self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Any = None, name: str = ""
+    ) -> None:
         super().__init__(reactor, address, secret, parent, tls, name)
         self.loop = _get_loop()
         # One for all futures of the client: a condition of its own would cost each more than everything else of it.
@@ -325,9 +327,16 @@ class Client(BoundToProcess):
 
     _parent: Parent | None = None  # in a task's own client
 
-    def __init__(self, address: str | LocalCluster | None = None, *, session: str | None = None,
-                 secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float | None = 30.0,
-                 **local: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        address: str | LocalCluster | None = None,
+        *,
+        session: str | None = None,
+        secret: str | bytes | None = None,
+        tls: str | os.PathLike[str] | None = None,
+        timeout: float | None = 30.0,
+        **local: Any,
+    ) -> None:
         self._cluster: LocalCluster | None = None
         self._keeps = address  # a cluster ends with the last reference to it
         timeout = as_timeout(timeout)
@@ -398,8 +407,17 @@ class Client(BoundToProcess):
         raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
         return rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
 
-    def scatter(self, data: Any, *, replicas: int = 2, broadcast: bool = False, hash: bool = False,
-                workers: Iterable[str] | None = None, resupply: bool = True, timeout: float | None = None) -> Any:  # fmt: skip
+    def scatter(
+        self,
+        data: Any,
+        *,
+        replicas: int = 2,
+        broadcast: bool = False,
+        hash: bool = False,
+        workers: Iterable[str] | None = None,
+        resupply: bool = True,
+        timeout: float | None = None,
+    ) -> Any:
         """Put data on the cluster: a Future, or a list or dict of Futures; see :meth:`twistdist.Client.scatter`."""
         self._loop.check_process()
         shape, futures = self._session.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
@@ -590,8 +608,9 @@ class Executor(concurrent.futures.Executor):
     def _forget(self, future: Future, _: Record) -> None:
         self._futures.discard(future)
 
-    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
-            chunksize: int = 1, **_: Any) -> Iterator[Any]:  # fmt: skip
+    def map(
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
+    ) -> Iterator[Any]:
         """The values of ``fn`` for each tuple of ``zip(*iterables)``, in order; ``TimeoutError`` when one is not there within
         ``timeout`` seconds of the call.  Calls travel many at a time by themselves, so ``chunksize`` says nothing."""
         if not self._open:
@@ -648,8 +667,7 @@ class LocalCluster(BoundToProcess):
     reference to it, or with the script.
     """
 
-    def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None,
-                 **options: Any) -> None:  # fmt: skip
+    def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None, **options: Any) -> None:
         self._loop = _get_loop()
         self._loop.check()
         self._service = _LocalCluster(self._loop.reactor, n_workers, slots, secret, **options)

@@ -42,13 +42,14 @@ def _status(options: argparse.Namespace) -> int:
     if status["suspects"]:
         print(f"suspects  {', '.join(status['suspects'])}")
     for name, info in sorted(status["workers"].items()):
-        print(f"worker    {name}: {info['state']}, {info['running']} of {info['slots']} slots busy, {info['queued']} queued, "
-              f"{info['keys']} results of {info['memory']} bytes, pid {info['pid']} at {info['address']}")  # fmt: skip
+        print(
+            f"worker    {name}: {info['state']}, {info['running']} of {info['slots']} slots busy, {info['queued']} queued, "
+            f"{info['keys']} results of {info['memory']} bytes, pid {info['pid']} at {info['address']}"
+        )
         for trouble in info["troubles"][-3:]:
             print(f"          {trouble}")
     for incident in incidents[-options.incidents :]:
-        cost = (f"{incident.requeued} requeued, {incident.lost} lost, {incident.replayed} replayed, "
-                f"{incident.adopted} adopted")  # fmt: skip
+        cost = f"{incident.requeued} requeued, {incident.lost} lost, {incident.replayed} replayed, {incident.adopted} adopted"
         print(f"incident  {incident.age:.0f} s ago: {incident.kind}, {incident.what}: {incident.cause}; {cost}")
     return 0
 
@@ -58,8 +59,10 @@ def _journal_line(journal: dict[str, Any]) -> str:
         return "none: what the scheduler knows ends with its process (--journal)"
     if journal["state"] == "failing":
         return f"FAILING, nothing is accepted: {journal['error']}"
-    return (f"ok, {journal['bytes']} bytes, last write {1e3 * journal['write']:.1f} ms, "
-            f"{journal['waiting']} messages wait {1e3 * journal['lag']:.1f} ms")  # fmt: skip
+    return (
+        f"ok, {journal['bytes']} bytes, last write {1e3 * journal['write']:.1f} ms, "
+        f"{journal['waiting']} messages wait {1e3 * journal['lag']:.1f} ms"
+    )
 
 
 def _journal(options: argparse.Namespace) -> int:
@@ -147,8 +150,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
     retire.add_argument("names", nargs="+", metavar="WORKER", help="their names")
     retire.add_argument("--patience", type=float, default=3600.0, help="seconds until they end with what is left [%(default)g]")
-    clear.add_argument("--session", metavar="NAME", action="append", default=[],
-                       help="a durable session that goes too; may be given several times")  # fmt: skip
+    clear.add_argument(
+        "--session",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a durable session that goes too; may be given several times",
+    )
     why.add_argument("key", help="the task's key")
     return parser
 

@@ -16,8 +16,13 @@ __all__ = ["clear", "gather", "scatter", "who_has"]
 SCATTERED = "twistdist.client.scatter"
 
 
-def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0,
-          tls: str | os.PathLike[str] | None = None, sessions: Iterable[str] = ()) -> dict[str, int]:  # fmt: skip
+def clear(
+    address: str,
+    secret: str | bytes | None = None,
+    timeout: float = 30.0,
+    tls: str | os.PathLike[str] | None = None,
+    sessions: Iterable[str] = (),
+) -> dict[str, int]:
     """Drop all data and tasks that no connected session and no durable one wants; ``{"sessions": …, "tasks": …}`` that went.
 
     Durable sessions named in ``sessions`` go too; ``TwistdistError`` when one is unknown or has a connected client.
@@ -26,8 +31,13 @@ def clear(address: str, secret: str | bytes | None = None, timeout: float = 30.0
         return client.clear(sessions, timeout)
 
 
-def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None, timeout: float = 30.0,
-           tls: str | os.PathLike[str] | None = None) -> list[Any]:  # fmt: skip
+def gather(
+    address: str,
+    keys: Iterable[str],
+    secret: str | bytes | None = None,
+    timeout: float = 30.0,
+    tls: str | os.PathLike[str] | None = None,
+) -> list[Any]:
     """The values of ``keys``, in order.  ``DataLost`` names the keys that nobody on the cluster knows."""
     names = several(keys)
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
@@ -39,8 +49,9 @@ def gather(address: str, keys: Iterable[str], secret: str | bytes | None = None,
         return values
 
 
-def scatter(address: str, data: Any, secret: str | bytes | None = None, timeout: float = 30.0,
-            tls: str | os.PathLike[str] | None = None) -> Any:  # fmt: skip
+def scatter(
+    address: str, data: Any, secret: str | bytes | None = None, timeout: float = 30.0, tls: str | os.PathLike[str] | None = None
+) -> Any:
     """Put data on the cluster, two copies of each: its key, or a list or dict of keys in the shape of ``data``.
 
     They outlive this call: the durable session ``SCATTERED`` keeps them until it is ended.  Equal data have the same key.
@@ -52,8 +63,9 @@ def scatter(address: str, data: Any, secret: str | bytes | None = None, timeout:
         return [future.key for future in futures] if isinstance(futures, list) else futures.key
 
 
-def who_has(address: str, secret: str | bytes | None = None, timeout: float = 30.0,
-            tls: str | os.PathLike[str] | None = None) -> dict[str, list[str]]:  # fmt: skip
+def who_has(
+    address: str, secret: str | bytes | None = None, timeout: float = 30.0, tls: str | os.PathLike[str] | None = None
+) -> dict[str, list[str]]:
     """Key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         return client.who_has(timeout=timeout)

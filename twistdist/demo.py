@@ -120,8 +120,14 @@ class Report:
         return "\n".join(lines)
 
 
-def run(workers: int = 2, kill: int = 1, seed: int | None = None, wipe: bool = False, most_files: int | None = None,
-        show: bool = True) -> Report:  # fmt: skip
+def run(
+    workers: int = 2,
+    kill: int = 1,
+    seed: int | None = None,
+    wipe: bool = False,
+    most_files: int | None = None,
+    show: bool = True,
+) -> Report:
     """The whole demonstration on ``workers`` workers, of which ``kill`` are killed (one after the other) at moments drawn
     from ``seed``; with ``wipe`` a killed worker's store is lost too."""
     rng = random.Random(seed)
@@ -138,8 +144,17 @@ def run(workers: int = 2, kill: int = 1, seed: int | None = None, wipe: bool = F
         incidents, statistics = client.incidents(), client.status()
     began = time.monotonic()
     expected = serial(files)
-    return Report(len(files), len(everything), killed, answer == expected, seconds, time.monotonic() - began, incidents,
-                  statistics, answer)  # fmt: skip
+    return Report(
+        len(files),
+        len(everything),
+        killed,
+        answer == expected,
+        seconds,
+        time.monotonic() - began,
+        incidents,
+        statistics,
+        answer,
+    )
 
 
 def _victims(names: list[str], kill: int, rng: random.Random) -> list[str]:

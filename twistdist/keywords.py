@@ -45,9 +45,9 @@ _HINTS = {
     "silence_logs": "nothing: TWISTDIST_LOG_LEVEL in the environment says what the processes log (error)",
     "threads_per_worker": _SLOTS,
     "worker_dashboard_address": "nothing so far: twistdist status ADDRESS tells what a cluster does",
-}  # fmt: skip
+}
 
-_AMOUNTS = "resources={\"GPU\": 1}: what a worker must have free, of what it was started with (--resources)"
+_AMOUNTS = 'resources={"GPU": 1}: what a worker must have free, of what it was started with (--resources)'
 
 #: The same for ``submit`` and ``map``, whose other keywords are the function's.
 _TASK_HINTS = {
@@ -71,8 +71,11 @@ def refuse_foreign(function: Callable[..., Any], keywords: Iterable[str]) -> Non
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return  # it can't be known
-    named = {name for name, parameter in parameters.items()
-             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}  # fmt: skip
+    named = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
     foreign = [name for name in found if name not in named]
     if foreign and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         hints = "; ".join(f"{name} is here {_TASK_HINTS[name]}" for name in foreign)

@@ -12,8 +12,11 @@ from twistdist.core.worker import Worker
 from twistdist.wire import messages as m
 
 HELLO = m.HelloWorker(1, "w", 1, 1, 1, "a", "h", "/s", {}, [], [], [])
-RECEIVERS = {"scheduler": (m.FromClient | m.FromWorker, Scheduler(1)), "client": (m.ToClient, Client(1)),
-             "worker": (m.ToWorker, Worker(HELLO))}  # fmt: skip
+RECEIVERS = {
+    "scheduler": (m.FromClient | m.FromWorker, Scheduler(1)),
+    "client": (m.ToClient, Client(1)),
+    "worker": (m.ToWorker, Worker(HELLO)),
+}
 
 
 @pytest.mark.parametrize("receiver", RECEIVERS)

@@ -91,8 +91,11 @@ def test_a_stale_result_changes_nothing_and_its_file_is_freed(story):
     b = story.worker("b")
     (new,) = story.given(b)
     assert new.attempt != old.attempt
-    back = story.worker("a", finished=[m.Done(old.task, old.attempt, None, 10_000, b"d", 1)],
-                        stored=[m.Stored(old.task, old.attempt, 10_000, b"d")])  # fmt: skip
+    back = story.worker(
+        "a",
+        finished=[m.Done(old.task, old.attempt, None, 10_000, b"d", 1)],
+        stored=[m.Stored(old.task, old.attempt, 10_000, b"d")],
+    )
     assert story.said(back, m.Free) == [m.Free([old.attempt])]
     story.done(b, new, b"right")
     assert story.outcome(cid).value == b"right" and story.core.statistics.stale == 1
@@ -331,10 +334,19 @@ def test_a_submit_that_can_not_be_carried_out_fails_its_own_futures(story):
     assert not story.core.tasks and not story.client.futures
 
 
-@pytest.mark.parametrize("parts, cids, query", [([11, 5, 1, [b"a", b"b"], "no list"], [5, 6], None),
-                                                ([18, 5, "k", "no size"], [5], None), ([15, 9, 8, []], [], 9),
-                                                ([11, "x"], [], None), ([11, -1, 1, [b""], 3], [], None),
-                                                ([11, (1 << 64) - 1, 1, [b""], 3], [], None), ([99], [], None), ([], [], None)])
+@pytest.mark.parametrize(
+    "parts, cids, query",
+    [
+        ([11, 5, 1, [b"a", b"b"], "no list"], [5, 6], None),
+        ([18, 5, "k", "no size"], [5], None),
+        ([15, 9, 8, []], [], 9),
+        ([11, "x"], [], None),
+        ([11, -1, 1, [b""], 3], [], None),
+        ([11, (1 << 64) - 1, 1, [b""], 3], [], None),
+        ([99], [], None),
+        ([], [], None),
+    ],
+)
 def test_what_can_not_be_decoded_is_told_to_who_waits_for_it(story, parts, cids, query):
     body = framing.encode_frame((1, 0, [m.Submit(1, 1, [b"good"]), parts, m.Submit(2, 1, [b"too"])]))[4:]
     story.core.receive(story.now, story.client, framing.decode_frame_of_client(body)[2])
@@ -556,9 +568,15 @@ def test_an_attempt_recalled_twice_goes_back_once(story):
 def test_odd_questions_are_answered_and_change_nothing(story):
     cid = story.submit(key="k")
     story.submit(key="l")
-    odd = [("replicate", [float("inf"), cid]), ("watch", [[float("inf"), "k"]]), ("watch", [[cid, "l"]]),
-           ("watch", [[(1 << 64) - 1, "k"]]), ("watch", [[9, "k"], [9, "l"]]), ("retire", [float("nan"), "w"]),
-           ("retire", [float("inf"), "w"])]  # fmt: skip
+    odd = [
+        ("replicate", [float("inf"), cid]),
+        ("watch", [[float("inf"), "k"]]),
+        ("watch", [[cid, "l"]]),
+        ("watch", [[(1 << 64) - 1, "k"]]),
+        ("watch", [[9, "k"], [9, "l"]]),
+        ("retire", [float("nan"), "w"]),
+        ("retire", [float("inf"), "w"]),
+    ]
     worker = story.worker("w")
     for what, args in odd:
         story.tell(story.client, m.Query(7, what, args))
@@ -570,8 +588,12 @@ def test_odd_questions_are_answered_and_change_nothing(story):
 def test_a_submit_that_can_not_be_is_refused_as_a_whole(story):
     first = story.submit()
     limits = [m.Options(time_limit=limit) for limit in (float("nan"), float("inf"), -1.0)]
-    odd = [m.Submit(first - 1, 1, [b"a", b"b"]), m.Submit((1 << 64) - 1, 1, [b"a", b"b"]), m.Submit(-1, 1, [b"a"]),
-           *(m.Submit(9, 1, [b"a"], options=options) for options in limits)]  # fmt: skip
+    odd = [
+        m.Submit(first - 1, 1, [b"a", b"b"]),
+        m.Submit((1 << 64) - 1, 1, [b"a", b"b"]),
+        m.Submit(-1, 1, [b"a"]),
+        *(m.Submit(9, 1, [b"a"], options=options) for options in limits),
+    ]
     for submit in odd:
         story.tell(story.client, submit)
         assert story.core.statistics.incidents[-1].kind == "message refused"

@@ -29,8 +29,19 @@ from twistdist.wire import framing
 from twistdist.wire import messages as m
 
 #: Kinds that go to the heart of things come more often.
-LIKELY = {m.Submit: 8, m.Done: 8, m.Scatter: 3, m.Have: 3, m.Query: 4, m.Release: 2, m.Function: 2, m.Compute: 8,
-          m.WorkerFunction: 3, m.Finished: 3, m.Bye: 0.2}  # fmt: skip
+LIKELY = {
+    m.Submit: 8,
+    m.Done: 8,
+    m.Scatter: 3,
+    m.Have: 3,
+    m.Query: 4,
+    m.Release: 2,
+    m.Function: 2,
+    m.Compute: 8,
+    m.WorkerFunction: 3,
+    m.Finished: 3,
+    m.Bye: 0.2,
+}
 
 
 def choose(rng, kinds):
@@ -50,17 +61,41 @@ class SchedulerRun:
         self.core = Scheduler(1, Settings(checkpoints="file:///c" if seed % 2 else ""))
         self.now = 0.0
         self.attempts = [0]
-        self.nonsense = Nonsense(self.rng, {"cid": [1, 2, 3, 4, 5, 6], "task": [1, 2, 3, 4, 5, 6], "attempt": self.attempts,
-                                            "worker": [0, 1, 2, 3], "fn": [1, 1, 2], "key": ["k", "l", ""], "query": [1],
-                                            "session": [1, 2], "digest": [b"", b"d", b"f"], "parent": [0, 0, 1],
-                                            "incarnation": [1, 2, 3]})  # fmt: skip
+        self.nonsense = Nonsense(
+            self.rng,
+            {
+                "cid": [1, 2, 3, 4, 5, 6],
+                "task": [1, 2, 3, 4, 5, 6],
+                "attempt": self.attempts,
+                "worker": [0, 1, 2, 3],
+                "fn": [1, 1, 2],
+                "key": ["k", "l", ""],
+                "query": [1],
+                "session": [1, 2],
+                "digest": [b"", b"d", b"f"],
+                "parent": [0, 0, 1],
+                "incarnation": [1, 2, 3],
+            },
+        )
         self.peers = []
         for number in (1, 2):
             self.peers.append(self.core.greet(self.now, m.HelloClient(number)))
             self.core.receive(self.now, self.peers[-1], [m.Function(1, "f", b"f", b"blob")])
         for number in range(3):
-            hello = m.HelloWorker(10 + number, f"w{number}", 10 + number, 1, 1 + number % 2, "a", "h1", "/s",
-                                  {"GPU": 1_000_000} if number else {}, [], [], [])  # fmt: skip
+            hello = m.HelloWorker(
+                10 + number,
+                f"w{number}",
+                10 + number,
+                1,
+                1 + number % 2,
+                "a",
+                "h1",
+                "/s",
+                {"GPU": 1_000_000} if number else {},
+                [],
+                [],
+                [],
+            )
             self.peers.append(self.core.greet(self.now, hello))
         self.flush()
 
@@ -122,8 +157,23 @@ class SchedulerRun:
             self.greet(who, m.HelloClient(peer.number, peer.name, peer.parent))
         else:
             hello = peer.hello
-            self.greet(who, m.HelloWorker(hello.session, hello.name, hello.incarnation + 100, 1, hello.slots, "a", "h1", "/s",
-                                          hello.resources, [], [], []))  # fmt: skip
+            self.greet(
+                who,
+                m.HelloWorker(
+                    hello.session,
+                    hello.name,
+                    hello.incarnation + 100,
+                    1,
+                    hello.slots,
+                    "a",
+                    "h1",
+                    "/s",
+                    hello.resources,
+                    [],
+                    [],
+                    [],
+                ),
+            )
 
     def greet(self, who, hello):
         """On another connection; the one before may go on for a while."""
@@ -187,8 +237,15 @@ class SchedulerRun:
             self.now += 500.0
             core.tick(self.now)
             self.check()
-        left = (core.tasks or core.registry.keys or core.registry.functions or core.supplies.awaited or core.targets.tasks
-                or core.queues.restricted or core.queues.isolated)  # fmt: skip
+        left = (
+            core.tasks
+            or core.registry.keys
+            or core.registry.functions
+            or core.supplies.awaited
+            or core.targets.tasks
+            or core.queues.restricted
+            or core.queues.isolated
+        )
         assert not left, f"left: {left}"
 
 
@@ -200,8 +257,9 @@ class WorkerRun:
         self.now = 0.0
         identity = m.HelloWorker(1, "w", 1, 1, 2, "a", "h1", "/mine", {}, [], [], [])
         self.core = worker_core.Worker(identity, [m.Stored(1, 1, 10, b"d")], limits=Limits(1000, 1000))
-        self.nonsense = Nonsense(self.rng, {"task": [1, 2, 3, 4], "attempt": [1, 2, 3, 4, 5, 6], "worker": [1, 2, 3],
-                                            "fn": [1, 1, 2]}, wild=0.05)  # fmt: skip
+        self.nonsense = Nonsense(
+            self.rng, {"task": [1, 2, 3, 4], "attempt": [1, 2, 3, 4, 5, 6], "worker": [1, 2, 3], "fn": [1, 1, 2]}, wild=0.05
+        )
         self.alive, self.fetching, self.waiting, self.dying = set(), [], {}, []
         self.core.dialer.greeted(m.Ready(1))
         self.core.start(0.0)
@@ -213,8 +271,11 @@ class WorkerRun:
         rng = self.rng
         if rng.random() < 0.5:
             return ("happens", rng.random(), rng.choice((0.0, 0.001, 0.05, 0.3, 3.0)))
-        return ("say", rng.random(), travel(framing.TO_WORKER, [self.nonsense.message(choose(rng, TO_WORKER))
-                                                  for _ in range(rng.choice((1, 1, 2, 3)))]))  # fmt: skip
+        return (
+            "say",
+            rng.random(),
+            travel(framing.TO_WORKER, [self.nonsense.message(choose(rng, TO_WORKER)) for _ in range(rng.choice((1, 1, 2, 3)))]),
+        )
 
     def do(self, step):
         what, seed, rest = step
@@ -277,10 +338,14 @@ class WorkerRun:
                 core.executor_outcomes(self.now, executor.number, [m.Resumes(job.attempt)])
             else:
                 lost = [(one.attempt, 0) for one in compute.inputs or () if one.value is None]
-                outcome = rng.choice((m.Done(compute.task, job.attempt, b"v", 1, b"", 1),
-                                      m.Done(compute.task, job.attempt, None, 9, b"d", 1),
-                                      m.Failed(compute.task, job.attempt, m.ErrorInfo("", "E", "e"), 1),
-                                      m.InputLost(compute.task, job.attempt, lost)))  # fmt: skip
+                outcome = rng.choice(
+                    (
+                        m.Done(compute.task, job.attempt, b"v", 1, b"", 1),
+                        m.Done(compute.task, job.attempt, None, 9, b"d", 1),
+                        m.Failed(compute.task, job.attempt, m.ErrorInfo("", "E", "e"), 1),
+                        m.InputLost(compute.task, job.attempt, lost),
+                    )
+                )
                 self.waiting.pop(executor.number, None)
                 core.executor_outcomes(self.now, executor.number, [outcome])
 

@@ -51,8 +51,15 @@ def structures(hint):
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         hints = typing.get_type_hints(hint, include_extras=True)
         return st.builds(hint, **{name: structures(one) for name, one in hints.items()})
-    atoms = {int: INTEGERS, float: st.floats(allow_nan=False), str: TEXT, bool: st.booleans(),
-             bytes: st.binary(max_size=20), type(None): st.none(), typing.Any: ANYTHING}  # fmt: skip
+    atoms = {
+        int: INTEGERS,
+        float: st.floats(allow_nan=False),
+        str: TEXT,
+        bool: st.booleans(),
+        bytes: st.binary(max_size=20),
+        type(None): st.none(),
+        typing.Any: ANYTHING,
+    }
     return atoms[hint]
 
 
@@ -157,8 +164,10 @@ def handshake(side, chunks):
 @given(st.integers(0, 1 << 32), CUTS, st.booleans())
 def test_chunks_do_not_change_what_a_handshake_says(seed, cuts, broken):
     rng = random.Random(seed)
-    for name, make in (("ServerHandshake", lambda: ServerHandshake(fuzz._SECRET, fuzz._SERVER)),
-                       ("ClientHandshake", lambda: ClientHandshake(fuzz._SECRET, fuzz._CLIENT))):  # fmt: skip
+    for name, make in (
+        ("ServerHandshake", lambda: ServerHandshake(fuzz._SECRET, fuzz._SERVER)),
+        ("ClientHandshake", lambda: ClientHandshake(fuzz._SECRET, fuzz._CLIENT)),
+    ):
         data = rng.choice(CORPUS[name])
         data = fuzz.mutate(rng, data, data) if broken else data
         whole, parts = handshake(make(), [data]), handshake(make(), cut(data, cuts))

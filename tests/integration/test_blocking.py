@@ -365,8 +365,14 @@ def test_a_released_future_says_so(client, tmp_path):
 
 
 def test_what_can_not_be_sent_is_an_error_at_the_call_and_the_client_goes_on(client):
-    for options in ({"key": "a\udcff"}, {"retries": 2**70}, {"priority": 2**70}, {"time_limit": float("nan")},
-                    {"resources": {"GPU": float("inf")}}, {"resources": {"\udcff": 1}}):  # fmt: skip
+    for options in (
+        {"key": "a\udcff"},
+        {"retries": 2**70},
+        {"priority": 2**70},
+        {"time_limit": float("nan")},
+        {"resources": {"GPU": float("inf")}},
+        {"resources": {"\udcff": 1}},
+    ):
         with pytest.raises(ValueError):
             client.submit(add, 1, **options)
     big = b"x" * (17 << 20)

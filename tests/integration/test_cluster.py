@@ -276,12 +276,28 @@ def test_options_are_taken_as_people_write_them(tmp_path, monkeypatch):
     assert f"--checkpoint-store {tmp_path} " in made(checkpoint_store=pathlib.Path(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("n_workers", -1), ("n_workers", 2.0), ("n_workers", True), ("slots", 0), ("slots", "2"), ("memory_limit", "much"),
-    ("memory_limit", -1), ("memory_limit", float("nan")), ("memory_limit", "1e99"), ("memory_limit", [1]),
-    ("memory_limit", True),
-    ("executor_memory_limit", "8 apples"), ("suspect_after", "1"), ("dead_after", 0.01), ("dead_after", timedelta(days=2)),
-    ("journal", 3), ("checkpoint_store", b"/tmp")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_workers", -1),
+        ("n_workers", 2.0),
+        ("n_workers", True),
+        ("slots", 0),
+        ("slots", "2"),
+        ("memory_limit", "much"),
+        ("memory_limit", -1),
+        ("memory_limit", float("nan")),
+        ("memory_limit", "1e99"),
+        ("memory_limit", [1]),
+        ("memory_limit", True),
+        ("executor_memory_limit", "8 apples"),
+        ("suspect_after", "1"),
+        ("dead_after", 0.01),
+        ("dead_after", timedelta(days=2)),
+        ("journal", 3),
+        ("checkpoint_store", b"/tmp"),
+    ],
+)
 def test_an_impossible_value_is_an_error_that_names_the_option(name, value):
     with pytest.raises((TypeError, ValueError), match=f"^{name} is"):
         made(**{name: value})
@@ -292,13 +308,29 @@ def test_suspicion_comes_before_death():
         made(suspect_after=5, dead_after=5)
 
 
-@pytest.mark.parametrize(("word", "hint"), [
-    ("threads_per_worker", "threads_per_worker is here slots=…: each worker runs that many tasks at a time, each in a process"),
-    ("nthreads", "is here slots="), ("ncores", "is here slots="), ("max_workers", "is here n_workers="),
-    ("processes", "each task runs in a process"), ("dashboard_address", "twistdist status"), ("scheduler_port", "twistd"),
-    ("silence_logs", "TWISTDIST_LOG_LEVEL"), ("local_directory", "shared memory"), ("host", "twistd"), ("name", "session="),
-    ("asynchronous", "twistdist.connect"), ("nanny", "started again"), ("n_worker", "did you mean n_workers?"),
-    ("wombat", "there is no wombat \\(its options are .*checkpoint_store, .*n_workers, .*suspect_after")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        (
+            "threads_per_worker",
+            "threads_per_worker is here slots=…: each worker runs that many tasks at a time, each in a process",
+        ),
+        ("nthreads", "is here slots="),
+        ("ncores", "is here slots="),
+        ("max_workers", "is here n_workers="),
+        ("processes", "each task runs in a process"),
+        ("dashboard_address", "twistdist status"),
+        ("scheduler_port", "twistd"),
+        ("silence_logs", "TWISTDIST_LOG_LEVEL"),
+        ("local_directory", "shared memory"),
+        ("host", "twistd"),
+        ("name", "session="),
+        ("asynchronous", "twistdist.connect"),
+        ("nanny", "started again"),
+        ("n_worker", "did you mean n_workers?"),
+        ("wombat", "there is no wombat \\(its options are .*checkpoint_store, .*n_workers, .*suspect_after"),
+    ],
+)
 def test_a_name_that_is_not_ours_gets_a_hint(word, hint):
     for what in (made, Client, lambda **named: twistdist.connect(None, "h:1", **named)):
         with pytest.raises(TypeError, match=hint):

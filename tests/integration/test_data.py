@@ -48,8 +48,21 @@ def far_worker(cluster, name, *options):
     """One more worker, which takes itself to be on another host: everything goes over TCP."""
     folder = tempfile.mkdtemp(prefix="far-")
     twistd, secret = pathlib.Path(sys.executable).with_name("twistd"), stores(cluster) / "secret"
-    command = [str(twistd), "-n", "twistdist-worker", cluster.address, "--name", name, "--slots", "1",
-               "--store", f"{folder}/{name}", "--secret-file", str(secret), *options]  # fmt: skip
+    command = [
+        str(twistd),
+        "-n",
+        "twistdist-worker",
+        cluster.address,
+        "--name",
+        name,
+        "--slots",
+        "1",
+        "--store",
+        f"{folder}/{name}",
+        "--secret-file",
+        str(secret),
+        *options,
+    ]
     environment = {**os.environ, "TWISTDIST_HOST": f"host-of-{name}", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env=environment, cwd=folder, **quiet) as process:
@@ -319,11 +332,18 @@ def test_checkpoints_in_s3(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    for name, value in {"FSSPEC_S3_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                        "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+    for name, value in {
+        "FSSPEC_S3_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(name, value)
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
 
         def is_there():

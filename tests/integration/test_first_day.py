@@ -136,8 +136,13 @@ def test_numpy_values_as_keys_names_and_numbers(client):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_in_a_forked_child_nothing_hangs(client):
     future = client.submit(time.sleep, 0.5)
-    calls = [lambda: wait([future]), lambda: next(concurrent.futures.as_completed([future])),
-             lambda: future.add_done_callback(print), future.result, lambda: client.submit(abs, 1)]  # fmt: skip
+    calls = [
+        lambda: wait([future]),
+        lambda: next(concurrent.futures.as_completed([future])),
+        lambda: future.add_done_callback(print),
+        future.result,
+        lambda: client.submit(abs, 1),
+    ]
     pid = os.fork()
     if not pid:
         refused = 0
@@ -152,13 +157,15 @@ def test_in_a_forked_child_nothing_hangs(client):
 
 @pytest.mark.parametrize("journal", ["none", None])
 def test_a_client_that_was_closed_is_gone(journal):
-    script = ("import sys, twistdist\nfrom twisted.internet import defer, task\n"
-              "@defer.inlineCallbacks\n"
-              "def main(reactor):\n"
-              "    client = yield twistdist.connect(reactor, sys.argv[1])\n"
-              "    yield client.submit(abs, -1).result()\n"
-              "    yield client.close()\n"
-              "task.react(main)")  # fmt: skip
+    script = (
+        "import sys, twistdist\nfrom twisted.internet import defer, task\n"
+        "@defer.inlineCallbacks\n"
+        "def main(reactor):\n"
+        "    client = yield twistdist.connect(reactor, sys.argv[1])\n"
+        "    yield client.submit(abs, -1).result()\n"
+        "    yield client.close()\n"
+        "task.react(main)"
+    )
     with LocalCluster(n_workers=1, journal=journal) as cluster:
         for _ in range(3):  # nothing comes behind close() that could hide that it was not delivered
             subprocess.run([sys.executable, "-c", script, cluster.address], check=True, timeout=60)
@@ -312,24 +319,37 @@ def test_a_client_or_cluster_in_a_task_says_what_to_use(client, api):
     one = client if api == "blocking" else client._session
     cluster = client._cluster if api == "blocking" else client._cluster._service
     for captured in (one, cluster):
-        for call in (lambda: client.submit(lambda: captured), lambda: client.submit(len, [captured]),  # noqa: B023
-                     lambda: client.map(len, [[captured]])):  # fmt: skip  # noqa: B023
+        for call in (
+            lambda captured=captured: client.submit(lambda: captured),
+            lambda captured=captured: client.submit(len, [captured]),
+            lambda captured=captured: client.map(len, [[captured]]),
+        ):
             with pytest.raises(errors.SerializationError, match=r"can't be pickled.*twistdist\.blocking\.current_client\(\)"):
                 call()
         with pytest.raises(TypeError, match=r"current_client\(\)"):
             pickle.dumps(captured)
 
 
-@pytest.mark.parametrize(("arguments", "options"), [
-    ((), {}), (("127.0.0.1:8786",), {}), (("127.0.0.1:8786",), {"session": "nightly"}), ((), {"n_workers": 2}),
-    ((None, "127.0.0.1:8786"), {}), ((None, "127.0.0.1:8786", "a secret as text"), {})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((), {}),
+        (("127.0.0.1:8786",), {}),
+        (("127.0.0.1:8786",), {"session": "nightly"}),
+        ((), {"n_workers": 2}),
+        ((None, "127.0.0.1:8786"), {}),
+        ((None, "127.0.0.1:8786", "a secret as text"), {}),
+    ],
+)
 def test_the_client_of_the_other_api_made_by_hand_says_how_to_get_one(arguments, options):
     with pytest.raises(TypeError, match=r"twistdist\.blocking\.Client\(address\).*twistdist\.connect\(reactor, address\)"):
         twistdist.Client(*arguments, **options)
 
 
-@pytest.mark.parametrize(("keyword", "hint"), [
-    ("actor", "no actors"), ("batch_size", "map sends"), ("timeout", "time_limit="), ("num_gpus", "resources=")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [("actor", "no actors"), ("batch_size", "map sends"), ("timeout", "time_limit="), ("num_gpus", "resources=")],
+)
 def test_task_options_of_other_frameworks_get_a_hint(client, keyword, hint):
     def double(x):
         return 2 * x

@@ -29,8 +29,6 @@ def fails(client, kind, fn, *args, **options):
 # ---- every way to die ----------------------------------------------------------------------------
 
 
-
-
 def test_every_way_to_die_is_told_apart(one):
     text = fails(one, errors.TaskCrashed, lambda: die(lambda: by_signal(signal.SIGSEGV)), key="bad")
     assert "bad ended its process once (crash_limit); the last: SIGSEGV" in text
@@ -294,8 +292,15 @@ def test_surroundings_are_put_back_between_tasks(one, tmp_path):
 
     def look():
         environment = os.environ.get("PATH"), os.environ.get("NEW"), os.getcwd(), os.umask(0o077)
-        return (environment, time.time() > 0, sys.stdout is not None,
-                signal.getsignal(signal.SIGTERM), sys.getrecursionlimit(), os.getpid(), len("abc"))  # fmt: skip
+        return (
+            environment,
+            time.time() > 0,
+            sys.stdout is not None,
+            signal.getsignal(signal.SIGTERM),
+            sys.getrecursionlimit(),
+            os.getpid(),
+            len("abc"),
+        )
 
     before = one.submit(look).result(60)
     assert one.submit(mess, str(tmp_path)).result(60) is True

@@ -29,8 +29,6 @@ def runs(log):
         return collections.Counter(int(line) for line in stream)
 
 
-
-
 @pytest.fixture
 def own_cluster():
     with LocalCluster(n_workers=2) as cluster, Client(cluster.address) as client:

@@ -27,8 +27,12 @@ def other_pythons():
     beside_ours = pathlib.Path(sys.base_prefix).parent.glob("*/bin/python3")
     in_path = [path for minor in range(6, 15) if (path := shutil.which(f"python3.{minor}")) is not None]
     for path in [*map(str, beside_ours), *in_path]:
-        asked = subprocess.run([path, "-c", "import sys, re; print('{}.{}'.format(*sys.version_info))"],
-                               capture_output=True, text=True, env={"PATH": os.environ["PATH"]})  # fmt: skip
+        asked = subprocess.run(
+            [path, "-c", "import sys, re; print('{}.{}'.format(*sys.version_info))"],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
         if asked.returncode == 0 and asked.stdout.strip() != here:
             found.setdefault(asked.stdout.strip(), path)
     return list(found.values())

@@ -174,8 +174,9 @@ def script(tmp_path, *arguments, **options):
     file = tmp_path / "script.py"
     file.write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, str(file), *arguments], env=environment, stdout=subprocess.PIPE, text=True,
-                            **options)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, str(file), *arguments], env=environment, stdout=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_a_script_that_died_is_run_again_and_only_the_rest_is_computed(cluster, tmp_path):

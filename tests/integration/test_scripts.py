@@ -16,7 +16,7 @@ def run(path, *arguments, seed="random", fails=False):
     return done.stderr if fails else done.stdout
 
 
-TRAVELS = '''
+TRAVELS = """
 import functools, inspect, os, sys
 from twistdist.blocking import Client
 
@@ -67,7 +67,7 @@ with Client(n_workers=1) as client:
     print(client.submit(total, [1, 2]).result(), client.submit(plus, 1).result())
     total.__code__ = (lambda xs: "other").__code__
     print(client.submit(total, [1, 2]).result())
-'''
+"""
 
 
 @pytest.mark.parametrize("gone", [[], ["gone"]])
@@ -77,7 +77,7 @@ def test_what_a_script_defines_travels_and_is_seen_in_tracebacks(tmp_path, gone)
     assert lines == ["832040 55", "42 42", "['int', 'object']", "True True", "True", "3 2", "mine 11", "other"]
 
 
-NIGHTLY = '''
+NIGHTLY = """
 import dataclasses, enum, sys
 from twistdist.blocking import Client
 
@@ -96,7 +96,7 @@ with Client(sys.argv[1], session="nightly") as client:
     future = client.submit(work, *arguments, key="work")
     pure = client.submit(work, *arguments, pure=True)
     print(future.result(), pure.result(), len(client.futures()))
-'''
+"""
 
 
 def test_a_nightly_script_that_is_run_again_finds_what_it_has(tmp_path):

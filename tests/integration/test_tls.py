@@ -144,9 +144,11 @@ def test_without_a_certificate_nothing_is_said(start, certs):
     shell, address = start[0]("--tls", certs)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(f"{certs}/ca.pem")
-    with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=4) as stranger, \
-            context.wrap_socket(stranger, server_hostname="localhost") as encrypted, \
-            pytest.raises(ssl.SSLError, match="certificate required"):  # fmt: skip
+    with (
+        socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=4) as stranger,
+        context.wrap_socket(stranger, server_hostname="localhost") as encrypted,
+        pytest.raises(ssl.SSLError, match="certificate required"),
+    ):
         encrypted.recv(1)
     shell.wait_for("refused: TLS failed: the other side showed no certificate")
 

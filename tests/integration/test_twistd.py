@@ -205,8 +205,18 @@ def test_the_plugins_are_listed():
 def test_a_worker_waits_for_a_scheduler_that_starts_later(shells):
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
-    early = shells(TWISTD, "-n", "twistdist-worker", f"127.0.0.1:{port}", "--slots", "1", "--name", "early",
-                   "--store", str(shells.folder / "early"))  # fmt: skip
+    early = shells(
+        TWISTD,
+        "-n",
+        "twistdist-worker",
+        f"127.0.0.1:{port}",
+        "--slots",
+        "1",
+        "--name",
+        "early",
+        "--store",
+        str(shells.folder / "early"),
+    )
     early.wait_for(rf"worker early waits for its scheduler at tcp:127.0.0.1:{port}: .*refused")
     shells(TWISTD, "-n", "twistdist-scheduler", "--listen", f"tcp:{port}:interface=127.0.0.1")
     early.wait_for("^twistdist worker early ready")

@@ -46,8 +46,18 @@ def test_text_of_every_kind_is_plain_on_the_wire(text):
 
 @pytest.mark.parametrize("number", [np.int64(3), Number(3), np.uint8(3), np.array(3)])
 def test_numbers_of_every_kind_are_plain_on_the_wire(number):
-    options = plain(split_options({"retries": number, "crash_limit": number, "priority": number, "replicas": number,
-                                   "time_limit": number, "resources": {"GPU": number}}).wire)  # fmt: skip
+    options = plain(
+        split_options(
+            {
+                "retries": number,
+                "crash_limit": number,
+                "priority": number,
+                "replicas": number,
+                "time_limit": number,
+                "resources": {"GPU": number},
+            }
+        ).wire
+    )
     assert {type(one) for one in (options.retries, options.crash_limit, options.priority, options.replicas)} == {int}
     assert options.time_limit == 3.0 and type(options.time_limit) is float and options.resources == {"GPU": 3_000_000}
 
@@ -57,9 +67,23 @@ def test_times_of_every_kind(limit):
     assert plain(split_options({"time_limit": limit}).wire).time_limit == 2.0
 
 
-@pytest.mark.parametrize("options", [{"retries": True}, {"retries": "1"}, {"priority": 1.5}, {"workers": 8}, {"workers": b"w0"},
-                                     {"workers": [8]}, {"resources": ["GPU"]}, {"resources": {1: 1}}, {"time_limit": "1"},
-                                     {"time_limit": float("nan")}, {"replicas": 0}, {"crash_limit": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"retries": True},
+        {"retries": "1"},
+        {"priority": 1.5},
+        {"workers": 8},
+        {"workers": b"w0"},
+        {"workers": [8]},
+        {"resources": ["GPU"]},
+        {"resources": {1: 1}},
+        {"time_limit": "1"},
+        {"time_limit": float("nan")},
+        {"replicas": 0},
+        {"crash_limit": 0},
+    ],
+)
 def test_what_is_wrong_is_named(options):
     name = next(iter(options))
     with pytest.raises((TypeError, ValueError), match=name.removesuffix("s")):
@@ -99,8 +123,16 @@ HUGE = 10**5_000  # has more digits than Python shows
 
 
 @pytest.mark.parametrize("value", [Refusing(), [Refusing()], HUGE, ["x" * 1_000_000]], ids=["alone", "inside", "huge", "long"])
-@pytest.mark.parametrize("check", [lambda one: check_workers([one]), check_key, lambda one: split_options({"retries": one}),
-                                   lambda one: flatten(iter([one])), lambda one: as_text(one, "name")])  # fmt: skip
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda one: check_workers([one]),
+        check_key,
+        lambda one: split_options({"retries": one}),
+        lambda one: flatten(iter([one])),
+        lambda one: as_text(one, "name"),
+    ],
+)
 def test_an_error_says_what_it_is_about_whatever_the_object_is(value, check):
     with pytest.raises((TypeError, ValueError)) as raised:
         check(value)

@@ -120,9 +120,14 @@ def spoil_leaf_as_ca(folder):
 
 @pytest.mark.parametrize(
     ("spoil", "text"),
-    [(spoil_key_mode, "chmod 600"), (spoil_garbage, "can't be used"), (spoil_no_key, "no ca-key.pem"),
-     (spoil_no_ca, "no ca.pem"), (spoil_leaf_as_ca, "do not belong together")],
-)  # fmt: skip
+    [
+        (spoil_key_mode, "chmod 600"),
+        (spoil_garbage, "can't be used"),
+        (spoil_no_key, "no ca-key.pem"),
+        (spoil_no_ca, "no ca.pem"),
+        (spoil_leaf_as_ca, "do not belong together"),
+    ],
+)
 def test_nothing_odd_is_overwritten(tmp_path, capsys, spoil, text):
     folder = tmp_path / "certs"
     make_certificates(folder)

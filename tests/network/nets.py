@@ -84,8 +84,18 @@ class LanNet(Net):
         super().__init__(folder, stack)
         self.lan = stack.enter_context(Lan(["hub", "client", "a", "b", "c", "d"]))
         self.address = f"tcp:{self.lan.addresses['hub']}:{PORT}"
-        command = self.lan.command("hub", TWISTD, "-n", "twistdist-scheduler", "--listen", self._listen("hub", PORT),
-                                   "--listen", f"unix:{folder}/control", "--plaintext", *options)  # fmt: skip
+        command = self.lan.command(
+            "hub",
+            TWISTD,
+            "-n",
+            "twistdist-scheduler",
+            "--listen",
+            self._listen("hub", PORT),
+            "--listen",
+            f"unix:{folder}/control",
+            "--plaintext",
+            *options,
+        )
         self.shell("scheduler", "^twistdist scheduler ready", *command)
         for name in "abc":
             self.worker(name)
@@ -111,8 +121,18 @@ class ProxyNet(Net):
 
     def __init__(self, folder, stack, *options):
         super().__init__(folder, stack)
-        shell = self.shell("scheduler", r"ready at tcp:127\.0\.0\.1:(\d+)", TWISTD, "-n", "twistdist-scheduler",
-                           "--listen", "tcp:0:interface=127.0.0.1", "--listen", f"unix:{folder}/control", *options)  # fmt: skip
+        shell = self.shell(
+            "scheduler",
+            r"ready at tcp:127\.0\.0\.1:(\d+)",
+            TWISTD,
+            "-n",
+            "twistdist-scheduler",
+            "--listen",
+            "tcp:0:interface=127.0.0.1",
+            "--listen",
+            f"unix:{folder}/control",
+            *options,
+        )
         target = ("127.0.0.1", int(shell.ready[1]))
         self.links = {name: stack.enter_context(Proxy(target)) for name in ("a", "b", "client")}
         self.peers = {}

@@ -44,8 +44,19 @@ class Server:
         self.port = 0
 
     def init(self):
-        command = [f"{self._bin}/initdb", "-D", f"{self.folder}/data", "-A", "trust", "-U", "twistdist", "-E", "UTF8",
-                   "--no-locale", "--no-sync"]  # fmt: skip
+        command = [
+            f"{self._bin}/initdb",
+            "-D",
+            f"{self.folder}/data",
+            "-A",
+            "trust",
+            "-U",
+            "twistdist",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, **self._user)
         assert done.returncode == 0, done.stderr
         with socket.socket() as free:
@@ -53,8 +64,21 @@ class Server:
             self.port = free.getsockname()[1]
 
     def start(self):
-        command = [f"{self._bin}/postgres", "-D", f"{self.folder}/data", "-k", self.folder, "-p", str(self.port),
-                   "-c", "listen_addresses=127.0.0.1", "-c", "lc_messages=C", "-c", "shared_buffers=32MB"]  # fmt: skip
+        command = [
+            f"{self._bin}/postgres",
+            "-D",
+            f"{self.folder}/data",
+            "-k",
+            self.folder,
+            "-p",
+            str(self.port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "lc_messages=C",
+            "-c",
+            "shared_buffers=32MB",
+        ]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self.folder, **self._user)
         self._lines, self._ready = [], threading.Event()
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,))
@@ -79,8 +103,10 @@ class Server:
             self._process = None
 
     def url(self, schema, host=None, port=None):
-        return (f"postgresql:///postgres?host={host or self.folder}&port={port or self.port}&user=twistdist"
-                f"&options=-csearch_path%3D{schema}")  # fmt: skip
+        return (
+            f"postgresql:///postgres?host={host or self.folder}&port={port or self.port}&user=twistdist"
+            f"&options=-csearch_path%3D{schema}"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -284,8 +284,9 @@ def test_the_holder_comes_first_when_the_server_is_restarted(journals, server, s
     server.stop()
     server.start()
     # The one that stands by is back first, and tries nothing yet.
-    while not sql("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'twistdist%%' AND state = 'idle'"
-                  " AND query LIKE 'COMMIT%%'"):  # fmt: skip
+    while not sql(
+        "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'twistdist%%' AND state = 'idle' AND query LIKE 'COMMIT%%'"
+    ):
         assert opening.is_alive()
     try_until_written(journal, {(6, 1): b"after"})
     assert opening.is_alive()

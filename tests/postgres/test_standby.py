@@ -28,8 +28,9 @@ class Role:
     def __init__(self, folder, role, *options):
         command = [TWISTD, "-n", f"twistdist-{role}", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                        env=environment)  # fmt: skip
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
         self.lines, self._changed = [], threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -87,8 +88,10 @@ def pair(tmp_path, url):
         start.second = start("scheduler", *options[1])
         start.second.wait_for(f"^twistdist scheduler standing by: the journal is held by .*{start.first.process.pid}")
         start.options, start.address = options, ",".join(f"tcp:127.0.0.1:{port}" for port in ports)
-        start.workers = [start("worker", start.address, "--slots", "1", "--name", name, "--store", str(tmp_path / name))
-                         for name in ("a", "b")]  # fmt: skip
+        start.workers = [
+            start("worker", start.address, "--slots", "1", "--name", name, "--store", str(tmp_path / name))
+            for name in ("a", "b")
+        ]
         for one in start.workers:
             one.wait_for("^twistdist worker . ready")
         yield start

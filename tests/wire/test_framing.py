@@ -82,9 +82,11 @@ def test_an_outcome_with_text_that_is_not_utf_8_is_a_protocol_error():
 
 @pytest.mark.parametrize("size", [-1, 1 << 60])
 def test_impossible_sizes_are_refused(size):
-    for decoder, message in ((framing.FROM_WORKER, m.Done(1, 1, None, size, b"d", 1)),
-                             (framing.FROM_WORKER, m.Have([m.Stored(1, 1, size, b"d")])),
-                             (framing.FROM_CLIENT, m.Scatter(1, "", size, b"d", None, 1, [], True)),
-                             (framing.BULK_REQUEST, m.Fetch(1, size))):  # fmt: skip
+    for decoder, message in (
+        (framing.FROM_WORKER, m.Done(1, 1, None, size, b"d", 1)),
+        (framing.FROM_WORKER, m.Have([m.Stored(1, 1, size, b"d")])),
+        (framing.FROM_CLIENT, m.Scatter(1, "", size, b"d", None, 1, [], True)),
+        (framing.BULK_REQUEST, m.Fetch(1, size)),
+    ):
         with pytest.raises(ProtocolError):
             framing.decode_frame(decoder, framing.encode_frame((1, 0, [message]))[4:])

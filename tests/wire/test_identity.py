@@ -63,8 +63,16 @@ def test_runs_hash_seeds_folders_comments_and_layout_change_nothing(tmp_path):
     first = run(tmp_path, SCRIPT, 1)
     moved = "# one more comment\n\n" + SCRIPT.replace("#COMMENT", "# why").replace("What it does.", "Something else.")
     assert run(tmp_path, moved, 2) == first
-    assert run(tmp_path, SCRIPT.replace("helper(x), text,", "(helper(x),\n       text),").replace("(helper(x),\n       text),",
-               "helper(x),  text,"), 3) == first  # fmt: skip
+    assert (
+        run(
+            tmp_path,
+            SCRIPT.replace("helper(x), text,", "(helper(x),\n       text),").replace(
+                "(helper(x),\n       text),", "helper(x),  text,"
+            ),
+            3,
+        )
+        == first
+    )
     assert len(set(first)) == len(first)
 
 
@@ -75,8 +83,14 @@ def test_every_supported_python_says_the_same():
 
 def test_what_is_computed_otherwise_is_another_identity(tmp_path):
     first = run(tmp_path, SCRIPT, 1)
-    changes = {"LIMIT = 3": "LIMIT = 4", '{"a", "b", "c"}': '{"a", "b", "d"}', "y: float = 2.0": "y: float = 2.5",
-               "RED = 1": "RED = 3", "n < 2": "n < 3", "x + 1": "x + 2"}  # fmt: skip
+    changes = {
+        "LIMIT = 3": "LIMIT = 4",
+        '{"a", "b", "c"}': '{"a", "b", "d"}',
+        "y: float = 2.0": "y: float = 2.5",
+        "RED = 1": "RED = 3",
+        "n < 2": "n < 3",
+        "x + 1": "x + 2",
+    }
     for seed, (old, new) in enumerate(changes.items(), 2):
         assert run(tmp_path, SCRIPT.replace(old, new), seed) != first, old
     changed = run(tmp_path, SCRIPT.replace('{"a", "b", "c"}', '{"z"}'), 50)

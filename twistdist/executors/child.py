@@ -156,8 +156,18 @@ class TaskRunner:
         began = _now()
         self._page.set(self._number, compute.attempt, began)
         setup = self._setup
-        task = context.Context(compute.key, compute.task, compute.attempt, setup.worker, setup.address, setup.secret, setup.tls,
-                               self._park, self._resume, self._uses_client)  # fmt: skip
+        task = context.Context(
+            compute.key,
+            compute.task,
+            compute.attempt,
+            setup.worker,
+            setup.address,
+            setup.secret,
+            setup.tls,
+            self._park,
+            self._resume,
+            self._uses_client,
+        )
         context.enter(task)
         try:
             outcome = self._run(compute, began)

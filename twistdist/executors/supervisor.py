@@ -196,11 +196,13 @@ class Supervisor:
     def start(self) -> None:
         """Start the template; executors are forked by ``start_executor``."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
-        command = launch.command("twistdist.executors.template",
-                                 [str(theirs.fileno()), self._store, self._page_path, str(self._entries)])  # fmt: skip
+        command = launch.command(
+            "twistdist.executors.template", [str(theirs.fileno()), self._store, self._page_path, str(self._entries)]
+        )
         environment = {**thread_counts(os.environ), **os.environ}
-        self._template = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment,
-                                          start_new_session=True)  # fmt: skip
+        self._template = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment, start_new_session=True
+        )
         theirs.close()
         ours.setblocking(False)
         self._control = ours
@@ -558,8 +560,11 @@ class Supervisor:
             self._send(executor, packets.encode_packet([packets.PacketFile(path)]), messages)
             return
         text = f"{len(data)} bytes of arguments can't be brought to the task's process: {trouble}; make room in the store"
-        failed = [m.Failed(message.task, message.attempt, m.ErrorInfo("StoreError", "", text), 0)
-                  for message in messages if isinstance(message, m.Compute)]  # fmt: skip
+        failed = [
+            m.Failed(message.task, message.attempt, m.ErrorInfo("StoreError", "", text), 0)
+            for message in messages
+            if isinstance(message, m.Compute)
+        ]
         self._log.error("{text}", text=text)
         self._reactor.callLater(0, self._failed_to_give, executor, failed)
 
@@ -681,8 +686,11 @@ def thread_counts(environment: Mapping[str, str]) -> dict[str, str]:
 
     What the user has set holds, also for libraries that read it where their own variable is not set.
     """
-    return {name: "1" for name, others in THREAD_COUNTS.items()
-            if name not in environment and not any(other in environment for other in others)}  # fmt: skip
+    return {
+        name: "1"
+        for name, others in THREAD_COUNTS.items()
+        if name not in environment and not any(other in environment for other in others)
+    }
 
 
 def _close_all(executor: _Executor) -> None:

@@ -28,8 +28,27 @@ from functools import partial
 from typing import Any
 
 #: Modules in which names that were replaced are put back: what tests and libraries patch most.
-GUARDED = ("builtins", "os", "os.path", "posixpath", "time", "random", "math", "json", "pickle", "socket", "subprocess",
-           "threading", "io", "signal", "tempfile", "shutil", "collections", "warnings", "logging")  # fmt: skip
+GUARDED = (
+    "builtins",
+    "os",
+    "os.path",
+    "posixpath",
+    "time",
+    "random",
+    "math",
+    "json",
+    "pickle",
+    "socket",
+    "subprocess",
+    "threading",
+    "io",
+    "signal",
+    "tempfile",
+    "shutil",
+    "collections",
+    "warnings",
+    "logging",
+)
 
 #: Nanoseconds between two looks at what costs more than a microsecond to look at.
 LOOK_NS = 1_000_000
@@ -47,8 +66,11 @@ _tzset = time.tzset
 _setitimer, _sigmask, _cancel_dump = signal.setitimer, signal.pthread_sigmask, faulthandler.cancel_dump_traceback_later
 _getrlimit = resource.getrlimit
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-_LIMITS = tuple(getattr(resource, name) for name in ("RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_STACK",
-                                                     "RLIMIT_DATA", "RLIMIT_CORE") if hasattr(resource, name))  # fmt: skip
+_LIMITS = tuple(
+    getattr(resource, name)
+    for name in ("RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_STACK", "RLIMIT_DATA", "RLIMIT_CORE")
+    if hasattr(resource, name)
+)
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _copy_context, _decimals, _use_decimals = contextvars.copy_context, decimal.getcontext, decimal.setcontext
 _modules, _root = sys.modules, logging.root

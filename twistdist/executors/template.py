@@ -221,8 +221,19 @@ class Template:
         faulthandler.enable(self._stack, all_threads=False)
         signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
         worker, address, secret, spill, most_bytes, most_left, tls = self._service
-        setup = Setup(number, self._page, socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
-                      _move(outcomes, high), self._store, spill, most_bytes, worker, address, secret, tls)  # fmt: skip
+        setup = Setup(
+            number,
+            self._page,
+            socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=_move(tasks, high)),
+            _move(outcomes, high),
+            self._store,
+            spill,
+            most_bytes,
+            worker,
+            address,
+            secret,
+            tls,
+        )
         executor = TaskRunner(setup, outputs, flush, Surroundings(*streams, high, most_left, self._stack))
         return executor
 

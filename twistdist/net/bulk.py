@@ -317,8 +317,9 @@ class _Source:
         elif request.sink is None or answer.length != request.sink.left:
             raise ProtocolError("a file of another length was announced")
         else:
-            self._incoming = Incoming(self._reactor, self._threads, connection, request.sink, answer.length, self._patience,
-                                      self._whole)  # fmt: skip
+            self._incoming = Incoming(
+                self._reactor, self._threads, connection, request.sink, answer.length, self._patience, self._whole
+            )
             self._incoming.start()
 
     def _whole(self, failure: Failure | None) -> None:
@@ -400,8 +401,9 @@ class BulkFetcher:
         self._fetches: dict[int, _Fetch] = {}
         self._closed = False
 
-    def fetch(self, addresses: Sequence[str], attempt: int, make_sink: Callable[[], Any],
-              all_busy: Callable[[], None] = lambda: None) -> Deferred[Any]:  # fmt: skip
+    def fetch(
+        self, addresses: Sequence[str], attempt: int, make_sink: Callable[[], Any], all_busy: Callable[[], None] = lambda: None
+    ) -> Deferred[Any]:
         """The file of ``attempt`` from the first of ``addresses`` that gives it whole and right, into ``make_sink()``.
 
         The Deferred gives the sink, or fails with the last holder's failure (``DataLost`` when there is no holder).

@@ -99,8 +99,9 @@ def _make_ca(folder: pathlib.Path) -> tuple[x509.Certificate, ec.EllipticCurvePr
     return ca, key
 
 
-def _make_leaf(folder: pathlib.Path, names: list[x509.GeneralName], ca: x509.Certificate,
-               ca_key: ec.EllipticCurvePrivateKey) -> None:  # fmt: skip
+def _make_leaf(
+    folder: pathlib.Path, names: list[x509.GeneralName], ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey
+) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -124,8 +125,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey,
-             end: datetime.datetime | None = None) -> x509.CertificateBuilder:  # fmt: skip
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, end: datetime.datetime | None = None
+) -> x509.CertificateBuilder:
     from cryptography import x509
 
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -144,13 +146,22 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 def _usage(ca: bool) -> x509.KeyUsage:
     from cryptography import x509
 
-    return x509.KeyUsage(digital_signature=not ca, content_commitment=False, key_encipherment=False, data_encipherment=False,
-                         key_agreement=False, key_cert_sign=ca, crl_sign=ca, encipher_only=False,
-                         decipher_only=False)  # fmt: skip
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
-def _sign(builder: x509.CertificateBuilder, usage: x509.KeyUsage, key: ec.EllipticCurvePrivateKey,
-          ca_key: ec.EllipticCurvePrivateKey) -> x509.Certificate:  # fmt: skip
+def _sign(
+    builder: x509.CertificateBuilder, usage: x509.KeyUsage, key: ec.EllipticCurvePrivateKey, ca_key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 

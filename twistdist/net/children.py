@@ -48,9 +48,9 @@ class Child:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         command = launch.command("twistdist.tap.__main__", ["--parent-fd", str(theirs.fileno()), *arguments])
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment,
-                                        pass_fds=[theirs.fileno(), *descriptors],
-                                        start_new_session=True)  # fmt: skip  Ctrl-C is for the parent alone
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno(), *descriptors], start_new_session=True
+        )  # Ctrl-C is for the parent alone
         theirs.close()
         self._reader = Reader(self._socket.fileno(), self._readable)
         reactor.addReader(self._reader)

@@ -34,11 +34,21 @@ class Client(BoundToProcess, ClientSession):
     else belongs to the reactor's thread.
     """
 
-    def __init__(self, reactor: Any = None, address: str = "", secret: bytes = b"", parent: Parent | None = None,
-                 tls: Tls | None = None, name: str = "", **unknown: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reactor: Any = None,
+        address: str = "",
+        secret: bytes = b"",
+        parent: Parent | None = None,
+        tls: Tls | None = None,
+        name: str = "",
+        **unknown: Any,
+    ) -> None:
         if unknown or not isinstance(secret, bytes) or not secret:
-            raise TypeError("twistdist.Client is not made by hand: in a script use twistdist.blocking.Client(address), "
-                            "in a Twisted program the Deferred of twistdist.connect(reactor, address)")  # fmt: skip
+            raise TypeError(
+                "twistdist.Client is not made by hand: in a script use twistdist.blocking.Client(address), "
+                "in a Twisted program the Deferred of twistdist.connect(reactor, address)"
+            )
         super().__init__(reactor, address, secret, parent, tls, name)
 
     def _make(self, record: Record, name: str) -> Future:
@@ -100,8 +110,16 @@ class Client(BoundToProcess, ClientSession):
 
         return self.collect([future._record for future in found], fail_fast=errors == "raise").addCallback(load)
 
-    def scatter(self, data: Any, *, replicas: int = 2, broadcast: bool = False, hash: bool = False,
-                workers: Iterable[str] | None = None, resupply: bool = True) -> Deferred[Any]:  # fmt: skip
+    def scatter(
+        self,
+        data: Any,
+        *,
+        replicas: int = 2,
+        broadcast: bool = False,
+        hash: bool = False,
+        workers: Iterable[str] | None = None,
+        resupply: bool = True,
+    ) -> Deferred[Any]:
         """Put data on the cluster: a Deferred of a Future, or of a list or dict of Futures where ``data`` is one.
 
         It fires when as many copies exist as there are workers, at most ``replicas`` (on every worker, also those that come
@@ -262,7 +280,7 @@ class Client(BoundToProcess, ClientSession):
     def end_session(self) -> Deferred[None]:
         """Release all that the durable session has, for all its processes, and close this client."""
         if not self._core.name:
-            raise TwistdistError("this client has no durable session; connect with session=\"name\"")
+            raise TwistdistError('this client has no durable session; connect with session="name"')
         return self._query("end_session").addCallback(lambda _: self.close())
 
     def publish_dataset(self, name: str, futures: Any) -> Deferred[None]:
@@ -340,8 +358,9 @@ def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -
         if unknown:
             raise unknown_keywords("a client", unknown, [*OPTIONS, *cluster.OPTIONS])
         if local and address is not None:
-            raise TypeError(f"{', '.join(local)}: for the LocalCluster that is made when no address is given, "
-                            f"but there is one: {address}")  # fmt: skip
+            raise TypeError(
+                f"{', '.join(local)}: for the LocalCluster that is made when no address is given, but there is one: {address}"
+            )
     if address is None:
         if tls is not None:
             raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
@@ -351,9 +370,16 @@ def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -
     return as_text(address, "address"), secret
 
 
-def connect(reactor: Any, address: Any = None, *, session: str | None = None,
-            secret: str | bytes | None = None, tls: str | os.PathLike[str] | None = None, timeout: float | None = 30.0,
-            **local: Any) -> Deferred[Client]:  # fmt: skip
+def connect(
+    reactor: Any,
+    address: Any = None,
+    *,
+    session: str | None = None,
+    secret: str | bytes | None = None,
+    tls: str | os.PathLike[str] | None = None,
+    timeout: float | None = 30.0,
+    **local: Any,
+) -> Deferred[Client]:
     """A Deferred of a :class:`Client` of the scheduler at ``address``, which may be a cluster that has been started.
 
     ``address=None`` uses the environment variable ``TWISTDIST_SCHEDULER``, else starts a ``LocalCluster`` configured by
@@ -371,8 +397,9 @@ def connect(reactor: Any, address: Any = None, *, session: str | None = None,
     return Client(reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session)).open(timeout)
 
 
-def _connect_local(reactor: Any, session: str | None, secret: str | bytes | None, timeout: float | None,
-                   local: dict[str, Any]) -> Deferred[Client]:  # fmt: skip
+def _connect_local(
+    reactor: Any, session: str | None, secret: str | bytes | None, timeout: float | None, local: dict[str, Any]
+) -> Deferred[Client]:
     from twistdist.net.cluster import LocalCluster
 
     name = check_session(session)

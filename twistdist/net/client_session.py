@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 #: Seconds that closing a client may take: what it has said last is to reach the scheduler.
 CLOSE_S = 2.0
 
+
 class ClientSession:
     """One session with a scheduler: what the public calls of :class:`~twistdist.Client` are made of.
 
@@ -41,8 +42,9 @@ class ClientSession:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None,
-                 tls: Tls | None = None, name: str = "") -> None:  # fmt: skip
+    def __init__(
+        self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
+    ) -> None:
         self.reactor = reactor
         self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0)
         self._parent = parent
@@ -52,9 +54,19 @@ class ClientSession:
         self._supplier = Supplier(self._fetcher, host, self._not_supplied)
         self._submits = Submits(self._core, self, self._orders, self._supplier, parent)
         self._results = Results(self._core, self, self._fetcher, host)
-        self._dialing = Dialing(reactor, address, secret, self._core, TO_CLIENT, self._messages, self._ready, self._fatal,
-                                on_notice=self._notice, on_unsendable=self._unsendable,
-                                tls=tls)  # fmt: skip
+        self._dialing = Dialing(
+            reactor,
+            address,
+            secret,
+            self._core,
+            TO_CLIENT,
+            self._messages,
+            self._ready,
+            self._fatal,
+            on_notice=self._notice,
+            on_unsendable=self._unsendable,
+            tls=tls,
+        )
         self._queries: dict[int, Deferred[Any]] = {}
         self._opening: Deferred[Any] | None = None
         self._deadline: Any = None
@@ -185,7 +197,6 @@ class ClientSession:
 
     # ---- orders, from any thread ----------------------------------------------------------------
 
-
     def _carry_out(self) -> None:
         """Hand the collected orders to the core and send what follows."""
         self._orders.carry_out(self._release)
@@ -206,6 +217,7 @@ class ClientSession:
 
     def lose(self, records: list[Record], why: m.ErrorInfo) -> None:
         """These will never be told of."""
+
         def change() -> list[Record]:
             for record in records:
                 record.state, record.error, record.place = State.LOST, why, None
@@ -330,13 +342,28 @@ class ClientSession:
 
     # ---- scattered data -------------------------------------------------------------------------
 
-    def submit_records(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any],
-                       options: TaskOptions, make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
+    def submit_records(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[Any, ...]],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        make: Callable[[Record, str], Any],
+        batch: bool,
+    ) -> list[Any]:
         """One task for each of ``calls``; ``make(record, name)`` makes the future of each.  From any thread."""
         return self._submits.submit(fn, calls, kwargs, options, make, batch)
 
-    def scatter_records(self, data: Any, replicas: int, broadcast: bool, hash: bool, workers: Iterable[str] | None,
-                        resupply: bool, make: Callable[[Record, str], Any]) -> tuple[Any, list[Any]]:  # fmt: skip
+    def scatter_records(
+        self,
+        data: Any,
+        replicas: int,
+        broadcast: bool,
+        hash: bool,
+        workers: Iterable[str] | None,
+        resupply: bool,
+        make: Callable[[Record, str], Any],
+    ) -> tuple[Any, list[Any]]:
         """(``data`` with futures in the place of its values, the futures).  From any thread."""
         return self._submits.scatter(data, replicas, broadcast, hash, workers, resupply, make)
 
@@ -361,5 +388,3 @@ class ClientSession:
             ended.callback(None)
         else:
             ended.errback(as_failure(load_one(record)))
-
-

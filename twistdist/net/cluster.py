@@ -60,11 +60,20 @@ class LocalCluster(BoundToProcess, Service):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any = None, n_workers: int | None = None, slots: int = 1,
-                 secret: str | bytes | None = None, memory_limit: str | float | None = None,
-                 executor_memory_limit: str | float | None = None, checkpoint_store: str | os.PathLike[str] | None = None,
-                 journal: str | os.PathLike[str] | None = None, suspect_after: float | timedelta | None = None,
-                 dead_after: float | timedelta | None = None, **unknown: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reactor: Any = None,
+        n_workers: int | None = None,
+        slots: int = 1,
+        secret: str | bytes | None = None,
+        memory_limit: str | float | None = None,
+        executor_memory_limit: str | float | None = None,
+        checkpoint_store: str | os.PathLike[str] | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        suspect_after: float | timedelta | None = None,
+        dead_after: float | timedelta | None = None,
+        **unknown: Any,
+    ) -> None:
         if unknown:
             raise unknown_keywords("LocalCluster", unknown, OPTIONS)
         self._wanted = default_slots() if n_workers is None else as_whole_number(n_workers, "n_workers", 0, MAX_WORKERS)
@@ -221,12 +230,26 @@ class LocalCluster(BoundToProcess, Service):
         self._start_again = False
         self._scheduler_at = self._reactor.seconds()
         journal = f"{self._folder}/journal.sqlite" if self._journal is None else self._journal
-        arguments = ["--listen-fd", str(listener), "scheduler", "--secret-file", f"{self._folder}/secret", "--journal", journal,
-                     *self._scheduler_options]  # fmt: skip
+        arguments = [
+            "--listen-fd",
+            str(listener),
+            "scheduler",
+            "--secret-file",
+            f"{self._folder}/secret",
+            "--journal",
+            journal,
+            *self._scheduler_options,
+        ]
         self._scheduler = self._child(arguments, lambda text: None, self._scheduler_leaves, self._scheduler_ended, [listener])
 
-    def _child(self, arguments: list[str], on_ready: Callable[[str], None], on_leaves: Callable[[str], None],
-               on_exit: Callable[[int], None], descriptors: Sequence[int] = ()) -> Child:  # fmt: skip
+    def _child(
+        self,
+        arguments: list[str],
+        on_ready: Callable[[str], None],
+        on_leaves: Callable[[str], None],
+        on_exit: Callable[[int], None],
+        descriptors: Sequence[int] = (),
+    ) -> Child:
         command = ["--lock-fd", str(self._lock), "--folder", self._folder, "--folder", self._spill, *arguments]
         return Child(self._reactor, command, self._environment(), on_ready, on_leaves, on_exit, [self._lock, *descriptors])
 
@@ -261,11 +284,23 @@ class LocalCluster(BoundToProcess, Service):
 
     def _start_worker(self, name: str) -> None:
         self._restarts.pop(name, None)
-        arguments = ["worker", self.address, "--name", name, "--store", f"{self._folder}/{name}", "--spill",
-                     f"{self._spill}/{name}", "--secret-file", f"{self._folder}/secret", *self._worker_options]  # fmt: skip
+        arguments = [
+            "worker",
+            self.address,
+            "--name",
+            name,
+            "--store",
+            f"{self._folder}/{name}",
+            "--spill",
+            f"{self._spill}/{name}",
+            "--secret-file",
+            f"{self._folder}/secret",
+            *self._worker_options,
+        ]
         self._started_at[name] = self._reactor.seconds()
-        self._children[name] = self._child(arguments, partial(self._worker_ready, name),
-                                           partial(self._worker_leaves, name), partial(self._worker_ended, name))  # fmt: skip
+        self._children[name] = self._child(
+            arguments, partial(self._worker_ready, name), partial(self._worker_leaves, name), partial(self._worker_ended, name)
+        )
 
     def _worker_ready(self, name: str, text: str) -> None:
         self._ready.add(name)

@@ -68,8 +68,9 @@ class Connection(TwistedProtocol):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, owner: Owner, handshake: ClientHandshake | ServerHandshake,
-                 door: ServerFactory | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, reactor: Any, owner: Owner, handshake: ClientHandshake | ServerHandshake, door: ServerFactory | None = None
+    ) -> None:
         self._reactor, self._owner, self._handshake, self._door = reactor, owner, handshake, door
         self._reader = FrameReader()
         self._raw: Any = None

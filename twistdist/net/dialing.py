@@ -151,8 +151,9 @@ class Dialing:
         say: TCP may
         wait long before it sends lost packets again."""
         if self._dialer.connected and self._reactor.seconds() > self._greeted_at + age:
-            self._log.warn("what is said to {address} does not arrive; another connection is tried",
-                           address=self._addresses[self._at])  # fmt: skip
+            self._log.warn(
+                "what is said to {address} does not arrive; another connection is tried", address=self._addresses[self._at]
+            )
             self.reconnect()
 
     def reconnect(self) -> None:
@@ -275,8 +276,11 @@ class Dialing:
             self._exchange.heard(now)
         silence = self._exchange.silence(now)
         if self._connection is not None and silence:
-            self._log.warn("nothing was heard from {address} for {silence:.1f} s; another connection is tried",
-                           address=self._addresses[self._at], silence=silence)  # fmt: skip
+            self._log.warn(
+                "nothing was heard from {address} for {silence:.1f} s; another connection is tried",
+                address=self._addresses[self._at],
+                silence=silence,
+            )
             self.last_error = TimeoutError(f"nothing was heard for {silence:.1f} s")
             self._connection.transport.abortConnection()
         beat = self._on_pulse()

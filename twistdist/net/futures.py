@@ -277,5 +277,7 @@ def refuse_unusable(futures: Iterable[BaseFuture]) -> None:
         if future.cancelled():
             raise TaskCancelled(f"the argument {future.key} was cancelled; its value will never come")
         if future._record.orphan or future._record.state is State.LOST:
-            raise DataLost(f"the argument {future.key} was released, or the scheduler that knew it was started anew; "
-                           "submit its task again, or pass its result()")  # fmt: skip
+            raise DataLost(
+                f"the argument {future.key} was released, or the scheduler that knew it was started anew; "
+                "submit its task again, or pass its result()"
+            )

@@ -31,8 +31,14 @@ class Outbox:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, connections: dict[Peer, Connection], on_written: Callable[[], None],
-                 on_trouble: Callable[[str], None], on_fatal: Callable[[str], None]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reactor: Any,
+        connections: dict[Peer, Connection],
+        on_written: Callable[[], None],
+        on_trouble: Callable[[str], None],
+        on_fatal: Callable[[str], None],
+    ) -> None:
         self._reactor, self._connections = reactor, connections
         self._on_written, self._on_trouble, self._on_fatal = on_written, on_trouble, on_fatal
         self._gate: Gate | None = None
@@ -169,5 +175,11 @@ class Outbox:
         if self._gate is None or self._journal is None:
             return {"state": "none"}
         waiting = self._reactor.seconds() - self._began if self._gate.writing else 0.0
-        return {"state": "failing" if self.trouble else "ok", "error": self.trouble, "bytes": self._journal.bytes,
-                "write": self._took, "lag": waiting, "waiting": len(self._gate)}  # fmt: skip
+        return {
+            "state": "failing" if self.trouble else "ok",
+            "error": self.trouble,
+            "bytes": self._journal.bytes,
+            "write": self._took,
+            "lag": waiting,
+            "waiting": len(self._gate),
+        }

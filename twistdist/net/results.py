@@ -22,8 +22,12 @@ MAX_FETCHES = 8
 
 RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
 
-ANOTHER_VALUE = m.ErrorInfo("NonDeterministicReplay", "", "the value was lost and computed again, and is not the one that "
-                            "this client has seen; the function depends on more than its arguments (replay=)")  # fmt: skip
+ANOTHER_VALUE = m.ErrorInfo(
+    "NonDeterministicReplay",
+    "",
+    "the value was lost and computed again, and is not the one that "
+    "this client has seen; the function depends on more than its arguments (replay=)",
+)
 
 
 class Owner(Protocol):
@@ -72,8 +76,9 @@ class Results:
                     continue
         sink = partial(MemorySink, place.size, place.digest)
         fetching = self.fetcher.fetch([peer.address for peer in peers], place.attempt, sink)
-        return fetching.addCallbacks(lambda sink: _saw(record, place, sink.data),
-                                     lambda failure: self._elsewhere(record, place, failure, tries + 1))  # fmt: skip
+        return fetching.addCallbacks(
+            lambda sink: _saw(record, place, sink.data), lambda failure: self._elsewhere(record, place, failure, tries + 1)
+        )
 
     def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int) -> Deferred[Raw]:
         """No holder has given it."""
@@ -86,8 +91,10 @@ class Results:
         if record.place is not place:  # what became of it was told meanwhile
             return self.fetch(record, tries)
         if tries >= MAX_FETCHES:
-            text = (f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
-                    "can this machine reach the addresses that they listen at?")  # fmt: skip
+            text = (
+                f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
+                "can this machine reach the addresses that they listen at?"
+            )
             return succeed(m.ErrorInfo("DataLost", "", text))
 
         def retry(_: Record) -> None:

@@ -377,8 +377,11 @@ class SchedulerService(Service):
             flooded = unfinished > MAX_UNFINISHED
             if flooded is not self._flooded:
                 self._flooded = flooded
-                self._log.info("{n} tasks are unfinished: {what}", n=unfinished,
-                               what="who submits more is not read" if flooded else "submits are read again")  # fmt: skip
+                self._log.info(
+                    "{n} tasks are unfinished: {what}",
+                    n=unfinished,
+                    what="who submits more is not read" if flooded else "submits are read again",
+                )
                 if not flooded:
                     for valve in list(self._valves.values()):
                         valve.flooding(False)

@@ -78,8 +78,15 @@ class Submits:
         if closed:
             raise ClientClosed(f"this client can't be used: {closed}")
 
-    def submit(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any],
-                       options: TaskOptions, make: Callable[[Record, str], Any], batch: bool) -> list[Any]:  # fmt: skip
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[Any, ...]],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        make: Callable[[Record, str], Any],
+        batch: bool,
+    ) -> list[Any]:
         """Pickle and order one task for each of ``calls``; ``make(record, name)`` makes the future of each.
 
         All that can go wrong here goes wrong before anything is sent.
@@ -188,8 +195,16 @@ class Submits:
             key = f"{key}-{number}" if isinstance(key, str) else key[number]
         return check_key(key)
 
-    def scatter(self, data: Any, replicas: int, broadcast: bool, hash: bool, workers: Iterable[str] | None,
-                        resupply: bool, make: Callable[[Record, str], Any]) -> tuple[Any, list[Any]]:  # fmt: skip
+    def scatter(
+        self,
+        data: Any,
+        replicas: int,
+        broadcast: bool,
+        hash: bool,
+        workers: Iterable[str] | None,
+        resupply: bool,
+        make: Callable[[Record, str], Any],
+    ) -> tuple[Any, list[Any]]:
         """(``data`` with futures in the place of its values, the futures)."""
         self._check_open()
         copies = 0 if as_truth(broadcast, "broadcast") else check_replicas(replicas)

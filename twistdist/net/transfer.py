@@ -196,8 +196,16 @@ class Incoming:
     ``ended(failure)`` is called once, with None when all bytes have come.  While ``threaded``, the reactor does not read.
     """
 
-    def __init__(self, reactor: Any, threads: Threads, connection: Connection, sink: Sink, length: int,
-                 moved: Callable[[], None], ended: Callable[[Failure | None], None]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reactor: Any,
+        threads: Threads,
+        connection: Connection,
+        sink: Sink,
+        length: int,
+        moved: Callable[[], None],
+        ended: Callable[[Failure | None], None],
+    ) -> None:
         self._reactor, self._threads, self._connection, self._sink = reactor, threads, connection, sink
         self._left, self._moved, self._ended = length, moved, ended
         self.threaded = False

@@ -116,21 +116,47 @@ class WorkerService(Service):
     def _start(self, port: Any) -> None:
         self._port = port
         identity = m.HelloWorker(
-            session=secrets.randbits(62), name=self._worker_name, incarnation=secrets.randbits(62), pid=os.getpid(),
-            slots=self._slots, host=host_identity(), store=self._store.path,
+            session=secrets.randbits(62),
+            name=self._worker_name,
+            incarnation=secrets.randbits(62),
+            pid=os.getpid(),
+            slots=self._slots,
+            host=host_identity(),
+            store=self._store.path,
             address=address_of(port, self._tls is not None, self._contact, socket.gethostname()),
-            resources=self._resources, stored=[], running=[], finished=[],
-        )  # fmt: skip
+            resources=self._resources,
+            stored=[],
+            running=[],
+            finished=[],
+        )
         found, wrong = self._store.take_inventory()
         most_parked = max(0, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // DESCRIPTORS - self._slots)
         self._core = core.Worker(identity, found, self._store.spilled(), self._limits, most_parked)
-        service = TaskService(self._worker_name, self._scheduler, self._secret, self._store.spill_path, self._limits.worker,
-                              self._limits.executor // 4, self._tls.directory if self._tls else "")  # fmt: skip
+        service = TaskService(
+            self._worker_name,
+            self._scheduler,
+            self._secret,
+            self._store.spill_path,
+            self._limits.worker,
+            self._limits.executor // 4,
+            self._tls.directory if self._tls else "",
+        )
         self._supervisor = Supervisor(self._reactor, self._store.path, most_executors(self._slots), self, service)
         self._supervisor.start()
-        self._dialing = Dialing(self._reactor, self._scheduler, self._secret, self._core, TO_WORKER,
-                                self._messages, self._ready, self._fatal, self._lost, self._pulse, self._notice,
-                                self._tls)  # fmt: skip
+        self._dialing = Dialing(
+            self._reactor,
+            self._scheduler,
+            self._secret,
+            self._core,
+            TO_WORKER,
+            self._messages,
+            self._ready,
+            self._fatal,
+            self._lost,
+            self._pulse,
+            self._notice,
+            self._tls,
+        )
         self._dialing.start()
         self._wait()
         self._event(self._core.start)
@@ -199,21 +225,27 @@ class WorkerService(Service):
 
     def _say_waiting(self) -> None:
         assert self._dialing is not None
-        self._log.warn("worker {name} waits for its scheduler at {address}: {why}", name=self._worker_name,
-                       address=self._scheduler, why=self._dialing.why() or "no answer so far")  # fmt: skip
+        self._log.warn(
+            "worker {name} waits for its scheduler at {address}: {why}",
+            name=self._worker_name,
+            address=self._scheduler,
+            why=self._dialing.why() or "no answer so far",
+        )
         self._waits += 1
         self._wait()
 
     def _ready(self, fresh: bool) -> None:
         self._waiting.cancel()
         if self._waits:
-            self._log.info("worker {name} is connected to its scheduler at {address}", name=self._worker_name,
-                           address=self._scheduler)  # fmt: skip
+            self._log.info(
+                "worker {name} is connected to its scheduler at {address}", name=self._worker_name, address=self._scheduler
+            )
             self._waits = 0
         if fresh:
             self._event(self._the_core.welcomed)
-            self._on_ready(f"twistdist worker {self._worker_name} ready at {self._the_core.identity.address}, "
-                           f"scheduler {self._scheduler}")  # fmt: skip
+            self._on_ready(
+                f"twistdist worker {self._worker_name} ready at {self._the_core.identity.address}, scheduler {self._scheduler}"
+            )
 
     def _fatal(self, error: Exception) -> None:
         self._on_stop(f"worker {self._worker_name} can't go on: {error}", True)
@@ -268,8 +300,9 @@ class WorkerService(Service):
     def executor_outcomes(self, number: int, outcomes: list[Any]) -> None:
         self._event(self._the_core.executor_outcomes, number, outcomes)
 
-    def executor_ended(self, number: int, exit: str, detail: str = "", running: int = 0, blame: bool = True, when: str = "",
-                       us: int = 0) -> None:  # fmt: skip
+    def executor_ended(
+        self, number: int, exit: str, detail: str = "", running: int = 0, blame: bool = True, when: str = "", us: int = 0
+    ) -> None:
         self._log.info("executor {number} of {name} ended: {exit}", number=number, name=self._worker_name, exit=exit)
         self._event(self._the_core.executor_ended, number, Death(exit, detail, running, blame, when, us))
 
@@ -331,10 +364,15 @@ class WorkerService(Service):
             self._event(self._the_core.fetched, effect.attempt)
             return
         addresses = [peer.address for peer in effect.holders]
-        fetching = self._fetcher.fetch(addresses, effect.attempt, partial(IncomingFile, self._store, stored),
-                                       lambda: self._event(self._the_core.all_busy, effect.attempt))  # fmt: skip
-        fetching.addCallbacks(lambda _: self._event(self._the_core.fetched, effect.attempt), self._not_fetched,
-                              errbackArgs=(effect.attempt,))  # fmt: skip
+        fetching = self._fetcher.fetch(
+            addresses,
+            effect.attempt,
+            partial(IncomingFile, self._store, stored),
+            lambda: self._event(self._the_core.all_busy, effect.attempt),
+        )
+        fetching.addCallbacks(
+            lambda _: self._event(self._the_core.fetched, effect.attempt), self._not_fetched, errbackArgs=(effect.attempt,)
+        )
 
     def _not_fetched(self, failure: Failure, attempt: int) -> None:
         self._log.warn("an input could not be fetched: {error}", error=failure.value)
@@ -351,8 +389,11 @@ class WorkerService(Service):
     def _fence(self, effect: effects.Fence) -> None:
         self._bulk_server.fenced = effect.on
         if effect.on:
-            self._log.warn("worker {name} was not heard by the scheduler for too long and may have been given up; "
-                           "it starts nothing new until it is taken in again", name=self._worker_name)  # fmt: skip
+            self._log.warn(
+                "worker {name} was not heard by the scheduler for too long and may have been given up; "
+                "it starts nothing new until it is taken in again",
+                name=self._worker_name,
+            )
             assert self._dialing is not None
             self._dialing.reconnect()
 

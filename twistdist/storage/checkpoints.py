@@ -26,8 +26,10 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         return fsspec.url_to_fs(url)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
-        raise StoreError(f"the checkpoint store {url} can't be used: {error}; pip install 'twistdist[checkpoint]', and the "
-                         "driver of that kind of store") from error  # fmt: skip
+        raise StoreError(
+            f"the checkpoint store {url} can't be used: {error}; pip install 'twistdist[checkpoint]', and the "
+            "driver of that kind of store"
+        ) from error
 
 
 def load(compute: m.Compute, store: str) -> m.Done | None:

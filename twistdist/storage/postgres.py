@@ -43,15 +43,28 @@ STATEMENT_BYTES = 16 << 20
 READ_ROWS = 2000
 
 #: What libpq is told where the URL does not say it.
-_DEFAULTS = {"connect_timeout": "5", "keepalives_idle": "5", "keepalives_interval": "1", "keepalives_count": "5",
-             "tcp_user_timeout": str(1000 * GONE_S), "target_session_attrs": "read-write"}  # fmt: skip
+_DEFAULTS = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "1",
+    "keepalives_count": "5",
+    "tcp_user_timeout": str(1000 * GONE_S),
+    "target_session_attrs": "read-write",
+}
 
 #: What the session needs, whatever the server's defaults are; what a version does not know is left out.
 _SETTINGS = {
-    "synchronous_commit": "on", "default_transaction_isolation": "read committed", "statement_timeout": "0",
-    "lock_timeout": "10s", "idle_session_timeout": "0", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "1",
-    "tcp_keepalives_count": "5", "tcp_user_timeout": str(1000 * GONE_S), "client_connection_check_interval": "5s",
-}  # fmt: skip
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+    "statement_timeout": "0",
+    "lock_timeout": "10s",
+    "idle_session_timeout": "0",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "5",
+    "tcp_user_timeout": str(1000 * GONE_S),
+    "client_connection_check_interval": "5s",
+}
 _VALUES = ", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS.items())
 _SET = f"SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES {_VALUES}) AS these(name, wanted) USING (name)"
 
@@ -81,8 +94,9 @@ def _driver() -> Any:
     try:
         import psycopg
     except ImportError as error:
-        raise ConfigError(f"a journal in PostgreSQL needs a package that is not installed ({error}); "
-                          "run: pip install 'twistdist[postgres]'") from None  # fmt: skip
+        raise ConfigError(
+            f"a journal in PostgreSQL needs a package that is not installed ({error}); run: pip install 'twistdist[postgres]'"
+        ) from None
     return psycopg
 
 
@@ -125,8 +139,11 @@ class PostgresJournal:
                 row = self._connection.execute(f"SELECT body FROM {_TABLE} WHERE {_IS_META} FOR UPDATE", binary=True).fetchone()
                 meta = next_meta(row[0] if row else None)
                 body = j.encode(meta)
-                self._connection.execute(f"INSERT INTO {_TABLE} VALUES ({j.META}, 0, %b) ON CONFLICT (kind, number)"
-                                         " DO UPDATE SET body = excluded.body", (body,))  # fmt: skip
+                self._connection.execute(
+                    f"INSERT INTO {_TABLE} VALUES ({j.META}, 0, %b) ON CONFLICT (kind, number)"
+                    " DO UPDATE SET body = excluded.body",
+                    (body,),
+                )
         except self._driver.Error as error:
             self.close()
             raise JournalError(f"the journal {self.place} can't be used: {_said(error)}") from None

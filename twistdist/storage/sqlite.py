@@ -120,11 +120,18 @@ class SqliteJournal:
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
             check_database(self._database, self.path)
-            for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", f"journal_size_limit={WAL_LIMIT}",
-                           f"application_id={APPLICATION_ID}"):  # fmt: skip
+            for pragma in (
+                "auto_vacuum=INCREMENTAL",
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                f"journal_size_limit={WAL_LIMIT}",
+                f"application_id={APPLICATION_ID}",
+            ):
                 self._database.execute(f"PRAGMA {pragma}").fetchall()
-            self._database.execute("CREATE TABLE IF NOT EXISTS rows (kind INTEGER NOT NULL, number INTEGER NOT NULL,"
-                                   " body BLOB NOT NULL, PRIMARY KEY (kind, number))")  # fmt: skip
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS rows (kind INTEGER NOT NULL, number INTEGER NOT NULL,"
+                " body BLOB NOT NULL, PRIMARY KEY (kind, number))"
+            )
         except sqlite3.Error as error:
             raise JournalError(f"the journal {self.path} can't be used: {error}") from None
         return self._database
@@ -141,10 +148,13 @@ class SqliteJournal:
         try:
             database.execute("BEGIN IMMEDIATE")
             try:
-                database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)",
-                                     [(*key, body) for key, body in rows.items() if body is not None])  # fmt: skip
-                database.executemany("DELETE FROM rows WHERE kind=? AND number=?",
-                                     [key for key, body in rows.items() if body is None])  # fmt: skip
+                database.executemany(
+                    "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)",
+                    [(*key, body) for key, body in rows.items() if body is not None],
+                )
+                database.executemany(
+                    "DELETE FROM rows WHERE kind=? AND number=?", [key for key, body in rows.items() if body is None]
+                )
                 database.execute("COMMIT")
             except BaseException:
                 if database.in_transaction:
@@ -195,11 +205,15 @@ def check_database(database: Any, path: str) -> None:
             raise JournalError(f"{path} is a database of something else, not a journal of twistdist; name another file")
         (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise JournalError(f"{path} is no journal, or a damaged one: {error}; it was not changed. Restore a copy of it, "
-                           "or move it away to begin anew") from None  # fmt: skip
+        raise JournalError(
+            f"{path} is no journal, or a damaged one: {error}; it was not changed. Restore a copy of it, "
+            "or move it away to begin anew"
+        ) from None
     if verdict != "ok":
-        raise JournalError(f"the journal {path} is damaged ({verdict}); it was not changed. Restore a copy of it, "
-                           "or move it away to begin anew")  # fmt: skip
+        raise JournalError(
+            f"the journal {path} is damaged ({verdict}); it was not changed. Restore a copy of it, "
+            "or move it away to begin anew"
+        )
 
 
 def read_journal(path: str) -> Iterator[tuple[j.Key, bytes]]:

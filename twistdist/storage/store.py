@@ -47,8 +47,9 @@ def file_path(store: str, attempt: int) -> str:
     return f"{store}/{attempt:x}"
 
 
-def write_file(store: str, task: int, attempt: int, parts: Sequence[bytes | memoryview], spill: str = "",
-               most: int = 0) -> tuple[int, bytes]:  # fmt: skip
+def write_file(
+    store: str, task: int, attempt: int, parts: Sequence[bytes | memoryview], spill: str = "", most: int = 0
+) -> tuple[int, bytes]:
     """Write a value's bytes as one complete file; (size, digest).  ``OSError`` leaves nothing behind.
 
     Where the store has no room, or the value is larger than ``most`` (0: no bound), it goes to the folder ``spill``, and the
@@ -275,8 +276,11 @@ class Store:
 
     def spilled(self) -> list[int]:
         """The attempts whose files lie in the spill folder."""
-        return [int(name, 16) for name in os.listdir(self.path)
-                if not name.startswith(".") and os.path.islink(f"{self.path}/{name}")]  # fmt: skip
+        return [
+            int(name, 16)
+            for name in os.listdir(self.path)
+            if not name.startswith(".") and os.path.islink(f"{self.path}/{name}")
+        ]
 
     def spill(self, attempt: int) -> None:
         """Move a file to the spill folder; a link takes its place, so that its path is good for everybody as before.

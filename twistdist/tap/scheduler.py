@@ -65,9 +65,17 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     suspect, dead = silence_limits(*(_seconds(f"--{name}", options[name]) for name in ("suspect-after", "dead-after")))
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
     tls = None if options["tls"] is None else load(options["tls"])
-    service = SchedulerService(reactor, endpoints, as_secret(None, options["secret-file"]), settings, on_stop=role.stop,
-                               adopt=options["listen-fd"], journal=open_journal(options["journal"]), tls=tls,
-                               on_standby=role.standing_by)  # fmt: skip
+    service = SchedulerService(
+        reactor,
+        endpoints,
+        as_secret(None, options["secret-file"]),
+        settings,
+        on_stop=role.stop,
+        adopt=options["listen-fd"],
+        journal=open_journal(options["journal"]),
+        tls=tls,
+        on_standby=role.standing_by,
+    )
     service.startService()  # type: ignore[no-untyped-call]
 
     def ready(addresses: list[str]) -> None:

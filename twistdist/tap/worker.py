@@ -105,10 +105,22 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     if not options["store"]:
         remove_leftovers(default_store_root(), default_spill_root())
     spill = options["spill"] or os.path.join(default_spill_root(), own)
-    service = WorkerService(reactor, scheduler, as_secret(None, options["secret-file"]), name,
-                            _slots(options["slots"]), os.path.abspath(store), options["listen"],
-                            _resources(options["resources"]), on_ready=role.ready, on_stop=role.stop,
-                            limits=_limits(options), spill=os.path.abspath(spill), tls=tls, contact=contact)  # fmt: skip
+    service = WorkerService(
+        reactor,
+        scheduler,
+        as_secret(None, options["secret-file"]),
+        name,
+        _slots(options["slots"]),
+        os.path.abspath(store),
+        options["listen"],
+        _resources(options["resources"]),
+        on_ready=role.ready,
+        on_stop=role.stop,
+        limits=_limits(options),
+        spill=os.path.abspath(spill),
+        tls=tls,
+        contact=contact,
+    )
     _raise_descriptor_limit()
     service.startService()  # type: ignore[no-untyped-call]
     return service, service.start()

@@ -34,12 +34,33 @@ WARM_UP, STEP = 20_000, 1_000
 
 #: Pieces that are put in: lengths that promise too much, numbers at their ends, odd types, text that is none, depth.
 PIECES = (
-    b"\xdd\xff\xff\xff\xff", b"\xdc\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff",
-    b"\xc9\xff\xff\xff\xff\x01", b"\xcf" + b"\xff" * 8, b"\xd3\x80" + bytes(7), b"\xcb\x7f\xf8" + bytes(6),
-    b"\xcb\x7f\xf0" + bytes(6), b"\xa2\xff\xfe", b"\xa3\xed\xa0\x80", b"\xc0", b"\xc1", b"\xc3", b"\x80", b"\x90", b"\xa0",
-    b"\x81\x91\x01\x01", b"\x81\x81\x01\x02\x03", b"\xd6\xff" + b"\xff" * 4, b"\xc7\x0c\xff" + b"\xff" * 12, b"\xff", b"\x7f",
-    b"\x91" * 1500, b"\x81\x01" * 700,
-)  # fmt: skip
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdc\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xdb\xff\xff\xff\xff",
+    b"\xc9\xff\xff\xff\xff\x01",
+    b"\xcf" + b"\xff" * 8,
+    b"\xd3\x80" + bytes(7),
+    b"\xcb\x7f\xf8" + bytes(6),
+    b"\xcb\x7f\xf0" + bytes(6),
+    b"\xa2\xff\xfe",
+    b"\xa3\xed\xa0\x80",
+    b"\xc0",
+    b"\xc1",
+    b"\xc3",
+    b"\x80",
+    b"\x90",
+    b"\xa0",
+    b"\x81\x91\x01\x01",
+    b"\x81\x81\x01\x02\x03",
+    b"\xd6\xff" + b"\xff" * 4,
+    b"\xc7\x0c\xff" + b"\xff" * 12,
+    b"\xff",
+    b"\x7f",
+    b"\x91" * 1500,
+    b"\x81\x01" * 700,
+)
 _DEEP = 2  # the last pieces, which take long
 
 _SECRET, _SERVER, _CLIENT = b"a secret for fuzzing", b"s" * 32, b"c" * 32
@@ -212,9 +233,11 @@ def main(argv: list[str] | None = None) -> int:
     report = run(options.inputs, options.seed, options.seconds)
     for name, error, data in report.escaped[:10]:
         print(f"{name} let out {error}\n    of {data[:200].hex()}")
-    print(f"{report.inputs} inputs in {report.seconds:.1f} s ({report.inputs / report.seconds:.0f}/s), "
-          f"{report.accepted.total()} accepted, {report.refused.total()} refused, {len(report.escaped)} exceptions escaped; "
-          f"memory {report.before >> 10} KiB, then {report.after >> 10} KiB ({report.growth >> 10:+d})")  # fmt: skip
+    print(
+        f"{report.inputs} inputs in {report.seconds:.1f} s ({report.inputs / report.seconds:.0f}/s), "
+        f"{report.accepted.total()} accepted, {report.refused.total()} refused, {len(report.escaped)} exceptions escaped; "
+        f"memory {report.before >> 10} KiB, then {report.after >> 10} KiB ({report.growth >> 10:+d})"
+    )
     return 1 if report.escaped else 0
 
 

@@ -52,8 +52,10 @@ def compare(path: pathlib.Path, jobs: int) -> int:
     print(f"{len(kept) - len(differing)} of {len(kept)} traces are identical")
     if differing:
         others = " and others" if len(differing) > MAX_NAMED else ""
-        print(f"these differ: {', '.join(differing[:MAX_NAMED])}{others}; see the first with: "
-              f"python -m twistdist.testing.simulate --first-seed {differing[0]} --seeds 1 --trace")  # fmt: skip
+        print(
+            f"these differ: {', '.join(differing[:MAX_NAMED])}{others}; see the first with: "
+            f"python -m twistdist.testing.simulate --first-seed {differing[0]} --seeds 1 --trace"
+        )
     return 1 if differing else 0
 
 

@@ -22,8 +22,15 @@ FROM_CLIENT, FROM_WORKER = typing.get_args(m.FromClient), typing.get_args(m.From
 TO_CLIENT, TO_WORKER = typing.get_args(m.ToClient), typing.get_args(m.ToWorker)
 
 #: Fields that name the same kind of thing.
-_SAME = {"first": "cid", "cids": "cid", "attempts": "attempt", "unstarted": "attempt", "holders": "worker", "fns": "fn",
-         "keys": "key"}  # fmt: skip
+_SAME = {
+    "first": "cid",
+    "cids": "cid",
+    "attempts": "attempt",
+    "unstarted": "attempt",
+    "holders": "worker",
+    "fns": "fn",
+    "keys": "key",
+}
 
 _INTEGERS = (0, 1, 2, 3, 5, 100, 1000, 10_000, -1, 1 << 31, 1 << 40, -1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -1 << 63)
 _NUMBERS = (0.0, 0.1, 1.0, 60.0, -1.0, 1e300, float("inf"), float("nan"), 1e-9)
@@ -31,17 +38,43 @@ _TEXTS = ("", "a", "w0", "w1", "k", "GPU", "h1", "/s", "always", "never", "verif
 _BYTES = (b"", b"x", b"value", b"\0\xff" * 20)
 #: What fields are when they are harmless.
 _PLAIN: dict[str, tuple[Any, ...]] = {
-    "what": ("workers", "incidents", "who_has", "has_what", "watch", "status", "why", "clear", "sync", "replicate", "copying",
-             "rebalance", "retire", "shutdown", "?"),
+    "what": (
+        "workers",
+        "incidents",
+        "who_has",
+        "has_what",
+        "watch",
+        "status",
+        "why",
+        "clear",
+        "sync",
+        "replicate",
+        "copying",
+        "rebalance",
+        "retire",
+        "shutdown",
+        "?",
+    ),
     "replay": ("always", "always", "never", "verify", "?"),
     "kind": ("", "", "SerializationError", "TaskCancelled", "?"),
-    "slots": (1, 1, 2, 0), "most": (0, 1, 2), "replicas": (1, 1, 2, 3, 0), "size": (0, 1, 10, 10_000), "us": (0, 10, 50_000),
-    "priority": (0, 0, 1, -1), "retries": (0, 0, 1), "crash_limit": (1, 3), "time_limit": (0.0, 0.0, 1.0),
-    "cost": (-1, 10, 60_000), "limit": (0.0, 0.0, 1.0), "seconds": (0.0, 0.5, 60.0),
+    "slots": (1, 1, 2, 0),
+    "most": (0, 1, 2),
+    "replicas": (1, 1, 2, 3, 0),
+    "size": (0, 1, 10, 10_000),
+    "us": (0, 10, 50_000),
+    "priority": (0, 0, 1, -1),
+    "retries": (0, 0, 1),
+    "crash_limit": (1, 3),
+    "time_limit": (0.0, 0.0, 1.0),
+    "cost": (-1, 10, 60_000),
+    "limit": (0.0, 0.0, 1.0),
+    "seconds": (0.0, 0.5, 60.0),
     "resources": (None, {}, {"GPU": 1}, {"GPU": 1_000_000}),
-    "workers": ((), ("w0",), ("w1", "w2"), ("x",)), "host": ("h1", "h2"), "store": ("/s", "/t", ""),
+    "workers": ((), ("w0",), ("w1", "w2"), ("x",)),
+    "host": ("h1", "h2"),
+    "store": ("/s", "/t", ""),
     "name": ("w0", "w1", "w2"),
-}  # fmt: skip
+}
 
 
 @attrs.define

@@ -298,8 +298,20 @@ class SimWorker(Party):
     def __init__(self, world: World, name: str, incarnation: int, store: dict[int, tuple[bytes, int]]) -> None:
         self.store = store
         host = "h1" if world.rng.random() < 0.5 else f"host-{name}"
-        identity = m.HelloWorker(incarnation, name, incarnation, 1, world.rng.choice((1, 1, 2)), f"addr-{name}", host,
-                                 f"store-{name}", {"GPU": 1_000_000} if name == "w0" else {}, [], [], [])  # fmt: skip
+        identity = m.HelloWorker(
+            incarnation,
+            name,
+            incarnation,
+            1,
+            world.rng.choice((1, 1, 2)),
+            f"addr-{name}",
+            host,
+            f"store-{name}",
+            {"GPU": 1_000_000} if name == "w0" else {},
+            [],
+            [],
+            [],
+        )
         stored = [m.Stored(task, attempt, len(value), b"d") for attempt, (value, task) in store.items()]
         self.core: worker_core.Worker = worker_core.Worker(identity, stored, limits=Limits(1000, 1000))
         super().__init__(world, name, self.core)
@@ -428,8 +440,9 @@ class SimWorker(Party):
 
     def use_memory(self, used: int) -> None:
         """A look at memory finds ``used`` bytes in each executor that runs something."""
-        running = {number: one.attempt for number, one in self.running.items()
-                   if one is not None and number in self.core.executors}  # fmt: skip
+        running = {
+            number: one.attempt for number, one in self.running.items() if one is not None and number in self.core.executors
+        }
         self.event(self._look_at_memory, dict.fromkeys(running, used), running, self.core.in_memory * 100)
 
     def do_StartFetch(self, effect: effects.StartFetch) -> None:

@@ -110,9 +110,19 @@ class World:
                 replicas=2 if 0.4 < special < 0.6 else 1,
                 replay="verify" if 0.6 < special < 0.7 else "always",
             )
-            plans.append(Plan(node, tuple(inputs), large=rng.random() < 0.5, raises=kind < 0.05, poison=0.05 <= kind < 0.08,
-                              flaky=flaky, seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)), options=options,
-                              waits=rng.choice((0.0005, 0.05, 0.5)) if patient and rng.random() < 0.4 else 0.0))  # fmt: skip
+            plans.append(
+                Plan(
+                    node,
+                    tuple(inputs),
+                    large=rng.random() < 0.5,
+                    raises=kind < 0.05,
+                    poison=0.05 <= kind < 0.08,
+                    flaky=flaky,
+                    seconds=rng.choice((0.0001, 0.001, 0.02, 0.2)),
+                    options=options,
+                    waits=rng.choice((0.0005, 0.05, 0.5)) if patient and rng.random() < 0.4 else 0.0,
+                )
+            )
         return plans
 
     # the trace
@@ -406,8 +416,21 @@ class World:
             self.faults["kill scheduler"] += 1
             self.kill_scheduler()
             return
-        kind = self.rng.choice(("cut", "cut", "kill worker", "kill executor", "lose file", "cut client", "memory",
-                                "silence", "silence", "drift", "park"))  # fmt: skip
+        kind = self.rng.choice(
+            (
+                "cut",
+                "cut",
+                "kill worker",
+                "kill executor",
+                "lose file",
+                "cut client",
+                "memory",
+                "silence",
+                "silence",
+                "drift",
+                "park",
+            )
+        )
         self.faults[kind] += 1
         worker = self.workers[self.rng.choice(sorted(self.workers))]
         if kind == "cut" and worker.link is not None:
@@ -693,8 +716,9 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
     seconds = time.monotonic() - began
     faults = dict(sorted(report.faults.items()))
-    print(f"{report.schedules} schedules in {seconds:.1f} s, {report.faults.total()} faults {faults}, "
-          f"{len(report.failed)} failed")  # fmt: skip
+    print(
+        f"{report.schedules} schedules in {seconds:.1f} s, {report.faults.total()} faults {faults}, {len(report.failed)} failed"
+    )
     for source, name in report.never_taken():
         print(f"never taken: from {source}, {name}")
     return 1 if report.failed else 0

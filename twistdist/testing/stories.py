@@ -65,8 +65,20 @@ class Story:
         """A worker comes; ``inventory``: what its Hello says of resources, stored values, running and finished attempts."""
         self._incarnation += 1
         fields: dict[str, Any] = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
-        hello = m.HelloWorker(self._incarnation, name, self._incarnation, 1, slots, "tcp:x:1", "h", "/s", fields["resources"],
-                              fields["stored"], fields["running"], fields["finished"])  # fmt: skip
+        hello = m.HelloWorker(
+            self._incarnation,
+            name,
+            self._incarnation,
+            1,
+            slots,
+            "tcp:x:1",
+            "h",
+            "/s",
+            fields["resources"],
+            fields["stored"],
+            fields["running"],
+            fields["finished"],
+        )
         worker = self.core.greet(self.now, hello)
         assert isinstance(worker, Worker)
         check_scheduler(self.core)
@@ -98,8 +110,8 @@ class Story:
 
     def outcome(self, cid: int) -> m.Finished | m.Erred | None:
         """What the client was told of its future since the last look."""
-        found = [message for message in self.said(self.client)  # type: ignore[var-annotated]
-                 if isinstance(message, m.Finished | m.Erred) and message.cid == cid]  # fmt: skip
+        told: list[Any] = self.said(self.client)
+        found = [message for message in told if isinstance(message, m.Finished | m.Erred) and message.cid == cid]
         return found[-1] if found else None
 
     def effects(self) -> list[Effect]:

@@ -254,8 +254,9 @@ def _rebuild(records: list[_Record]) -> BaseException:
     made: dict[int, BaseException] = {}
     for number in reversed(range(len(records))):  # members come after their group
         kind, args, state, _, _, _, _, members = records[number]
-        made[number] = _rebuild_one(pickle.loads(kind), pickle.loads(args), pickle.loads(state),
-                                    [made[member] for member in members if member in made])  # fmt: skip
+        made[number] = _rebuild_one(
+            pickle.loads(kind), pickle.loads(args), pickle.loads(state), [made[member] for member in members if member in made]
+        )
     for number, error in made.items():
         _, _, _, tb, cause, context, suppress, _ = records[number]
         error.__cause__ = None if cause is None else made[cause]

@@ -33,11 +33,29 @@ from twistdist.wire.payload import canonical_digest, collecting, dumps, is_impor
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 
 #: What a class has in its dictionary that says nothing about what it does, or repeats what is said elsewhere.
-_NOT_OF_A_CLASS = frozenset({
-    "__module__", "__qualname__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__",
-    "__abstractmethods__", "_abc_impl", "__match_args__", "__dataclass_params__", "__parameters__", "__orig_bases__",
-    "__annotate__", "__annotate_func__", "__slotnames__", "__annotations_cache__", "__type_params__", "__classcell__",
-})  # fmt: skip
+_NOT_OF_A_CLASS = frozenset(
+    {
+        "__module__",
+        "__qualname__",
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__match_args__",
+        "__dataclass_params__",
+        "__parameters__",
+        "__orig_bases__",
+        "__annotate__",
+        "__annotate_func__",
+        "__slotnames__",
+        "__annotations_cache__",
+        "__type_params__",
+        "__classcell__",
+    }
+)
 
 #: Files whose functions wrap the ``__repr__`` of a dataclass.
 _OF_DATACLASSES = (reprlib.recursive_repr.__code__.co_filename, dataclasses.dataclass.__code__.co_filename)
@@ -148,9 +166,16 @@ class _Walk:
         code, names = function.__code__, function.__globals__
         closure = {name: _content(cell) for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
         used = {name: names[name] for name in sorted(_global_names(code)) if name in names}
-        return self._all("function", function.__name__, _tree_of(code) or self._bytecode(code), function.__defaults__,
-                         function.__kwdefaults__, sorted(closure.items()), sorted(used.items()),
-                         {name: one for name, one in function.__dict__.items() if name != "__wrapped__"})  # fmt: skip
+        return self._all(
+            "function",
+            function.__name__,
+            _tree_of(code) or self._bytecode(code),
+            function.__defaults__,
+            function.__kwdefaults__,
+            sorted(closure.items()),
+            sorted(used.items()),
+            {name: one for name, one in function.__dict__.items() if name != "__wrapped__"},
+        )
 
     def _bytecode(self, code: types.CodeType) -> list[Any]:
         """Where there is no source: this Python's own instructions, without lines and file."""
@@ -318,13 +343,21 @@ def _as_text(node: Any) -> str:
 
 def _is_text(body: list[Any]) -> bool:
     """Whether a statement is a docstring."""
-    return bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(
-        body[0].value.value, str)  # fmt: skip
+    return (
+        bool(body)
+        and isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
+    )
 
 
 def _is_same(one: types.CodeType, other: types.CodeType) -> bool:
     if (one.co_code, one.co_names, one.co_varnames, one.co_freevars) != (
-        other.co_code, other.co_names, other.co_varnames, other.co_freevars):  # fmt: skip
+        other.co_code,
+        other.co_names,
+        other.co_varnames,
+        other.co_freevars,
+    ):
         return False
     return len(one.co_consts) == len(other.co_consts) and all(map(_is_same_constant, one.co_consts, other.co_consts))
 

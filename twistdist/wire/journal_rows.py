@@ -178,9 +178,19 @@ class History(Struct, array_like=True, gc=False):
 
 
 KINDS: dict[int, Any] = {
-    META: Meta, SESSION: Session, FUNCTION: Function, BATCH: Batch, MARKS: Marks, OUTCOMES: Outcomes, WATCHES: Watches,
-    DATA: Data, TARGET: Target, NAME: Name, WORKER: Worker, HISTORY: History,
-}  # fmt: skip
+    META: Meta,
+    SESSION: Session,
+    FUNCTION: Function,
+    BATCH: Batch,
+    MARKS: Marks,
+    OUTCOMES: Outcomes,
+    WATCHES: Watches,
+    DATA: Data,
+    TARGET: Target,
+    NAME: Name,
+    WORKER: Worker,
+    HISTORY: History,
+}
 _DECODERS = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in KINDS.items()}
 
 encode = msgspec.msgpack.Encoder().encode

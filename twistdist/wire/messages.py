@@ -670,13 +670,41 @@ Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
 ToClient = Finished | Erred | Reply | Peer | Supply | DropData | Lacks | PeerState | Beat | Trouble
 FromWorker = (
-    Done | Failed | Crashed | InputLost | Have | Missing | Recalled | WorkerLog | Intake | Parked
-    | CopyFailed | Rescued | Locate | Leaving | Inventory | Beat
-)  # fmt: skip
+    Done
+    | Failed
+    | Crashed
+    | InputLost
+    | Have
+    | Missing
+    | Recalled
+    | WorkerLog
+    | Intake
+    | Parked
+    | CopyFailed
+    | Rescued
+    | Locate
+    | Leaving
+    | Inventory
+    | Beat
+)
 ToWorker = (
-    WorkerFunction | Compute | Recall | Free | Abort | Verify | ForgetFunctions | Stop | Peer | Copy | Rescue | Located
-    | PeerState | Audit | Park | Beat
-)  # fmt: skip
+    WorkerFunction
+    | Compute
+    | Recall
+    | Free
+    | Abort
+    | Verify
+    | ForgetFunctions
+    | Stop
+    | Peer
+    | Copy
+    | Rescue
+    | Located
+    | PeerState
+    | Audit
+    | Park
+    | Beat
+)
 Bulk = Fetch | Data | Absent | Busy | Put | Send | Kept
 
 #: One frame of a session: its number (0: outside the numbers), the last number received, messages.

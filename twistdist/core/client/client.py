@@ -54,9 +54,17 @@ class Client:
 
     # ---- orders -----------------------------------------------------------------------------
 
-    def submit(self, record: Record, function: FunctionRef, args: bytes, inputs: Sequence[int] = (),
-               key: str | None = None, options: m.Options | None = None, recipe: bytes = b"",
-               replace: bool = False) -> None:  # fmt: skip
+    def submit(
+        self,
+        record: Record,
+        function: FunctionRef,
+        args: bytes,
+        inputs: Sequence[int] = (),
+        key: str | None = None,
+        options: m.Options | None = None,
+        recipe: bytes = b"",
+        replace: bool = False,
+    ) -> None:
         """One task.  Tasks that follow one another with the same function and options leave as one message."""
         self._submits.add(record, function, args, inputs, key, options, recipe, replace)
         self.records[record.cid] = record
@@ -107,8 +115,17 @@ class Client:
             self.records[record.cid] = record
         return self.query(what, [[record.cid, key] for record, key in records])
 
-    def scatter(self, record: Record, key: str, size: int, digest: bytes, value: bytes | None, replicas: int,
-                workers: Sequence[str] = (), resupply: bool = True) -> None:  # fmt: skip
+    def scatter(
+        self,
+        record: Record,
+        key: str,
+        size: int,
+        digest: bytes,
+        value: bytes | None,
+        replicas: int,
+        workers: Sequence[str] = (),
+        resupply: bool = True,
+    ) -> None:
         """Data of our own: ``value`` where they are small, else they are brought when :class:`.Supply` says where."""
         self.records[record.cid] = record
         if value is None:
@@ -143,8 +160,12 @@ class Client:
         self._open.clear()
         self.peers.clear()
         self.dialer.session = Session()
-        lost = m.ErrorInfo("DataLost", "", "the scheduler does not know this session any more: it was started anew, or the "
-                           "connection was away for too long; submit again")  # fmt: skip
+        lost = m.ErrorInfo(
+            "DataLost",
+            "",
+            "the scheduler does not know this session any more: it was started anew, or the "
+            "connection was away for too long; submit again",
+        )
         self._lost = [
             record
             for record in self.records.values()

@@ -35,8 +35,17 @@ class Submits:
         self.close_batch()
         self.dialer.session.post(message, weight)
 
-    def add(self, record: Record, function: FunctionRef, args: bytes, inputs: Sequence[int], key: str | None,
-            options: m.Options | None, recipe: bytes, replace: bool) -> None:  # fmt: skip
+    def add(
+        self,
+        record: Record,
+        function: FunctionRef,
+        args: bytes,
+        inputs: Sequence[int],
+        key: str | None,
+        options: m.Options | None,
+        recipe: bytes,
+        replace: bool,
+    ) -> None:
         """One task."""
         fn = self._number_of(function)
         batch = self._batch

@@ -90,9 +90,11 @@ class Attempts:
         """A second execution gave another value: that is told, and neither value is passed on."""
         if message.value is None:
             self.holdings.refuse(worker, [message.attempt])
-        text = (f"{task.key} gave another value when it was run again: attempt {task.value_attempt} had the digest "
-                f"{task.digest.hex()}, attempt {message.attempt} on {worker.name} has {message.digest.hex()}; the function "
-                "depends on more than its arguments (replay=\"verify\")")  # fmt: skip
+        text = (
+            f"{task.key} gave another value when it was run again: attempt {task.value_attempt} had the digest "
+            f"{task.digest.hex()}, attempt {message.attempt} on {worker.name} has {message.digest.hex()}; the function "
+            'depends on more than its arguments (replay="verify")'
+        )
         error = m.ErrorInfo("NonDeterministicReplay", "", text)
         self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
 
@@ -123,8 +125,15 @@ class Attempts:
         if task is None:
             return
         worker.progress_at = now
-        how = " ".join(part for part in (f"on {worker.name}", f"at {message.when}" if message.when else "",
-                                         f"after {message.us / 1e6:.3g} s" if message.us else "") if part)  # fmt: skip
+        how = " ".join(
+            part
+            for part in (
+                f"on {worker.name}",
+                f"at {message.when}" if message.when else "",
+                f"after {message.us / 1e6:.3g} s" if message.us else "",
+            )
+            if part
+        )
         self._charge(now, task, worker, how, message)
 
     def _record_history(self, task: Task, history: History, attempt: int) -> None:
@@ -217,5 +226,6 @@ class Attempts:
 
 def _about(error: m.ErrorInfo, task: Task, worker: Worker, attempt: int) -> m.ErrorInfo:
     """``error`` with the task, attempt and worker filled in."""
-    return m.ErrorInfo(error.kind, error.type, error.text, error.traceback, error.pickled, task.key, attempt,
-                       worker.name, error.exit)  # fmt: skip
+    return m.ErrorInfo(
+        error.kind, error.type, error.text, error.traceback, error.pickled, task.key, attempt, worker.name, error.exit
+    )

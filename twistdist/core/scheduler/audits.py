@@ -69,8 +69,11 @@ class Audits:
             return
         worker.audit, worker.differs = None, 0
         has, given = set(message.jobs), {task.attempt for task in worker.assigned}
-        lost = [task for task, attempt in audit.assigned.items()
-                if task.worker is worker and task.attempt == attempt and attempt not in has]  # fmt: skip
+        lost = [
+            task
+            for task, attempt in audit.assigned.items()
+            if task.worker is worker and task.attempt == attempt and attempt not in has
+        ]
         unexpected = [attempt for attempt in message.jobs if attempt not in given and attempt not in audit.left]
         gone, unknown = self._compare_files(worker, audit, message)
         if not (lost or unexpected or gone or unknown):
@@ -78,8 +81,10 @@ class Audits:
             worker.audit_after = now + worker.audit_pause
             return
         worker.audit_pause = 0.0
-        text = (f"of the tasks that it was given it has not got {len(lost)} and has {len(unexpected)} others; of the results "
-                f"that it held it has not got {len(gone)} and has {len(unknown)} others")  # fmt: skip
+        text = (
+            f"of the tasks that it was given it has not got {len(lost)} and has {len(unexpected)} others; of the results "
+            f"that it held it has not got {len(gone)} and has {len(unknown)} others"
+        )
         self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)))
         for task in lost:
             self.lifecycle.requeue(task)
@@ -96,8 +101,11 @@ class Audits:
         if audit.stored is None or message.stored is None:
             return [], []
         has = {file.attempt for file in message.stored}
-        gone = [attempt for task, attempt in audit.stored.items()
-                if task in worker.holds and task.value_attempt == attempt and attempt not in has]  # fmt: skip
+        gone = [
+            attempt
+            for task, attempt in audit.stored.items()
+            if task in worker.holds and task.value_attempt == attempt and attempt not in has
+        ]
         held = {task.value_attempt for task in worker.holds}
         unknown = [file for file in message.stored if file.attempt not in held and file.attempt not in audit.left]
         return gone, unknown

@@ -102,8 +102,11 @@ class ClientSessions:
 
     def clear(self) -> int:
         """Drop the sessions of clients that are not connected, and are not meant to outlive them; how many there were."""
-        away = [client for client in self.registry.clients.values()
-                if not client.connected and not client.placeholder and not client.name]  # fmt: skip
+        away = [
+            client
+            for client in self.registry.clients.values()
+            if not client.connected and not client.placeholder and not client.name
+        ]
         for client in away:
             self.end(client)
         return len(away)

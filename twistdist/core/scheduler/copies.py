@@ -119,10 +119,16 @@ class Copies:
     def free_for(self, task: Task, retention: Retention) -> list[Worker]:
         """The workers that could have one more copy, and have not failed to."""
         names = retention.source.workers if retention.source is not None else ()
-        return [worker for worker in self.registry.workers.values()
-                if worker.reachable and worker.retiring is None and worker not in (task.holders or ())
-                and worker not in retention.copying and worker not in retention.failed
-                and (not names or worker.name in names)]  # fmt: skip
+        return [
+            worker
+            for worker in self.registry.workers.values()
+            if worker.reachable
+            and worker.retiring is None
+            and worker not in (task.holders or ())
+            and worker not in retention.copying
+            and worker not in retention.failed
+            and (not names or worker.name in names)
+        ]
 
     def _copy(self, task: Task, retention: Retention, free: list[Worker], staying: list[Worker]) -> None:
         """One more copy: on another host if there is one, on the worker that holds least."""
@@ -140,8 +146,13 @@ class Copies:
         """
         retention, holders = task.retention or Retention(), task.holders or ()
         links = self.reach.links
-        free = [one for one in self.free_for(task, retention) if one is not peer and (peer.number, one.number) not in links
-                and any((one.number, holder.number) not in links for holder in holders)]  # fmt: skip
+        free = [
+            one
+            for one in self.free_for(task, retention)
+            if one is not peer
+            and (peer.number, one.number) not in links
+            and any((one.number, holder.number) not in links for holder in holders)
+        ]
         if free and not retention.copying:
             task.retention = retention
             self.targets.add(task)
@@ -185,8 +196,11 @@ class Copies:
 
     def _targets_of(self, worker: Worker, attempt: int) -> list[Task]:
         """The values of ``attempt`` that are being copied to ``worker``: one, or none any more."""
-        return [task for task in self.targets.tasks if task.retention is not None and worker in task.retention.copying
-                and task.value_attempt == attempt]  # fmt: skip
+        return [
+            task
+            for task in self.targets.tasks
+            if task.retention is not None and worker in task.retention.copying and task.value_attempt == attempt
+        ]
 
     def _tend_later(self, now: float, task: Task) -> None:
         if task.retention is not None:

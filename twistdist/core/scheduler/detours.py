@@ -88,8 +88,10 @@ class Detours:
                 self.outputs.post(other, m.Verify([attempt]))
         if history.lost_inputs >= MAX_LOST_INPUTS_IN_ALL:
             count = history.lost_inputs
-            text = (f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
-                    "can the workers reach the addresses that the others listen at?")  # fmt: skip
+            text = (
+                f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
+                "can the workers reach the addresses that the others listen at?"
+            )
             self.lifecycle.fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
             return
         self.alarms.set(now + pause, self._after_pause, (task, task.attempt))
@@ -119,9 +121,12 @@ class Detours:
     def _may_be_mended(self, now: float, worker: Worker, message: m.InputLost) -> bool:
         """Whether one of the links has not been bad for long enough to have what lies behind it made again, which could be."""
         workers = self.registry.workers
-        return any(self.reach.cut_for(now, worker, holder) < self.settings.dead_after
-                   and (other := workers.get(holder)) is not None and self._can_be_made_again(other, attempt) is not None
-                   for attempt, holder in message.inputs)  # fmt: skip
+        return any(
+            self.reach.cut_for(now, worker, holder) < self.settings.dead_after
+            and (other := workers.get(holder)) is not None
+            and self._can_be_made_again(other, attempt) is not None
+            for attempt, holder in message.inputs
+        )
 
     @staticmethod
     def _can_be_made_again(holder: Worker, attempt: int) -> Task | None:

@@ -74,9 +74,15 @@ class Dispatch:
             if reserved is None or not reserved.reachable or reserved.resting or not reserved.most:
                 if reserved is not None:
                     self.slots.release(reserved)
-                free = [worker for worker in self.registry.workers.values()
-                        if worker.reachable and not worker.resting and worker.most and worker.exclusive is None
-                        and placement.allowed(task, worker)]  # fmt: skip
+                free = [
+                    worker
+                    for worker in self.registry.workers.values()
+                    if worker.reachable
+                    and not worker.resting
+                    and worker.most
+                    and worker.exclusive is None
+                    and placement.allowed(task, worker)
+                ]
                 if not free:
                     continue
                 reserved = min(free, key=lambda worker: (worker.given, worker.number))
@@ -91,8 +97,10 @@ class Dispatch:
         """An attempt of the task is the worker's; one that is too large for a frame fails."""
         weight = len(task.args) + sum([len(upstream.value) for upstream in task.inputs if upstream.value is not None])
         if weight > MAX_COMPUTE_BYTES:
-            text = (f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
-                    f"{MAX_COMPUTE_BYTES}; combine the inputs in a tree of tasks")  # fmt: skip
+            text = (
+                f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
+                f"{MAX_COMPUTE_BYTES}; combine the inputs in a tree of tasks"
+            )
             self.lifecycle.fail(task, m.ErrorInfo("SerializationError", "", text, key=task.key))
             return
         mean = task.function.mean_us
@@ -114,18 +122,39 @@ class Dispatch:
         if task.inputs and not restore:
             inputs = []
             for upstream in task.positions or task.inputs:
-                inputs.append(m.Input(upstream.number, upstream.value_attempt, upstream.value, upstream.size, upstream.digest,
-                                      self.reach.introduce(worker, upstream.holders or ())))  # fmt: skip
+                inputs.append(
+                    m.Input(
+                        upstream.number,
+                        upstream.value_attempt,
+                        upstream.value,
+                        upstream.size,
+                        upstream.digest,
+                        self.reach.introduce(worker, upstream.holders or ()),
+                    )
+                )
         name = _checkpoint_of(self.settings.checkpoints, task) if task.options.checkpoint else ""
-        compute = m.Compute(task.number, attempt, function.number, task.args, inputs, task.options.time_limit, int(mean),
-                            task.key, name, restore)  # fmt: skip
+        compute = m.Compute(
+            task.number,
+            attempt,
+            function.number,
+            task.args,
+            inputs,
+            task.options.time_limit,
+            int(mean),
+            task.key,
+            name,
+            restore,
+        )
         self.outputs.post(worker, compute, weight)
 
     def _recall(self, now: float) -> None:
         """Idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
         for worker in self.placement.overloaded(now):
-            given = [task for task in worker.assigned
-                     if not task.options.workers and not task.options.resources and task not in worker.parked]  # fmt: skip
+            given = [
+                task
+                for task in worker.assigned
+                if not task.options.workers and not task.options.resources and task not in worker.parked
+            ]
             ahead = min(len(given), worker.given - worker.hello.slots)
             if ahead > 0:
                 worker.recalling = True

@@ -55,8 +55,15 @@ class Fleet:
         """
         if hello.slots < 0 or min(hello.resources.values(), default=0) < 0:
             raise ProtocolError(f"worker {hello.name} has less than nothing: {hello.slots} slots, resources {hello.resources}")
-        worker = Worker(self.registry.next("worker"), hello, self.registry.new_session(), resources=dict(hello.resources),
-                        progress_at=now, heard_at=now, quiet_at=now)  # fmt: skip
+        worker = Worker(
+            self.registry.next("worker"),
+            hello,
+            self.registry.new_session(),
+            resources=dict(hello.resources),
+            progress_at=now,
+            heard_at=now,
+            quiet_at=now,
+        )
         earlier = [other for other in self.registry.workers.values() if other.name == hello.name]
         leaving = self.leaving.of_incarnation(hello.incarnation)
         self.registry.add_worker(worker)

@@ -97,7 +97,9 @@ def _check_workers(scheduler: Scheduler) -> None:
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
             _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")
     if scheduler.placement.idle and not scheduler.rejoining.active:
-        row = [task for task in scheduler.registry.tasks.values()
-               if task.state is READY and task not in scheduler.queues.restricted and task not in isolated]  # fmt: skip
+        row = [
+            task
+            for task in scheduler.registry.tasks.values()
+            if task.state is READY and task not in scheduler.queues.restricted and task not in isolated
+        ]
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])
-

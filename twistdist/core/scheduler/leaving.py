@@ -51,8 +51,14 @@ class Leaving:
 
     def of_incarnation(self, incarnation: int) -> Retiring | None:
         """Whether, and until when, that process is to leave."""
-        return next((worker.retiring for worker in self.registry.workers.values()
-                     if worker.retiring is not None and worker.hello.incarnation == incarnation), None)  # fmt: skip
+        return next(
+            (
+                worker.retiring
+                for worker in self.registry.workers.values()
+                if worker.retiring is not None and worker.hello.incarnation == incarnation
+            ),
+            None,
+        )
 
     def _time_is_up(self, now: float, worker: Worker) -> None:
         """The end of the event looks at it."""

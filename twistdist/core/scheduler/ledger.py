@@ -107,8 +107,18 @@ class Ledger:
         if not tasks:
             return
         first, bits = tasks[0], (len(tasks) + 7) >> 3
-        batch = Batch(client.number, first.origin, first.function.number, first.options, client.batch, list(tasks),
-                      [task.number for task in tasks], len(tasks), bytearray(bits), bytearray(bits))  # fmt: skip
+        batch = Batch(
+            client.number,
+            first.origin,
+            first.function.number,
+            first.options,
+            client.batch,
+            list(tasks),
+            [task.number for task in tasks],
+            len(tasks),
+            bytearray(bits),
+            bytearray(bits),
+        )
         self._add_batch(batch)
         self._put((j.BATCH, batch.numbers[0]), batch.encode)
 
@@ -307,43 +317,3 @@ class Ledger:
     def drop(self, key: j.Key) -> None:
         """A row that turned out to be of no use."""
         self._drop(key)
-
-
-class NoLedger(Ledger):
-    """Without a journal: nothing is to be written."""
-
-    kept = False
-
-    def session(self, client: Client) -> None: ...
-
-    def session_gone(self, client: Client) -> None: ...
-
-    def function(self, function: Function) -> None: ...
-
-    def function_gone(self, function: Function) -> None: ...
-
-    def worker(self, worker: Worker) -> None: ...
-
-    def worker_gone(self, number: int) -> None: ...
-
-    def dataset(self, dataset: Dataset) -> None: ...
-
-    def dataset_gone(self, dataset: Dataset) -> None: ...
-
-    def batch(self, client: Client, tasks: Sequence[Task]) -> None: ...
-
-    def data(self, task: Task) -> None: ...
-
-    def target(self, task: Task, copies: int) -> None: ...
-
-    def ended(self, task: Task) -> None: ...
-
-    def history(self, task: Task) -> None: ...
-
-    def forget(self, task: Task) -> None: ...
-
-    def watch(self, task: Task | None, client: Client, cid: int) -> None: ...
-
-    def unwatch(self, task: Task | None, client: Client, cid: int) -> None: ...
-
-    def drop(self, key: j.Key) -> None: ...

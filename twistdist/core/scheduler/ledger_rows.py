@@ -42,11 +42,18 @@ class Batch:
         tasks = self.tasks
         inputs = [[upstream.number for upstream in task.positions or task.inputs] for task in tasks]
         return j.Batch(
-            self.session, self.origin, self.function, self.options, self.rank, self.numbers, [task.cid for task in tasks],
-            [task.args for task in tasks], inputs if any(inputs) else None,
+            self.session,
+            self.origin,
+            self.function,
+            self.options,
+            self.rank,
+            self.numbers,
+            [task.cid for task in tasks],
+            [task.args for task in tasks],
+            inputs if any(inputs) else None,
             [task.chosen for task in tasks] if any(task.chosen for task in tasks) else None,
             [task.recipe for task in tasks] if any(task.recipe for task in tasks) else None,
-        )  # fmt: skip
+        )
 
 
 @attrs.define(eq=False)
@@ -89,9 +96,25 @@ def data_row(task: Task) -> j.Data:
     """The row of scattered data."""
     retention = task.retention
     source = retention.source if retention is not None else None
-    sources = [] if source is None else [*([(source.client.number, source.cid)] if source.client is not None else []),
-                                         *[(client.number, cid) for client, cid in source.others]]  # fmt: skip
-    return j.Data(task.origin, task.cid, task.chosen, task.size, task.recipe, task.value, task.value_attempt,
-                  retention.copies if retention is not None else 0, list(source.workers) if source is not None else [],
-                  source.resupply if source is not None else False, retention.announced if retention is not None else True,
-                  sources)  # fmt: skip
+    sources = (
+        []
+        if source is None
+        else [
+            *([(source.client.number, source.cid)] if source.client is not None else []),
+            *[(client.number, cid) for client, cid in source.others],
+        ]
+    )
+    return j.Data(
+        task.origin,
+        task.cid,
+        task.chosen,
+        task.size,
+        task.recipe,
+        task.value,
+        task.value_attempt,
+        retention.copies if retention is not None else 0,
+        list(source.workers) if source is not None else [],
+        source.resupply if source is not None else False,
+        retention.announced if retention is not None else True,
+        sources,
+    )

@@ -92,8 +92,10 @@ class Lifecycle:
             self.make_ready(task, transitions.TO_BE_READ)
             return True
         if task.options.replay == "never" and task.value_attempt:
-            text = (f"the value of {task.key} is lost with every worker that had it, and replay=\"never\" forbids to compute "
-                    "it again; more replicas or a checkpoint would have kept it")  # fmt: skip
+            text = (
+                f'the value of {task.key} is lost with every worker that had it, and replay="never" forbids to compute '
+                "it again; more replicas or a checkpoint would have kept it"
+            )
             self.fail(task, m.ErrorInfo("DataLost", "", text))
             return True
         return False

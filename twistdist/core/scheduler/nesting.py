@@ -20,8 +20,9 @@ LOOK_S, LONGEST_LOOK_S = 0.25, 2.0
 MAX_LOOKED_AT = 10_000
 
 
-def slot_to_free(parent: Task, wanted: Iterable[Task], workers: Collection[Worker],
-                 parents: Collection[Task]) -> tuple[Worker, Task] | None:  # fmt: skip
+def slot_to_free(
+    parent: Task, wanted: Iterable[Task], workers: Collection[Worker], parents: Collection[Task]
+) -> tuple[Worker, Task] | None:
     """The worker, and the one of ``parents`` there, without whose slot a task of ``wanted``, or what that needs, can't begin.
 
     ``parents`` are the tasks that have clients; ``parent``, whose client wants the tasks, is chosen where that helps.  None

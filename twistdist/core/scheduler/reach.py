@@ -69,6 +69,9 @@ class Reach:
 
     def can_fetch(self, worker: Worker, task: Task) -> bool:
         """Whether, as far as is known, ``worker`` can fetch each of the task's inputs from somebody."""
-        return all(upstream.holders is None or worker in upstream.holders
-                   or any((worker.number, holder.number) not in self.links for holder in upstream.holders)
-                   for upstream in task.inputs)  # fmt: skip
+        return all(
+            upstream.holders is None
+            or worker in upstream.holders
+            or any((worker.number, holder.number) not in self.links for holder in upstream.holders)
+            for upstream in task.inputs
+        )

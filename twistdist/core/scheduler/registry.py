@@ -66,8 +66,16 @@ class Registry:
         """All sessions."""
         return [*self.clients.values(), *self.workers.values()]
 
-    def new_task(self, client: Client, cid: int, function: Function, args: bytes, inputs: tuple[Any, ...],
-                  options: m.Options, key: str | None) -> Task:  # fmt: skip
+    def new_task(
+        self,
+        client: Client,
+        cid: int,
+        function: Function,
+        args: bytes,
+        inputs: tuple[Any, ...],
+        options: m.Options,
+        key: str | None,
+    ) -> Task:
         """A new task, which the future ``cid`` of ``client`` asks for."""
         number = self.next("task")
         depth = 1 + max([upstream.depth for upstream in inputs]) if inputs else 0

@@ -88,9 +88,10 @@ class Rejoining:
             self.ledger.drop(key)
 
     def _look_who_came(self, now: float, subject: None) -> None:
-        if self.active and (not self.expected or (
-            now >= self._restarted_at + RESTART_GRACE_S - 1e-6 and self._refused.issuperset(self.expected)
-        )):  # fmt: skip
+        if self.active and (
+            not self.expected
+            or (now >= self._restarted_at + RESTART_GRACE_S - 1e-6 and self._refused.issuperset(self.expected))
+        ):
             self._recovered(now)
 
     def _time_to_recover(self, now: float, subject: None) -> None:

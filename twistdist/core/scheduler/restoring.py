@@ -107,8 +107,10 @@ class Restoring:
         self.rejoining.begin(now)
         if not lives:
             return
-        text = (f"{len(tasks)} tasks, {self.transitions.unfinished} of them unfinished; "
-                f"{len(self.rejoining.expected)} workers are waited for")  # fmt: skip
+        text = (
+            f"{len(tasks)} tasks, {self.transitions.unfinished} of them unfinished; "
+            f"{len(self.rejoining.expected)} workers are waited for"
+        )
         self.outputs.incident(Incident(now, "scheduler restarted", f"epoch {self.registry.epoch}", text))
 
     def _restore_functions(self, found: list[tuple[int, Any]]) -> dict[int, Function]:
@@ -122,8 +124,18 @@ class Restoring:
     def _restore_sessions(self, now: float, found: list[tuple[int, Any]], functions: dict[int, Function]) -> None:
         for number, row in found:
             session = Session(received=row.received, safe=row.received)
-            client = Client(number, row.name, session, connected=False, away_since=now, parent=row.parent,
-                            placeholder=row.placeholder, next_cid=row.next_cid, recorded=True, restored=True)  # fmt: skip
+            client = Client(
+                number,
+                row.name,
+                session,
+                connected=False,
+                away_since=now,
+                parent=row.parent,
+                placeholder=row.placeholder,
+                next_cid=row.next_cid,
+                recorded=True,
+                restored=True,
+            )
             self.registry.add_client(client)
             for fn, function in row.functions:
                 if function in functions:
@@ -141,14 +153,25 @@ class Restoring:
         gone = marks.gone if marks is not None else b""
         released = marks.released if marks is not None else b""
         size = (count + 7) >> 3
-        batch = Batch(row.session, row.origin, row.function, row.options, row.rank, [], row.numbers, 0,
-                      bytearray(gone.ljust(size, b"\0")), bytearray(released.ljust(size, b"\0")))  # fmt: skip
+        batch = Batch(
+            row.session,
+            row.origin,
+            row.function,
+            row.options,
+            row.rank,
+            [],
+            row.numbers,
+            0,
+            bytearray(gone.ljust(size, b"\0")),
+            bytearray(released.ljust(size, b"\0")),
+        )
         special = row.options.replicas > 1 or row.options.replay == "never"
         for at, number in enumerate(row.numbers):
             inputs: tuple[Task, ...] = ()
             if row.inputs is not None and row.inputs[at]:
-                inputs = tuple([self.registry.tasks[upstream] for upstream in row.inputs[at]
-                                if upstream in self.registry.tasks])  # fmt: skip
+                inputs = tuple(
+                    [self.registry.tasks[upstream] for upstream in row.inputs[at] if upstream in self.registry.tasks]
+                )
             key = row.keys[at] if row.keys is not None else None
             depth = 1 + max([upstream.depth for upstream in inputs]) if inputs else 0
             order = rank(row.options.priority, row.rank, depth, number)
@@ -178,8 +201,9 @@ class Restoring:
             return
         sources = [(client, cid) for session, cid in row.sources if (client := self.registry.clients.get(session)) is not None]
         first = sources.pop(0) if sources else (None, 0)
-        task.retention = Retention(row.copies, row.announced,
-                         source=Source(first[0], first[1], tuple(row.workers), row.resupply, sources))  # fmt: skip
+        task.retention = Retention(
+            row.copies, row.announced, source=Source(first[0], first[1], tuple(row.workers), row.resupply, sources)
+        )
         self.targets.add(task)
         for client, cid in ([(first[0], first[1])] if first[0] is not None else []) + sources:
             client.sources[cid] = task
@@ -202,8 +226,12 @@ class Restoring:
         valid: dict[int, list[Task]] = {number: [] for number, _ in found}
         for task, (number, outcome) in ended.items():
             valid[number].append(task)
-            task.value_attempt, task.value, task.size, task.digest = (outcome.attempt, outcome.value, outcome.size,
-                                                                      outcome.digest)  # fmt: skip
+            task.value_attempt, task.value, task.size, task.digest = (
+                outcome.attempt,
+                outcome.value,
+                outcome.size,
+                outcome.digest,
+            )
             task.error = outcome.error
             if outcome.checkpointed:
                 self.targets.of(task).checkpointed = True

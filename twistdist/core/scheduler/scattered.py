@@ -61,8 +61,9 @@ class Scattered:
             self.supplies.record(known)
             self.lifecycle.watch(known, client, message.cid)
             return
-        task = self.registry.new_task(client, message.cid, self.registry.data_function, b"", (), m.Options(),
-                                      message.key if known is None else None)  # fmt: skip
+        task = self.registry.new_task(
+            client, message.cid, self.registry.data_function, b"", (), m.Options(), message.key if known is None else None
+        )
         task.recipe, task.size, task.digest = message.digest, message.size, message.digest
         self.watchers.add(task, client, message.cid)
         self.ledger.data(task)

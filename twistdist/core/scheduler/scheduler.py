@@ -19,10 +19,11 @@ from twistdist.core.scheduler.garbage import Garbage
 from twistdist.core.scheduler.holdings import Holdings
 from twistdist.core.scheduler.lacks import Lacks
 from twistdist.core.scheduler.leaving import Leaving
-from twistdist.core.scheduler.ledger import Ledger, NoLedger
+from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.liveness import Liveness
 from twistdist.core.scheduler.nested import Nested
+from twistdist.core.scheduler.no_ledger import NoLedger
 from twistdist.core.scheduler.outputs import Bundle, Outputs, Peer
 from twistdist.core.scheduler.placement import Placement
 from twistdist.core.scheduler.queries import Queries
@@ -79,15 +80,9 @@ class Scheduler:
         self.lifecycle = lifecycle = Lifecycle(
             outputs, registry, ledger, transitions, targets, slots, queues, watchers, supplies
         )
-        self.dispatch = Dispatch(
-            alarms, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle
-        )
-        self.attempts = attempts = Attempts(
-            outputs, registry, ledger, transitions, targets, holdings, slots, queues, lifecycle
-        )
-        self.garbage = garbage = Garbage(
-            outputs, registry, ledger, targets, holdings, queues, supplies, lifecycle
-        )
+        self.dispatch = Dispatch(alarms, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle)
+        self.attempts = attempts = Attempts(outputs, registry, ledger, transitions, targets, holdings, slots, queues, lifecycle)
+        self.garbage = garbage = Garbage(outputs, registry, ledger, targets, holdings, queues, supplies, lifecycle)
         self.copies = copies = Copies(alarms, outputs, registry, reach, ledger, targets, holdings, watchers, supplies)
         self.recovery = recovery = Recovery(outputs, registry, reach, targets, holdings, lifecycle, copies)
         self.scattered = scattered = Scattered(
@@ -111,16 +106,25 @@ class Scheduler:
         self.durable = durable = Durable(registry, ledger, watchers, client_sessions)
         self.lacks = Lacks(alarms, outputs, registry, transitions, queues)
         self.submits = Submits(alarms, settings, registry, ledger, targets, watchers, lifecycle, garbage, nested)
-        self.rejoining = rejoining = Rejoining(
-            alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies
-        )
+        self.rejoining = rejoining = Rejoining(alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies)
         self.restoring = Restoring(
             outputs, registry, ledger, transitions, targets, watchers, lifecycle, garbage, client_sessions, durable, rejoining
         )
         self.queries = Queries(
-            outputs, registry, transitions, queues, watchers, lifecycle, garbage, copies, leaving, fleet,
-            client_sessions, durable, rejoining,
-        )  # fmt: skip
+            outputs,
+            registry,
+            transitions,
+            queues,
+            watchers,
+            lifecycle,
+            garbage,
+            copies,
+            leaving,
+            fleet,
+            client_sessions,
+            durable,
+            rejoining,
+        )
         self.tasks, self.workers, self.clients = registry.tasks, registry.workers, registry.clients
         self._handlers = self._table()
 
@@ -191,8 +195,10 @@ class Scheduler:
     def refusal(self, hello: m.HelloClient | m.HelloWorker) -> m.Refused | None:
         """Why a Hello must not be taken: another incarnation of that worker has come since."""
         if isinstance(hello, m.HelloWorker) and hello.incarnation in self.fleet.outlived:
-            return m.Refused("replaced", f"another worker named {hello.name!r} has taken this one's place; "
-                             "give each worker a name of its own")  # fmt: skip
+            return m.Refused(
+                "replaced",
+                f"another worker named {hello.name!r} has taken this one's place; give each worker a name of its own",
+            )
         return None
 
     def find_session(self, resume: m.Resume) -> Peer | None:

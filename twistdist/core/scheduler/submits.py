@@ -108,8 +108,18 @@ class Submits:
             raise ProtocolError(f"futures from {message.first} on were submitted twice, or have impossible numbers")
         return client.functions[message.fn]
 
-    def _add(self, client: Client, cid: int, function: Function, args: bytes, inputs: tuple[Any, ...], options: m.Options,
-             key: str | None, recipe: bytes, error: m.ErrorInfo | None) -> Task:  # fmt: skip
+    def _add(
+        self,
+        client: Client,
+        cid: int,
+        function: Function,
+        args: bytes,
+        inputs: tuple[Any, ...],
+        options: m.Options,
+        key: str | None,
+        recipe: bytes,
+        error: m.ErrorInfo | None,
+    ) -> Task:
         """A new task; with an ``error`` it has failed already."""
         task = self.registry.new_task(client, cid, function, args, inputs if error is None else (), options, key)
         task.recipe = recipe
@@ -155,13 +165,21 @@ def _conflict(key: str, known: bytes, recipe: bytes) -> str:
     """What differs.  The first half of a recipe is the function's, the second that of the arguments."""
     half = RECIPE_BYTES // 2
     if len(known) == len(recipe) == RECIPE_BYTES:
-        changed = [name for name, differs in (("another function", known[:half] != recipe[:half]),
-                                              ("other arguments", known[half:] != recipe[half:])) if differs]  # fmt: skip
+        changed = [
+            name
+            for name, differs in (
+                ("another function", known[:half] != recipe[:half]),
+                ("other arguments", known[half:] != recipe[half:]),
+            )
+            if differs
+        ]
         what = " and ".join(changed)
     else:
         what = "another function or other arguments"
-    return (f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, when "
-            "it was changed on purpose, submit it with replace=True")  # fmt: skip
+    return (
+        f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, when "
+        "it was changed on purpose, submit it with replace=True"
+    )
 
 
 def _recipe(function: Function, args: bytes, inputs: tuple[Task | None, ...]) -> bytes:

@@ -35,9 +35,14 @@ class Supplies:
         """Ask the session to bring the data to one worker; without a worker they wait for one."""
         self.awaited[task] = None
         source.supplying = None
-        free = [worker for worker in self.registry.workers.values()
-                if worker.reachable and worker.retiring is None and worker not in source.failed
-                and (not source.workers or worker.name in source.workers)]  # fmt: skip
+        free = [
+            worker
+            for worker in self.registry.workers.values()
+            if worker.reachable
+            and worker.retiring is None
+            and worker not in source.failed
+            and (not source.workers or worker.name in source.workers)
+        ]
         if free and source.client is not None:
             chosen = min(free, key=lambda worker: (worker.bytes_held, worker.number))
             source.supplying = chosen

@@ -41,19 +41,26 @@ def _cause(name: str, sources: tuple[TaskState, ...], target: TaskState, because
 WANTED = _cause("wanted", (IDLE,), WAITING, "it was submitted, or is in a recovery plan")
 TO_BE_READ = _cause("to be read", (IDLE,), READY, "its value is wanted again and is in the checkpoint store")
 TO_BE_SUPPLIED = _cause("to be supplied", (IDLE,), AWAITED, "its value was scattered: a session is to bring it")
-INPUTS_THERE = _cause("inputs there", (WAITING,), READY,
-                      "the last missing input got its value, or the pause after a lost input is over")  # fmt: skip
+INPUTS_THERE = _cause(
+    "inputs there", (WAITING,), READY, "the last missing input got its value, or the pause after a lost input is over"
+)
 INPUT_LOST = _cause("input lost", (READY,), WAITING, "all copies of an input were lost")
 PAUSED = _cause("paused", (IDLE,), WAITING, "its worker could not fetch an input: tried again after a pause")
 PLACED = _cause("placed", (READY,), ASSIGNED, "a worker was given an attempt")
-ADOPTED = _cause("adopted", (WAITING, READY), ASSIGNED,
-                 "a worker that came back goes on with an attempt that was taken for lost")  # fmt: skip
+ADOPTED = _cause(
+    "adopted", (WAITING, READY), ASSIGNED, "a worker that came back goes on with an attempt that was taken for lost"
+)
 OUTRUN = _cause("outrun", (ASSIGNED,), READY, "a worker came back with a later attempt than the one that is running")
-ENDED = _cause("ended", (WAITING, READY, ASSIGNED, AWAITED), IDLE,
-               "what went on for its value has ended: by an outcome, a loss, a retry, or since nobody wants it")  # fmt: skip
+ENDED = _cause(
+    "ended",
+    (WAITING, READY, ASSIGNED, AWAITED),
+    IDLE,
+    "what went on for its value has ended: by an outcome, a loss, a retry, or since nobody wants it",
+)
 UNCLAIMED = _cause("unclaimed", (AWAITED,), IDLE, "after a restart of the scheduler no worker brought the value")
-ACCEPTED = _cause("accepted", (IDLE,), DONE,
-                  "a value was accepted: by an outcome, scattered, or brought by a worker that came back")  # fmt: skip
+ACCEPTED = _cause(
+    "accepted", (IDLE,), DONE, "a value was accepted: by an outcome, scattered, or brought by a worker that came back"
+)
 BROKEN = _cause("broken", (IDLE,), FAILED, "an error was accepted, its own or that of an input")
 LOST = _cause("lost", (DONE,), IDLE, "all copies of its value were lost")
 FREED = _cause("freed", (DONE,), IDLE, "nobody needs its value now")
@@ -83,5 +90,6 @@ class Transitions:
 
 def rows() -> list[tuple[str, str, str, str]]:
     """(from, to, name of the cause, because) of each transition."""
-    return [(source.value, cause.target.value, cause.name, cause.because)
-            for cause in TABLE.values() for source in cause.sources]  # fmt: skip
+    return [
+        (source.value, cause.target.value, cause.name, cause.because) for cause in TABLE.values() for source in cause.sources
+    ]

@@ -95,15 +95,20 @@ class Watchdog:
         nobody: set[int] = set()  # options that no idle worker fits, by identity: the tasks of a map share theirs
         for task in self.registry.tasks.values():
             if task.state is READY and task not in self.queues.isolated and id(task.options) not in nobody:
-                fit = [worker for worker in self.placement.idle
-                       if placement.allowed(task, worker) and placement.has_resources(worker, task)]  # fmt: skip
+                fit = [
+                    worker
+                    for worker in self.placement.idle
+                    if placement.allowed(task, worker) and placement.has_resources(worker, task)
+                ]
                 if not fit:
                     nobody.add(id(task.options))
                 for able in fit:  # some may be left out, where they can't fetch its inputs and others can
                     if task not in self.queues.restricted or placement.offered(task, able):
                         return f"{task.key} is ready and {able.name} is free"
-            if task.state is WAITING and not (task.history is not None and task.history.paused) and (
-                all(upstream.state is DONE for upstream in task.inputs)
+            if (
+                task.state is WAITING
+                and not (task.history is not None and task.history.paused)
+                and (all(upstream.state is DONE for upstream in task.inputs))
             ):
                 return f"{task.key} waits although all its inputs are there"
         return ""

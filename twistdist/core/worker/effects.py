@@ -135,6 +135,20 @@ class StopWorker:
 
 
 Effect: TypeAlias = (
-    StartExecutor | EndExecutor | Give | TakeBack | GoOn | Interrupt | Kill | StartFetch | MoreHolders | RescueStore
-    | DeleteFiles | Spill | LookForFiles | PeerTrouble | Fence | StopWorker
-)  # fmt: skip
+    StartExecutor
+    | EndExecutor
+    | Give
+    | TakeBack
+    | GoOn
+    | Interrupt
+    | Kill
+    | StartFetch
+    | MoreHolders
+    | RescueStore
+    | DeleteFiles
+    | Spill
+    | LookForFiles
+    | PeerTrouble
+    | Fence
+    | StopWorker
+)

@@ -82,7 +82,9 @@ class Endings:
             return
         whose = "this worker with all its tasks and results" if stop.of_worker else "one executor of this worker"
         size, limit = memory.in_words(stop.size), memory.in_words(stop.limit)
-        text = (f"its process used {size} of memory and was ended; {whose} may use {limit}; work on smaller pieces, or give "
-                "the worker more with --memory-limit")  # fmt: skip
+        text = (
+            f"its process used {size} of memory and was ended; {whose} may use {limit}; work on smaller pieces, or give "
+            "the worker more with --memory-limit"
+        )
         executor.ending = Ending(attempt, "MemoryLimitExceeded", text)
         self.outputs.do(effects.Kill(stop.number, attempt))

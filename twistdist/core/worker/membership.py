@@ -47,8 +47,20 @@ class Membership:
         who = self.identity
         self._tell_again()
         running = [(job.compute.task, job.attempt) for job in self.jobs.by_attempt.values() if not job.doomed]
-        return m.HelloWorker(who.session, who.name, who.incarnation, who.pid, who.slots, who.address, who.host, who.store,
-                             who.resources, list(self.files.stored.values()), running, list(finished))  # fmt: skip
+        return m.HelloWorker(
+            who.session,
+            who.name,
+            who.incarnation,
+            who.pid,
+            who.slots,
+            who.address,
+            who.host,
+            who.store,
+            who.resources,
+            list(self.files.stored.values()),
+            running,
+            list(finished),
+        )
 
     def _tell_again(self) -> None:
         """What a scheduler that has just greeted this worker does not know."""

@@ -38,8 +38,14 @@ class Worker:
     ``spilled`` are on disk; no more than ``most_parked`` tasks give up their slots at a time.
     """
 
-    def __init__(self, identity: m.HelloWorker, stored: Iterable[m.Stored] = (), spilled: Iterable[int] = (),
-                 limits: memory.Limits | None = None, most_parked: int = MAX_PARKED) -> None:  # fmt: skip
+    def __init__(
+        self,
+        identity: m.HelloWorker,
+        stored: Iterable[m.Stored] = (),
+        spilled: Iterable[int] = (),
+        limits: memory.Limits | None = None,
+        most_parked: int = MAX_PARKED,
+    ) -> None:
         limits, slots = limits or memory.Limits(), identity.slots
         self.identity = identity
         self.dialer = dialer = Dialer(identity.session)
@@ -60,8 +66,12 @@ class Worker:
         self.deaths = Deaths(outputs, files, jobs, executors, intake, taking_back)
         self.membership = Membership(identity, dialer, outputs, files, jobs, executors, intake)
         # To be read only.
-        self.jobs, self.queue, self.executors, self.transfers = (jobs.by_attempt, jobs.queue, executors.by_number,
-                                                                 inputs.transfers)  # fmt: skip
+        self.jobs, self.queue, self.executors, self.transfers = (
+            jobs.by_attempt,
+            jobs.queue,
+            executors.by_number,
+            inputs.transfers,
+        )
         self.stored, self.spilled = files.stored, files.spilled
         self._handlers = self._table()
         for found in stored:
