@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from twistdist.core.scheduler import nesting
 from twistdist.core.scheduler.invariants import check_scheduler
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
+
+TUNING = Tuning()
 
 
 class Family(Story):
@@ -25,7 +27,7 @@ class Family(Story):
         given = m.Options(**options) if options else None
         self.tell(client, m.Submit(cid, 1, [b"%d" % cid], [list(inputs)], None, given))
 
-    def later(self, seconds=nesting.LOOK_S):
+    def later(self, seconds=TUNING.nested_look_s):
         self.now += seconds
         self.core.tick(self.now)
         check_scheduler(self.core)
@@ -59,7 +61,7 @@ def test_a_parent_that_waits_again_is_parked_again(family):
     family.child(client)
     family.child(client, 2)
     for _ in range(2):
-        family.later(nesting.LONGEST_LOOK_S)
+        family.later(TUNING.longest_nested_look_s)
         assert family.parked(worker) == [compute.attempt]
         family.tell(worker, m.Parked(compute.attempt, True))
         family.tell(worker, m.Parked(compute.attempt, False))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from twistdist.core.scheduler import garbage, possible
+from twistdist.core.scheduler import Settings, possible
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
 GPU = {"GPU": 2_000_000}
+TUNING = Tuning()
 
 
 @pytest.fixture
@@ -28,14 +30,14 @@ def told(story):
 
 def test_without_workers_all_wait(story):
     cid = story.submit()
-    story.later(possible.LOOK_S)
+    story.later(TUNING.lacks_look_s)
     assert told(story) == [([], possible.NOBODY)] and why(story, cid) == (possible.NOBODY, {possible.NOBODY: 1})
     (incident,) = story.core.statistics.incidents
     assert (incident.kind, incident.what, incident.cause) == ("tasks wait", "1 tasks", possible.NOBODY)
-    story.later(possible.LOOK_S)
+    story.later(TUNING.lacks_look_s)
     assert told(story) == [] and len(story.core.statistics.incidents) == 1
     story.worker()
-    story.later(possible.LOOK_S)
+    story.later(TUNING.lacks_look_s)
     assert told(story) == [([], "")] and why(story, cid) == ("", {})
 
 
@@ -43,13 +45,13 @@ def test_a_resource_that_nobody_has_enough_of_is_named(story):
     story.worker("a", resources={"GPU": 1_000_000})
     story.worker("b")
     cids = [story.submit(resources=GPU), story.submit(resources=GPU)]
-    story.later(possible.LOOK_S)
+    story.later(TUNING.lacks_look_s)
     text = "it needs GPU=2; a has GPU=1; b has no resources"
     assert told(story) == [(cids, text)] and why(story, cids[0]) == (text, {text: 2})
     assert story.core.statistics.incidents[0].what.startswith("2 tasks, ")
     story.worker("c", resources=GPU)
     assert why(story, cids[1]) == ("", {})
-    story.later(possible.LOOK_S)
+    story.later(TUNING.lacks_look_s)
     assert told(story) == [(cids, "")]
 
 
@@ -67,12 +69,12 @@ def test_a_task_that_only_waits_for_a_slot_lacks_nothing(story):
     story.worker("a", resources=GPU)
     story.submit(resources=GPU)
     cid = story.submit(resources=GPU)
-    story.later(possible.LOOK_S)
+    story.later(TUNING.lacks_look_s)
     assert told(story) == [] and why(story, cid) == ("", {})
 
 
-def test_why_a_task_failed_is_known_when_nobody_wants_it_any_more(story, monkeypatch):
-    monkeypatch.setattr(garbage, "MAX_FAILURES", 2)
+def test_why_a_task_failed_is_known_when_nobody_wants_it_any_more():
+    story = Story(Settings(tuning=Tuning(max_failures=2)))
     worker = story.worker()
     keys = []
     for n in range(3):

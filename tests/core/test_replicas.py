@@ -6,7 +6,7 @@ import pytest
 
 from twistdist.core.scheduler import Settings
 from twistdist.core.scheduler.invariants import check_scheduler
-from twistdist.core.scheduler.queues import ISOLATED_AFTER
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
@@ -238,7 +238,7 @@ def killed_under(story, task_cid):
 
 def test_a_task_exposed_twice_runs_alone_and_is_charged_then(story):
     bad, good = story.submit(crash_limit=1), story.submit()
-    for _ in range(ISOLATED_AFTER):
+    for _ in range(Tuning().isolated_after):
         assert len(killed_under(story, bad)) == 2
     (alone,) = killed_under(story, bad)
     outcomes = [one for one in story.said(story.client) if isinstance(one, m.Erred)]
@@ -248,7 +248,7 @@ def test_a_task_exposed_twice_runs_alone_and_is_charged_then(story):
 
 def test_a_parent_that_runs_alone_gives_way_to_its_children(story):
     parent = story.submit()
-    for _ in range(ISOLATED_AFTER):
+    for _ in range(Tuning().isolated_after):
         killed_under(story, parent)
     worker = story.worker("w", slots=2)
     (compute,) = story.given(worker)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from twistdist.core.scheduler import detours, dispatch
+from twistdist.core.scheduler import Settings
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.outputs import Replaced
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.testing.stories import Story
 from twistdist.wire import framing
@@ -451,7 +452,7 @@ def test_an_input_that_can_never_be_had_is_computed_again(story):
     first = story.submit()
     story.submit(first)
     story.done(worker, story.given(worker)[0], None, 10_000)
-    for _ in range(detours.MAX_LOST_INPUTS):
+    for _ in range(Tuning().max_lost_inputs):
         (compute,) = story.given(worker)
         story.tell(worker, m.InputLost(compute.task, compute.attempt, [(compute.inputs[0].attempt, worker.number)]))
         story.later(10)
@@ -477,8 +478,8 @@ def test_a_future_submitted_twice_stays_the_first_one(story):
     assert story.outcome(1) is None and len(story.core.tasks) == 1 == len(story.core.statistics.incidents)
 
 
-def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection(story, monkeypatch):
-    monkeypatch.setattr(dispatch, "MAX_COMPUTE_BYTES", 100)
+def test_too_many_bytes_of_inputs_fail_the_task_and_not_the_connection():
+    story = Story(Settings(tuning=Tuning(max_compute_bytes=100)))
     worker = story.worker()
     first = story.submit()
     story.done(worker, story.given(worker)[0], b"x" * 101, 101)

@@ -14,22 +14,15 @@ from twistdist.core.scheduler.records import (
 )
 from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.wire import messages as m
-
-#: Seconds of uninterrupted traffic after which the books are compared by a question, since beats can't tell.
-AUDIT_AFTER_S = 10.0
-
-#: The pause before the next question to a worker whose books were right: doubled each time.
-AUDIT_PAUSE_S, LONGEST_AUDIT_PAUSE_S = 20.0, 640.0
-
-#: Beats in a row that differ before the books are compared.
-MAX_DIFFERENT = 2
 
 
 @attrs.define(eq=False)
 class Audits:
     """Owns ``Worker.audit`` and what belongs to it."""
 
+    tuning: Tuning
     outputs: Outputs
     registry: Registry
     lifecycle: Lifecycle
@@ -41,7 +34,7 @@ class Audits:
         if beat.sent == worker.session.received and received == worker.session.sent and not worker.session.waiting:
             worker.quiet_at = now
             self._compare(now, worker, beat)
-        elif now - worker.quiet_at > AUDIT_AFTER_S and now >= worker.audit_after:
+        elif now - worker.quiet_at > self.tuning.audit_after_s and now >= worker.audit_after:
             self._ask(now, worker, stored=True)
 
     def _compare(self, now: float, worker: Worker, beat: m.Beat) -> None:
@@ -49,7 +42,7 @@ class Audits:
         stored = beat.stored >= 0 and beat.stored != digest_of([task.value_attempt for task in worker.holds])
         if stored or beat.jobs != digest_of([task.attempt for task in worker.assigned]):
             worker.differs += 1
-            if worker.differs >= MAX_DIFFERENT or stored:
+            if worker.differs >= self.tuning.max_different or stored:
                 self._ask(now, worker, stored)
         else:
             worker.differs = 0
@@ -77,7 +70,7 @@ class Audits:
         unexpected = [attempt for attempt in message.jobs if attempt not in given and attempt not in audit.left]
         gone, unknown = self._compare_files(worker, audit, message)
         if not (lost or unexpected or gone or unknown):
-            worker.audit_pause = min(LONGEST_AUDIT_PAUSE_S, max(AUDIT_PAUSE_S, 2 * worker.audit_pause))
+            worker.audit_pause = min(self.tuning.longest_audit_pause_s, max(self.tuning.audit_pause_s, 2 * worker.audit_pause))
             worker.audit_after = now + worker.audit_pause
             return
         worker.audit_pause = 0.0

@@ -14,6 +14,7 @@ from twistdist.core.scheduler.records import (
     Task,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.transitions import (
     ASSIGNED,
     DONE,
@@ -22,14 +23,12 @@ from twistdist.core.scheduler.transitions import (
 from twistdist.core.scheduler.watchers import UNTIL_ENDED, Watchers
 from twistdist.wire import messages as m
 
-#: Seconds after which a client that could not fetch a value is told again where it is.
-TELL_AGAIN_S = 0.2
-
 
 @attrs.define(eq=False)
 class Cancelling:
     """What a client says of single futures."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     registry: Registry
@@ -88,7 +87,7 @@ class Cancelling:
             if number in self.registry.workers:
                 self.detours.mark_link(now, client, number)
         self.copies.relay(task, client)
-        self.alarms.set(now + TELL_AGAIN_S, self._tell_again, (client, message.cid, task))
+        self.alarms.set(now + self.tuning.tell_again_s, self._tell_again, (client, message.cid, task))
 
     def _tell_again(self, now: float, subject: tuple[Client, int, Task]) -> None:
         client, cid, task = subject

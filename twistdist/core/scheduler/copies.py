@@ -21,6 +21,7 @@ from twistdist.core.scheduler.records import (
     Worker,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.supplies import Supplies
 from twistdist.core.scheduler.targets import Targets
 from twistdist.core.scheduler.transitions import (
@@ -29,20 +30,12 @@ from twistdist.core.scheduler.transitions import (
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.wire import messages as m
 
-#: Pause after a copy that failed before another is tried, in seconds; doubled each time.
-COPY_PAUSE_S = 0.05
-
-#: The longest such pause.
-LONGEST_COPY_PAUSE_S = 60.0
-
-#: A worker may hold this much more than the mean before ``rebalance`` moves something from it.
-UNEVEN = 1.1
-
 
 @attrs.define(eq=False)
 class Copies:
     """Owns what is in ``Task.care`` but its source."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     registry: Registry
@@ -191,7 +184,7 @@ class Copies:
                 holder = self.registry.workers.get(number)
                 if holder is not None:
                     self.outputs.post(holder, m.Verify([message.attempt]))
-            pause = min(LONGEST_COPY_PAUSE_S, COPY_PAUSE_S * 2 ** min(retention.failures, 12))
+            pause = min(self.tuning.longest_copy_pause_s, self.tuning.copy_pause_s * 2 ** min(retention.failures, 12))
             self.alarms.set(now + pause, self._tend_later, task)
 
     def _targets_of(self, worker: Worker, attempt: int) -> list[Task]:
@@ -225,7 +218,7 @@ class Copies:
         for source in sorted(workers, key=lambda worker: -held[worker]):
             for task in list(source.holds):
                 target = min(workers, key=lambda worker: (held[worker], worker.number))
-                if held[source] <= mean * UNEVEN:
+                if held[source] <= mean * self.tuning.uneven:
                     break
                 if (tasks is not None and task not in tasks) or target in (task.holders or ()) or self._is_moving(task):
                     continue

@@ -21,34 +21,18 @@ from twistdist.core.scheduler.records import (
 )
 from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
-from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.settings import Settings, Tuning
 from twistdist.core.scheduler.transitions import (
     DONE,
 )
 from twistdist.wire import messages as m
-
-#: After a task was given back this often because of inputs that could not be fetched, their copies are taken for lost; and at
-#: once if there is no other way; but never before the link has been bad for ``dead_after``: until then it may be mended.
-MAX_LOST_INPUTS = 4
-
-#: After this many times the task fails.
-MAX_LOST_INPUTS_IN_ALL = 12
-
-#: No more are counted before, where the value could be made again then.
-MAX_LOST_INPUTS_EARLY = 7
-
-#: Seconds until the task is tried again: doubled each time.
-PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
-
-#: Seconds (at least twice ``dead_after``) for which a worker that could not fetch from another one is not sent there again if
-#: there is another way.
-LINK_S = 60.0
 
 
 @attrs.define(eq=False)
 class Detours:
     """Marks the links of :class:`Reach`."""
 
+    tuning: Tuning
     alarms: Alarms
     settings: Settings
     outputs: Outputs
@@ -69,11 +53,11 @@ class Detours:
         history.lost_inputs += 1
         for _, holder in message.inputs:
             self.mark_link(now, worker, holder)
-        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(history.lost_inputs, 10))
+        pause = min(self.tuning.longest_input_pause_s, self.tuning.input_pause_s * 2 ** min(history.lost_inputs, 10))
         self.lifecycle.pause(task)
-        hopeless = not self._goes_another_way(task, worker) or history.lost_inputs >= MAX_LOST_INPUTS
-        if history.lost_inputs > MAX_LOST_INPUTS_EARLY and self._may_be_mended(now, worker, message):
-            history.lost_inputs = MAX_LOST_INPUTS_EARLY
+        hopeless = not self._goes_another_way(task, worker) or history.lost_inputs >= self.tuning.max_lost_inputs
+        if history.lost_inputs > self.tuning.max_lost_inputs_early and self._may_be_mended(now, worker, message):
+            history.lost_inputs = self.tuning.max_lost_inputs_early
         for attempt, holder in message.inputs:
             other = self.registry.workers.get(holder)
             if other is None:
@@ -86,7 +70,7 @@ class Detours:
                 self.outputs.post(other, m.Free([attempt]))
             else:
                 self.outputs.post(other, m.Verify([attempt]))
-        if history.lost_inputs >= MAX_LOST_INPUTS_IN_ALL:
+        if history.lost_inputs >= self.tuning.max_lost_inputs_in_all:
             count = history.lost_inputs
             text = (
                 f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
@@ -99,7 +83,7 @@ class Detours:
     def mark_link(self, now: float, peer: Client | Worker, holder: int) -> None:
         """``peer`` could not fetch from a worker that is reachable otherwise: the link is marked, not the worker."""
         if self.reach.mark(now, peer, holder):
-            self.alarms.set(now + max(LINK_S, 2 * self.settings.dead_after), self._link_over, (peer, holder))
+            self.alarms.set(now + max(self.tuning.link_s, 2 * self.settings.dead_after), self._link_over, (peer, holder))
             other = self.registry.workers.get(holder)
             if other is not None and other.reachable:
                 name = peer.name or f"client {peer.number:x}"

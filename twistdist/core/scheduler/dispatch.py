@@ -18,21 +18,19 @@ from twistdist.core.scheduler.records import (
     Worker,
 )
 from twistdist.core.scheduler.registry import Registry
-from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.settings import Settings, Tuning
 from twistdist.core.scheduler.slots import Slots
 from twistdist.core.scheduler.transitions import (
     Transitions,
 )
 from twistdist.wire import messages as m
 
-#: A task whose inputs, arguments and values together are longer than this can't be sent in one frame, and fails.
-MAX_COMPUTE_BYTES = 128 << 20
-
 
 @attrs.define(eq=False)
 class Dispatch:
     """The end of every event calls ``schedule``."""
 
+    tuning: Tuning
     alarms: Alarms
     settings: Settings
     outputs: Outputs
@@ -96,15 +94,15 @@ class Dispatch:
     def _assign(self, now: float, task: Task, worker: Worker) -> None:
         """An attempt of the task is the worker's; one that is too large for a frame fails."""
         weight = len(task.args) + sum([len(upstream.value) for upstream in task.inputs if upstream.value is not None])
-        if weight > MAX_COMPUTE_BYTES:
+        if weight > self.tuning.max_compute_bytes:
             text = (
                 f"the arguments and small inputs of {task.key} are {weight} bytes together, more than "
-                f"{MAX_COMPUTE_BYTES}; combine the inputs in a tree of tasks"
+                f"{self.tuning.max_compute_bytes}; combine the inputs in a tree of tasks"
             )
             self.lifecycle.fail(task, m.ErrorInfo("SerializationError", "", text, key=task.key))
             return
         mean = task.function.mean_us
-        cost = int(mean) + placement.OVERHEAD_US if mean >= 0 else placement.UNKNOWN_US
+        cost = int(mean) + self.tuning.overhead_us if mean >= 0 else self.tuning.unknown_us
         attempt = self.registry.next_attempt()
         self.transitions.move(task, transitions.PLACED)
         task.attempt, task.cost_us = attempt, cost
@@ -163,7 +161,7 @@ class Dispatch:
                 return
         if not self._recall_alarm:
             self._recall_alarm = True
-            self.alarms.set(now + placement.RECALL_STALL_S, self._look_again, None)
+            self.alarms.set(now + self.tuning.recall_stall_s, self._look_again, None)
 
     def _look_again(self, now: float, subject: None) -> None:
         """The end of this turn will see whether somebody is overloaded now."""
@@ -173,7 +171,7 @@ class Dispatch:
         """The worker gives these attempts back, which it had not begun."""
         worker.recalling = False
         if not message.attempts:
-            worker.recall_after = now + 2 * placement.RECALL_STALL_S
+            worker.recall_after = now + 2 * self.tuning.recall_stall_s
         given = {task.attempt: task for task in worker.assigned}
         for attempt in message.attempts:
             task = given.pop(attempt, None)  # the same one twice would be let go of twice

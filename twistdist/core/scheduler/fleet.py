@@ -20,20 +20,19 @@ from twistdist.core.scheduler.records import (
 from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.scattered import Scattered
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
 #: The kind of incident of a worker that was told to stop and did: no fault.
 LEFT = "worker left"
 
-#: How many incarnations of workers are remembered as replaced by a later one.
-MAX_OUTLIVED = 10_000
-
 
 @attrs.define(eq=False)
 class Fleet:
     """Each story is one method, which tells all that is concerned, in order."""
 
+    tuning: Tuning
     outputs: Outputs
     registry: Registry
     ledger: Ledger
@@ -95,7 +94,7 @@ class Fleet:
         self.gone(now, old, "a new incarnation took its place")
         self.outputs.replace(old)
         self.outlived[old.hello.incarnation] = None
-        if len(self.outlived) > MAX_OUTLIVED:
+        if len(self.outlived) > self.tuning.max_outlived:
             del self.outlived[next(iter(self.outlived))]
 
     def away(self, worker: Worker) -> None:

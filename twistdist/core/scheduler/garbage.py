@@ -15,6 +15,7 @@ from twistdist.core.scheduler.records import (
     Task,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.stories import story_of
 from twistdist.core.scheduler.supplies import Supplies
 from twistdist.core.scheduler.targets import Targets
@@ -25,14 +26,12 @@ from twistdist.core.scheduler.transitions import (
 )
 from twistdist.wire import messages as m
 
-#: Failed tasks that nobody wants any more of which it is known why they failed.
-MAX_FAILURES = 1_000
-
 
 @attrs.define(eq=False)
 class Garbage:
     """``failures`` is what became of tasks that failed and are forgotten, by key."""
 
+    tuning: Tuning
     outputs: Outputs
     registry: Registry
     ledger: Ledger
@@ -84,7 +83,7 @@ class Garbage:
         """Of one that failed it is kept why, for a while."""
         self.failures.pop(task.key, None)
         self.failures[task.key] = story_of(task)
-        if len(self.failures) > MAX_FAILURES:
+        if len(self.failures) > self.tuning.max_failures:
             del self.failures[next(iter(self.failures))]
 
     def find(self, key: str) -> Task | None:

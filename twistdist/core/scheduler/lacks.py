@@ -13,6 +13,7 @@ from twistdist.core.scheduler.records import (
     Incident,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.transitions import (
     Transitions,
 )
@@ -23,6 +24,7 @@ from twistdist.wire import messages as m
 class Lacks:
     """What is lacking is found in :mod:`.possible`."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     registry: Registry
@@ -35,7 +37,7 @@ class Lacks:
         """The end of an event: is a look worthwhile?"""
         if not self._looking and (self.queues.restricted or (self.transitions.unfinished and not self.registry.workers)):
             self._looking = True
-            self.alarms.set(now + possible.LOOK_S, self._look, None)
+            self.alarms.set(now + self.tuning.lacks_look_s, self._look, None)
 
     def _look(self, now: float, _: None) -> None:
         """Tell of tasks that nobody who is here may ever run, and of those that somebody may run again."""
@@ -47,7 +49,7 @@ class Lacks:
                 self.outputs.incident(Incident(now, "tasks wait", some, change.text))
         self._looking = bool(self._tracker.any or self.queues.restricted)
         if self._looking:
-            self.alarms.set(now + possible.LOOK_S, self._look, None)
+            self.alarms.set(now + self.tuning.lacks_look_s, self._look, None)
 
     def _tell(self, change: possible.Change) -> None:
         cids: dict[Client, list[int]] = {}

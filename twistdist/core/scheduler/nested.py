@@ -12,6 +12,7 @@ from twistdist.core.scheduler.records import (
     Incident,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.transitions import (
     ASSIGNED,
     UNFINISHED,
@@ -23,6 +24,7 @@ from twistdist.wire import messages as m
 class Nested:
     """What is to be lent is decided in :mod:`.nesting`."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     registry: Registry
@@ -30,7 +32,7 @@ class Nested:
     def look_after(self, now: float, client: Client) -> None:
         """The client of a task has submitted something: see that it can begin although the task has a slot."""
         if client.parent and not client.look_after:
-            client.look_after = nesting.LOOK_S
+            client.look_after = self.tuning.nested_look_s
             self.alarms.set(now + client.look_after, self._look_at, client)
 
     def _look_at(self, now: float, client: Client) -> None:
@@ -39,11 +41,11 @@ class Nested:
         if not client.connected or parent is None or parent.state is not ASSIGNED or not wanted:
             client.look_after = 0.0
             return
-        client.look_after = min(nesting.LONGEST_LOOK_S, 2 * client.look_after)
+        client.look_after = min(self.tuning.longest_nested_look_s, 2 * client.look_after)
         self.alarms.set(now + client.look_after, self._look_at, client)
         tasks, clients, workers = self.registry.tasks, self.registry.clients.values(), list(self.registry.workers.values())
         parents = {tasks[other.parent] for other in clients if other.connected and other.parent in tasks}
-        found = nesting.slot_to_free(parent, wanted, workers, parents)
+        found = nesting.slot_to_free(parent, wanted, workers, parents, self.tuning.max_looked_at)
         if found is not None:
             worker, task = found
             text = f"{len(wanted)} tasks of {parent.key} can't begin: tasks that have tasks of their own hold every slot"

@@ -13,26 +13,20 @@ from twistdist.core.scheduler import placement
 from twistdist.core.scheduler.records import Task, Worker
 from twistdist.core.scheduler.transitions import ASSIGNED, READY, UNFINISHED
 
-#: Seconds after a task's client has submitted something until it is looked at whether it could begin, doubled each time.
-LOOK_S, LONGEST_LOOK_S = 0.25, 2.0
-
-#: Tasks that are looked at for one that can't begin.
-MAX_LOOKED_AT = 10_000
-
 
 def slot_to_free(
-    parent: Task, wanted: Iterable[Task], workers: Collection[Worker], parents: Collection[Task]
+    parent: Task, wanted: Iterable[Task], workers: Collection[Worker], parents: Collection[Task], limit: int
 ) -> tuple[Worker, Task] | None:
     """The worker, and the one of ``parents`` there, without whose slot a task of ``wanted``, or what that needs, can't begin.
 
     ``parents`` are the tasks that have clients; ``parent``, whose client wants the tasks, is chosen where that helps.  None
-    while every wanted task either runs, or may begin as soon as a task without a client ends.
+    while every wanted task either runs, or may begin as soon as a task without a client ends.  ``limit`` tasks are examined.
     """
     full = {worker: holding for worker in workers if worker.connected and (holding := _holding(worker, parents)) is not None}
     if not full:
         return None
     looked_at: set[int] = set()  # options of those that are ready: the tasks of a map share theirs
-    for task in _next_to_begin(wanted):
+    for task in _next_to_begin(wanted, limit):
         if task.state is ASSIGNED and (task in parents or not any(task in worker.assigned for worker in full)):
             continue  # it runs, or is next
         if id(task.options) in looked_at:
@@ -51,11 +45,11 @@ def _holding(worker: Worker, parents: Collection[Task]) -> list[Task] | None:
     return holding if len(holding) >= max(1, worker.most) else None
 
 
-def _next_to_begin(wanted: Iterable[Task]) -> Iterable[Task]:
+def _next_to_begin(wanted: Iterable[Task], limit: int) -> Iterable[Task]:
     """What of ``wanted``, or of what that waits for, is ready or with a worker."""
     seen: set[Task] = set()
     todo = [task for task in wanted if task.state in UNFINISHED]
-    while todo and len(seen) < MAX_LOOKED_AT:
+    while todo and len(seen) < limit:
         task = todo.pop()
         if task in seen:
             continue

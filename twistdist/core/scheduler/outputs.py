@@ -8,10 +8,8 @@ from typing import Any, TypeAlias
 import attrs
 
 from twistdist.core.scheduler.records import Client, Incident, Statistics, Worker
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.wire import messages as m
-
-#: Incidents that are kept for the edge to log.
-MAX_INCIDENTS = 1000
 
 Peer: TypeAlias = Client | Worker
 
@@ -66,6 +64,7 @@ class Bundle:
 class Outputs:
     """What is collected during an event.  ``dirty`` are the peers with something to send."""
 
+    tuning: Tuning
     statistics: Statistics
     dirty: dict[Peer, None] = attrs.field(factory=dict)
     _probes: dict[Worker, None] = attrs.field(factory=dict)
@@ -92,7 +91,7 @@ class Outputs:
         """Remember a fault, and have it logged."""
         self.statistics.incidents.append(incident)
         self._logs.append(Log(incident))
-        if len(self._logs) > MAX_INCIDENTS:
+        if len(self._logs) > self.tuning.max_incidents:
             del self._logs[0]
 
     def probe(self, worker: Worker) -> None:

@@ -1,7 +1,7 @@
 """Which worker gets the next task, and how many it is given ahead of time.
 
 A worker is *idle* while it has a slot without a task, and *open* while it may be given tasks ahead: one in any case, more
-while all that it has is expected to take less than ``HORIZON_US`` for each slot.  Late binding: a task that waits on the
+while all that it has is expected to take less than ``Tuning.horizon_us`` for each slot.  Late binding: a task that waits on the
 scheduler can still go anywhere, so the window is no longer than it takes to send the next frame.
 """
 
@@ -10,27 +10,15 @@ from __future__ import annotations
 import heapq
 
 from twistdist.core.scheduler.records import Task, TaskState, Worker
-
-#: Expected work that one slot is given ahead: several times the round trip of a loaded cluster (measured: 2 to 5 ms).
-HORIZON_US = 15_000
-
-#: Upper bound of tasks that one slot is given ahead.
-MAX_AHEAD = 512
-
-#: What a task costs beside its function (unpickling, bookkeeping), and what one of unknown duration is taken for.
-OVERHEAD_US = 15
-UNKNOWN_US = 20_000
-
-#: A worker with tasks ahead is asked for some back for an idle one when they are expected to last longer than this,
-RECALL_LOAD_US = 4_000
-#: or when it has finished nothing for this many seconds.
-RECALL_STALL_S = 0.02
+from twistdist.core.scheduler.settings import Tuning
 
 
 class Placement:
     """The workers that can be given work, in rotation."""
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning) -> None:
+        self._horizon_us, self._max_ahead = tuning.horizon_us, tuning.max_ahead
+        self._recall_load_us, self._recall_stall_s = tuning.recall_load_us, tuning.recall_stall_s
         self.idle: dict[Worker, None] = {}
         self.open: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}  # those with more tasks than slots
@@ -49,7 +37,7 @@ class Placement:
             self.idle[worker] = None
         elif most < slots:
             return
-        elif given == slots or (worker.load_us < slots * HORIZON_US and given < slots * MAX_AHEAD):
+        elif given == slots or (worker.load_us < slots * self._horizon_us and given < slots * self._max_ahead):
             self.open[worker] = None
 
     def remove(self, worker: Worker) -> None:
@@ -103,8 +91,8 @@ class Placement:
         """The workers from which tasks should be recalled for an idle one, the most loaded first."""
         found = []
         for worker in self.ahead:
-            stalled = now >= worker.progress_at + RECALL_STALL_S
-            if (worker.load_us > RECALL_LOAD_US or stalled) and not worker.recalling and now >= worker.recall_after:
+            stalled = now >= worker.progress_at + self._recall_stall_s
+            if (worker.load_us > self._recall_load_us or stalled) and not worker.recalling and now >= worker.recall_after:
                 found.append(worker)
         return sorted(found, key=lambda worker: -worker.load_us)
 

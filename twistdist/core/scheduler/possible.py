@@ -9,9 +9,6 @@ import attrs
 from twistdist.core.scheduler import placement
 from twistdist.core.scheduler.records import Task, Worker
 
-#: Seconds that such tasks wait before it is told, and between two looks.
-LOOK_S = 5.0
-
 #: The lack of everything.
 NOBODY = "no worker is connected"
 

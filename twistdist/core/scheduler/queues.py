@@ -14,10 +14,8 @@ from twistdist.core.scheduler.records import (
     Worker,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.slots import Slots
-
-#: A task that was running when whole workers died runs alone on its worker after that many such deaths.
-ISOLATED_AFTER = 2
 
 
 @attrs.define(eq=False)
@@ -26,6 +24,7 @@ class Queues:
     ``isolated`` ones must run alone.  ``pinned`` values are made again where the one that wants them can fetch them.
     """
 
+    tuning: Tuning
     registry: Registry
     reach: Reach
     slots: Slots
@@ -36,7 +35,7 @@ class Queues:
 
     def add(self, task: Task) -> None:
         """The task is ready."""
-        if task.history is not None and task.history.exposed >= ISOLATED_AFTER:
+        if task.history is not None and task.history.exposed >= self.tuning.isolated_after:
             self.isolated[task] = None
         elif task.options.workers or task.options.resources or task in self.pinned or self.is_cut_off(task):
             self.restricted[task] = None

@@ -1,6 +1,6 @@
 """After a restart the scheduler waits for the workers of before: it takes in workers and clients, and gives out nothing.
 
-That is over when every worker that it knew has come back, or after ``dead_after`` (``RESTART_GRACE_S`` for those whose address
+That is over when every worker that it knew has come back, or after ``dead_after`` (``Tuning.restart_grace_s`` if their address
 refuses connections).  Values that lie in stores, and attempts that are running, are claimed by the workers' Hellos; what nobody
 claims is brought back as after any other loss.
 """
@@ -21,21 +21,19 @@ from twistdist.core.scheduler.records import (
     Worker,
 )
 from twistdist.core.scheduler.registry import Registry
-from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.settings import Settings, Tuning
 from twistdist.core.scheduler.transitions import (
     AWAITED,
     Transitions,
 )
 from twistdist.wire import journal_rows as j
 
-#: Seconds that a worker whose process is gone has to be started again, after a restart of the scheduler.
-RESTART_GRACE_S = 3.0
-
 
 @attrs.define(eq=False)
 class Rejoining:
     """``expected`` are the workers that may come back, by name; ``active`` while they are waited for."""
 
+    tuning: Tuning
     alarms: Alarms
     settings: Settings
     outputs: Outputs
@@ -74,7 +72,7 @@ class Rejoining:
         """Nobody listens at the address that the worker had."""
         if name in self.expected:
             self._refused.add(name)
-            self.alarms.set(max(now, self._restarted_at + RESTART_GRACE_S), self._look_who_came, None)
+            self.alarms.set(max(now, self._restarted_at + self.tuning.restart_grace_s), self._look_who_came, None)
 
     def came_back(self, now: float, worker: Worker) -> None:
         """A worker has said Hello."""
@@ -90,7 +88,7 @@ class Rejoining:
     def _look_who_came(self, now: float, subject: None) -> None:
         if self.active and (
             not self.expected
-            or (now >= self._restarted_at + RESTART_GRACE_S - 1e-6 and self._refused.issuperset(self.expected))
+            or (now >= self._restarted_at + self.tuning.restart_grace_s - 1e-6 and self._refused.issuperset(self.expected))
         ):
             self._recovered(now)
 

@@ -16,6 +16,7 @@ from twistdist.core.scheduler.records import (
     Task,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.supplies import Supplies
 from twistdist.core.scheduler.targets import Targets
 from twistdist.core.scheduler.transitions import (
@@ -25,17 +26,12 @@ from twistdist.core.scheduler.watchers import Watchers
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
-#: Times that a session is asked to bring its data to a worker that it can't reach.
-MAX_TRIES = 8
-
-#: Pause between them, in seconds: doubled each time.
-SUPPLY_PAUSE_S, LONGEST_SUPPLY_PAUSE_S = 0.1, 5.0
-
 
 @attrs.define(eq=False)
 class Scattered:
     """Data come, are asked for again, and are lost with their session."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     registry: Registry
@@ -108,7 +104,7 @@ class Scattered:
             self.supplies.record(task)
             self.supplies.ask(task, source)
             return
-        if not message.worker or source.tries >= MAX_TRIES:
+        if not message.worker or source.tries >= self.tuning.max_tries:
             self._not_brought(task, source, message)
             return
         worker = self.registry.workers.get(message.worker)
@@ -117,7 +113,7 @@ class Scattered:
         else:
             source.failed.clear()
         source.supplying = None
-        pause = min(LONGEST_SUPPLY_PAUSE_S, SUPPLY_PAUSE_S * 2**source.tries)
+        pause = min(self.tuning.longest_supply_pause_s, self.tuning.supply_pause_s * 2**source.tries)
         self.alarms.set(now + pause, self._supply_again, (task, source, source.tries))
 
     def _not_brought(self, task: Task, source: Source, message: m.NotSupplied) -> None:

@@ -62,51 +62,68 @@ class Scheduler:
     def __init__(self, epoch: int, settings: Settings | None = None, ledger: Ledger | None = None) -> None:
         self.epoch = epoch
         self.settings = settings = settings or Settings()
+        tuning = settings.tuning
         self.ledger = ledger = ledger or NoLedger()
         self.statistics = statistics = Statistics()
         self._alarms = alarms = Alarms()
         # The parts, from the ground up: each is given those before it that it needs.
-        self.outputs = outputs = Outputs(statistics)
+        self.outputs = outputs = Outputs(tuning, statistics)
         self.registry = registry = Registry(outputs, ledger, epoch, statistics)
         self.reach = reach = Reach(outputs, registry)
         self.targets = targets = Targets()
         self.holdings = holdings = Holdings(outputs, targets)
-        self.placement = placement = Placement()
+        self.placement = placement = Placement(tuning)
         self.slots = slots = Slots(outputs, placement)
-        self.queues = queues = Queues(registry, reach, slots)
+        self.queues = queues = Queues(tuning, registry, reach, slots)
         self.watchers = watchers = Watchers(outputs, registry, reach, ledger)
         self.supplies = supplies = Supplies(outputs, registry, reach, ledger)
         self.transitions = transitions = Transitions()
         self.lifecycle = lifecycle = Lifecycle(
             outputs, registry, ledger, transitions, targets, slots, queues, watchers, supplies
         )
-        self.dispatch = Dispatch(alarms, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle)
+        self.dispatch = Dispatch(
+            tuning, alarms, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle
+        )
         self.attempts = attempts = Attempts(outputs, registry, ledger, transitions, targets, holdings, slots, queues, lifecycle)
-        self.garbage = garbage = Garbage(outputs, registry, ledger, targets, holdings, queues, supplies, lifecycle)
-        self.copies = copies = Copies(alarms, outputs, registry, reach, ledger, targets, holdings, watchers, supplies)
+        self.garbage = garbage = Garbage(tuning, outputs, registry, ledger, targets, holdings, queues, supplies, lifecycle)
+        self.copies = copies = Copies(tuning, alarms, outputs, registry, reach, ledger, targets, holdings, watchers, supplies)
         self.recovery = recovery = Recovery(outputs, registry, reach, targets, holdings, lifecycle, copies)
         self.scattered = scattered = Scattered(
-            alarms, outputs, registry, ledger, targets, watchers, supplies, lifecycle, garbage
+            tuning, alarms, outputs, registry, ledger, targets, watchers, supplies, lifecycle, garbage
         )
         self.detours = detours = Detours(
-            alarms, settings, outputs, registry, reach, queues, lifecycle, attempts, copies, recovery
+            tuning, alarms, settings, outputs, registry, reach, queues, lifecycle, attempts, copies, recovery
         )
         self.leaving = leaving = Leaving(alarms, outputs, registry, placement, targets, copies)
         self.fleet = fleet = Fleet(
-            outputs, registry, ledger, reach, placement, holdings, queues, attempts, copies, recovery, scattered, leaving
+            tuning,
+            outputs,
+            registry,
+            ledger,
+            reach,
+            placement,
+            holdings,
+            queues,
+            attempts,
+            copies,
+            recovery,
+            scattered,
+            leaving,
         )
         self.liveness = Liveness(alarms, settings, outputs, registry, reach, placement, copies, scattered, fleet)
-        self.watchdog = Watchdog(alarms, outputs, registry, transitions, placement, queues, lifecycle)
-        self.audits = Audits(outputs, registry, lifecycle, recovery)
-        self.nested = nested = Nested(alarms, outputs, registry)
+        self.watchdog = Watchdog(tuning, alarms, outputs, registry, transitions, placement, queues, lifecycle)
+        self.audits = Audits(tuning, outputs, registry, lifecycle, recovery)
+        self.nested = nested = Nested(tuning, alarms, outputs, registry)
         self.client_sessions = client_sessions = ClientSessions(
             alarms, settings, outputs, registry, ledger, watchers, scattered
         )
-        self.cancelling = Cancelling(alarms, outputs, registry, watchers, lifecycle, copies, detours)
+        self.cancelling = Cancelling(tuning, alarms, outputs, registry, watchers, lifecycle, copies, detours)
         self.durable = durable = Durable(registry, ledger, watchers, client_sessions)
-        self.lacks = Lacks(alarms, outputs, registry, transitions, queues)
-        self.submits = Submits(alarms, settings, registry, ledger, targets, watchers, lifecycle, garbage, nested)
-        self.rejoining = rejoining = Rejoining(alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies)
+        self.lacks = Lacks(tuning, alarms, outputs, registry, transitions, queues)
+        self.submits = Submits(tuning, alarms, settings, registry, ledger, targets, watchers, lifecycle, garbage, nested)
+        self.rejoining = rejoining = Rejoining(
+            tuning, alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies
+        )
         self.restoring = Restoring(
             outputs, registry, ledger, transitions, targets, watchers, lifecycle, garbage, client_sessions, durable, rejoining
         )

@@ -19,7 +19,7 @@ from twistdist.core.scheduler.records import (
 )
 from twistdist.core.scheduler.refusals import MAX_CIDS
 from twistdist.core.scheduler.registry import Registry
-from twistdist.core.scheduler.settings import Settings
+from twistdist.core.scheduler.settings import Settings, Tuning
 from twistdist.core.scheduler.targets import Targets
 from twistdist.core.scheduler.transitions import (
     UNFINISHED,
@@ -27,9 +27,6 @@ from twistdist.core.scheduler.transitions import (
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
-
-#: Submits of one session within this many seconds form one batch of the priority order.
-BATCH_S = 0.1
 
 #: A recipe as clients make it: the digest of the function and that of the arguments.
 RECIPE_BYTES = 32
@@ -44,6 +41,7 @@ _DEFAULTS = m.Options()
 class Submits:
     """Owns the batches of the priority order, ``Client.batch``."""
 
+    tuning: Tuning
     alarms: Alarms
     settings: Settings
     registry: Registry
@@ -59,7 +57,7 @@ class Submits:
         options = message.options or _DEFAULTS
         function = self._check(client, message, options)
         if now >= client.batch_until:
-            client.batch, client.batch_until = self.registry.next("batch"), now + BATCH_S
+            client.batch, client.batch_until = self.registry.next("batch"), now + self.tuning.batch_s
         self.registry.statistics.submitted += len(message.args)
         made: list[Task] = []
         for at, args in enumerate(message.args):

@@ -15,6 +15,7 @@ from twistdist.core.scheduler.records import (
     Worker,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.transitions import (
     DONE,
     READY,
@@ -23,20 +24,12 @@ from twistdist.core.scheduler.transitions import (
 )
 from twistdist.wire import messages as m
 
-#: Seconds in which a worker that has tasks runs none of them, fetches nothing and tells nothing before they are taken back.
-STUCK_S = 10.0
-
-#: Seconds that such a worker is given nothing.
-REST_S = 30.0
-
-#: Seconds without any progress after which the watchdog looks for a reason, and the longest pause between two looks.
-WATCH_S, LONGEST_WATCH_S = 10.0, 80.0
-
 
 @attrs.define(eq=False)
 class Watchdog:
     """Only reports, but for stuck workers, whose tasks are taken back."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     registry: Registry
@@ -46,7 +39,7 @@ class Watchdog:
     lifecycle: Lifecycle
     _progress: tuple[int, ...] = ()
     _progress_at: float = 0.0
-    _watch_pause: float = WATCH_S
+    _watch_pause: float = attrs.field(default=attrs.Factory(lambda self: self.tuning.watch_s, takes_self=True))
 
     def look_if_stuck(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
         """A worker that beats, has tasks, and does nothing with them: they are taken back, and it rests."""
@@ -57,17 +50,17 @@ class Watchdog:
             worker.idle_since, worker.idle_sent = now, worker.session.sent
         elif received < worker.idle_sent:
             worker.idle_since = now  # its tasks are still on their way
-        if now - max(worker.idle_since, worker.progress_at) < STUCK_S:
+        if now - max(worker.idle_since, worker.progress_at) < self.tuning.stuck_s:
             return
         worker.idle_since, worker.resting = None, True
         tasks = [task for task in worker.assigned if task not in worker.parked]
         self.placement.update(worker)
-        text = f"it beats, and has done nothing for {STUCK_S:g} s with the {len(tasks)} tasks that it has"
+        text = f"it beats, and has done nothing for {self.tuning.stuck_s:g} s with the {len(tasks)} tasks that it has"
         self.outputs.incident(Incident(now, "worker stuck", worker.name, text, requeued=len(tasks)))
         self.outputs.post(worker, m.Abort([task.attempt for task in tasks], True))
         for task in tasks:
             self.lifecycle.requeue(task)
-        self.alarms.set(now + REST_S, self._rested, worker)
+        self.alarms.set(now + self.tuning.rest_s, self._rested, worker)
 
     def _rested(self, now: float, worker: Worker) -> None:
         worker.resting = False
@@ -79,12 +72,12 @@ class Watchdog:
         counts = self.registry.statistics
         progress = (counts.done, counts.failed, counts.submitted, counts.reruns)
         if progress != self._progress or not self.transitions.unfinished:
-            self._progress, self._progress_at, self._watch_pause = progress, now, WATCH_S
+            self._progress, self._progress_at, self._watch_pause = progress, now, self.tuning.watch_s
             return
         if now - self._progress_at < self._watch_pause:
             return
         self._progress_at = now
-        self._watch_pause = min(LONGEST_WATCH_S, 2 * self._watch_pause)
+        self._watch_pause = min(self.tuning.longest_watch_s, 2 * self._watch_pause)
         found = self._why_no_progress()
         if found:
             text = f"nothing has ended for a while, and {found}; this is a bug in twistdist, please report it"
