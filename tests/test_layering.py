@@ -112,7 +112,7 @@ BESIDE = {
         "transitions",
         "invariants",
     ],
-    WORKER: ["records", "effects", "memory", "lease"],
+    WORKER: ["records", "effects", "memory", "lease", "tuning"],
 }
 
 #: Fields of records that more than one module assigns.  ``restoring`` makes records, and may assign all.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from twistdist.core import worker as core
-from twistdist.core.worker import Death, ending, executors, files, giving, intake, records, usage
+from twistdist.core.worker import Death, records
 from twistdist.core.worker import effects as fx
 from twistdist.core.worker.memory import Limits
+from twistdist.core.worker.tuning import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
+
+TUNING = Tuning()
 
 
 def make(slots=1, **fields):
@@ -49,7 +52,7 @@ def test_unknown_tasks_go_one_by_one_and_short_ones_together():
     assert given(worker) == [2]
     worker = make()
     worker.receive(0.0, [compute(n, cost=50) for n in range(1, 200)])
-    assert len(given(worker)) == records.WINDOW_US // 50
+    assert len(given(worker)) == TUNING.window_us // 50
 
 
 def test_the_function_goes_to_an_executor_once_and_again_to_a_new_one():
@@ -77,7 +80,7 @@ def test_only_the_running_attempt_is_charged():
 def test_when_all_executors_die_together_nobody_is_charged_at_first():
     worker = make()
     worker.receive(0.0, [compute(1)])
-    for _ in range(records.MAX_EXPOSED - 1):
+    for _ in range(TUNING.max_exposed - 1):
         worker.executor_ended(0.0, 0, Death("template died", "", 1, blame=False))
         worker.executor_started(0.0, 0)
         assert not [one for one in said(worker) if isinstance(one, m.Crashed)]
@@ -99,7 +102,7 @@ def test_an_executor_that_does_not_start_is_started_again_ever_later():
     for _ in range(12):
         worker.executor_ended(0.0, 0, Death("exit code 1", "", 0))
         delays.append(effects(worker, fx.StartExecutor)[0].delay)
-    assert delays == sorted(delays) and delays[0] == executors.BACKOFF_S and delays[-1] == executors.LONGEST_BACKOFF_S
+    assert delays == sorted(delays) and delays[0] == TUNING.backoff_s and delays[-1] == TUNING.longest_backoff_s
     assert [one.kind for one in said(worker) if isinstance(one, m.WorkerLog)] == ["executor does not start"] * 2
 
 
@@ -120,7 +123,7 @@ def test_a_running_task_that_nobody_wants_is_ended_after_a_moment():
     effects(worker)
     worker.receive(0.0, [m.Abort([1], False)])
     assert effects(worker) == []
-    worker.tick(ending.ABANDONED_S)
+    worker.tick(TUNING.abandoned_s)
     assert fx.Interrupt(0, 1, "cancelled") in effects(worker)
 
 
@@ -188,7 +191,7 @@ def test_a_time_limit_interrupts_first_and_kills_after_the_grace():
     worker.receive(0.0, [compute(1, limit=2.0)])
     worker.tick(2.0)
     assert fx.Interrupt(0, 1, "time limit") in effects(worker)
-    worker.tick(2.0 + ending.GRACE_S)
+    worker.tick(2.0 + TUNING.grace_s)
     assert fx.Kill(0, 1) in effects(worker)
     worker.executor_ended(2.6, 0, Death("SIGKILL", "stack", 1))
     (crash,) = crashes(worker)
@@ -309,7 +312,7 @@ def test_executors_that_do_not_start_stop_the_intake_until_one_does():
     worker = make()
     worker.receive(0.0, [compute(1), compute(2)])
     worker.executor_ended(0.0, 0, Death("SIGKILL", "", 1))
-    for _ in range(intake.MAX_FAILED_STARTS):
+    for _ in range(TUNING.max_failed_starts):
         worker.executor_ended(0.0, 0, Death("no more memory"))
     told = said(worker)
     assert [(one.most, "no more memory" in one.why) for one in told if isinstance(one, m.Intake)] == [(0, True)]
@@ -327,7 +330,7 @@ def test_the_memory_ladder():
     worker.receive(0.0, [compute(3), compute(4)])
     effects(worker)
     said(worker)
-    assert worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300) == usage.LOOK_CLOSELY_S
+    assert worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300) == TUNING.look_closely_s
     assert effects(worker) == [fx.Spill([1])]
     worker.memory_used(0.0, {0: 300, 1: 200}, {0: 3, 1: 2}, 300)
     assert effects(worker) == []  # it is being done
@@ -358,7 +361,7 @@ def test_the_least_recently_used_results_leave_memory_first():
     assert [one.text for one in said(worker) if isinstance(one, m.WorkerLog)] == ["disk full"]
     worker.memory_used(1.0, {}, {}, 750)
     assert effects(worker) == []  # not again at once
-    worker.memory_used(1.0 + files.SPILL_PAUSE_S, {}, {}, 750)
+    worker.memory_used(1.0 + TUNING.spill_pause_s, {}, {}, 750)
     assert effects(worker) == [fx.Spill([2])]
 
 
@@ -399,9 +402,9 @@ def test_an_executor_that_begins_nothing_is_replaced_and_nobody_is_charged():
     worker = make()
     worker.receive(0.0, [compute(1)])
     effects(worker)
-    worker.tick(giving.STUCK_S)
+    worker.tick(TUNING.stuck_s)
     assert effects(worker) == [fx.TakeBack(0)]
-    worker.taken_back(giving.STUCK_S, 0, [], 0)
+    worker.taken_back(TUNING.stuck_s, 0, [], 0)
     assert fx.Kill(0, 0) in effects(worker)
     worker.executor_ended(2.1, 0, Death("SIGKILL", "", 0))
     worker.executor_started(2.1, 0)
@@ -411,7 +414,7 @@ def test_an_executor_that_begins_nothing_is_replaced_and_nobody_is_charged():
 def test_a_task_that_met_two_template_deaths_runs_alone_before_it_is_charged():
     worker = make(2)
     worker.receive(0.0, [compute(1), compute(2)])
-    for _ in range(records.MAX_EXPOSED - 1):
+    for _ in range(TUNING.max_exposed - 1):
         for number in (0, 1):
             for attempt in list(worker.executors[number].given):
                 worker.executor_ended(0.0, number, Death("template died", "", attempt, blame=False))

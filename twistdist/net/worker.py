@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twistdist.core import worker as core
 from twistdist.core.worker import Death, effects, most_executors
 from twistdist.core.worker.memory import Limits
-from twistdist.core.worker.usage import LOOK_S
+from twistdist.core.worker.tuning import Tuning
 from twistdist.errors import ProtocolError, TwistdistError
 from twistdist.executors.supervisor import Supervisor, TaskService
 from twistdist.net.bulk import BulkFetcher, BulkServer
@@ -85,7 +85,7 @@ class WorkerService(Service):
         self._store_in_memory = self._store.in_memory()
         self._limits = limits or Limits()
         self._memory_alarm = Alarm(reactor, self._look_at_memory)
-        self._memory_pause = LOOK_S
+        self._memory_pause = Tuning().look_s
         self._bulk_server = BulkServer(reactor, self._store, host_identity(), self._taken)
         self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supervisor: Supervisor | None = None

@@ -5,17 +5,7 @@ from __future__ import annotations
 import attrs
 
 from twistdist import config
-
-
-def _tuned(default: float, unit: str, meaning: str) -> float:
-    """A field whose unit and meaning docs/settings.rst shows."""
-    field: float = attrs.field(default=default, metadata={"unit": unit, "meaning": meaning})
-    return field
-
-
-def _count(default: int, unit: str, meaning: str) -> int:
-    field: int = attrs.field(default=default, metadata={"unit": unit, "meaning": meaning})
-    return field
+from twistdist.core.tuned import count, ratio, seconds
 
 
 @attrs.frozen
@@ -23,73 +13,71 @@ class Tuning:
     """Numbers that tune the scheduler: the defaults are measured or argued for, and only tests and experiments change them."""
 
     # placement: which worker gets the next task, and how many tasks it is given ahead of time
-    horizon_us: int = _count(
+    horizon_us: int = count(
         15_000, "µs", "work that one slot is given ahead: several round trips of a loaded cluster (measured: 2 to 5 ms)"
     )
-    max_ahead: int = _count(512, "tasks", "upper bound of the tasks that one slot is given ahead")
-    overhead_us: int = _count(15, "µs", "cost of a task besides its function: unpickling and bookkeeping")
-    unknown_us: int = _count(20_000, "µs", "assumed cost of a task whose function has not run yet")
-    recall_load_us: int = _count(
+    max_ahead: int = count(512, "tasks", "upper bound of the tasks that one slot is given ahead")
+    overhead_us: int = count(15, "µs", "cost of a task besides its function: unpickling and bookkeeping")
+    unknown_us: int = count(20_000, "µs", "assumed cost of a task whose function has not run yet")
+    recall_load_us: int = count(
         4_000,
         "µs",
         "a worker with tasks ahead is asked to return some for an idle worker when they are expected to last longer",
     )
-    recall_stall_s: float = _tuned(0.02, "s", "... or when it has finished nothing for this long")
-    isolated_after: int = _count(
+    recall_stall_s: float = seconds(0.02, "... or when it has finished nothing for this long")
+    isolated_after: int = count(
         2, "deaths", "a task that was running during so many deaths of whole workers runs alone on its worker from then on"
     )
-    max_compute_bytes: int = _count(
+    max_compute_bytes: int = count(
         128 << 20, "bytes", "arguments and inline inputs of one task; a task with more can't be sent in one frame, and fails"
     )
-    batch_s: float = _tuned(0.1, "s", "submits of one session within this time form one batch of the priority order")
+    batch_s: float = seconds(0.1, "submits of one session within this time form one batch of the priority order")
     # inputs that could not be fetched
-    max_lost_inputs: int = _count(
+    max_lost_inputs: int = count(
         4,
         "failures",
         "failed fetches of a task's inputs after which their copies are considered lost, if the link has been "
         "bad for dead_after",
     )
-    max_lost_inputs_early: int = _count(7, "failures", "no more are counted while the value may still become reachable")
-    max_lost_inputs_in_all: int = _count(12, "failures", "failed fetches after which the task fails")
-    input_pause_s: float = _tuned(0.05, "s", "pause before the task is tried again, doubled each time")
-    longest_input_pause_s: float = _tuned(5.0, "s", "the longest such pause")
-    link_s: float = _tuned(
-        60.0, "s", "a link over which a fetch has failed is avoided for this long, and at least twice dead_after"
+    max_lost_inputs_early: int = count(7, "failures", "no more are counted while the value may still become reachable")
+    max_lost_inputs_in_all: int = count(12, "failures", "failed fetches after which the task fails")
+    input_pause_s: float = seconds(0.05, "pause before the task is tried again, doubled each time")
+    longest_input_pause_s: float = seconds(5.0, "the longest such pause")
+    link_s: float = seconds(
+        60.0, "a link over which a fetch has failed is avoided for this long, and at least twice dead_after"
     )
-    tell_again_s: float = _tuned(0.2, "s", "a client that could not fetch a value is told its holders again after this")
+    tell_again_s: float = seconds(0.2, "a client that could not fetch a value is told its holders again after this")
     # copies
-    copy_pause_s: float = _tuned(0.05, "s", "pause before a failed copy is tried again, doubled each time")
-    longest_copy_pause_s: float = _tuned(60.0, "s", "the longest such pause")
-    uneven: float = _tuned(1.1, "ratio", "rebalance() moves values away from workers that hold more than this times the mean")
+    copy_pause_s: float = seconds(0.05, "pause before a failed copy is tried again, doubled each time")
+    longest_copy_pause_s: float = seconds(60.0, "the longest such pause")
+    uneven: float = ratio(1.1, "rebalance() moves values away from workers that hold more than this times the mean")
     # scattered data
-    max_tries: int = _count(8, "tries", "times that a session is asked to bring its data to a worker that it can't reach")
-    supply_pause_s: float = _tuned(0.1, "s", "pause between two of them, doubled each time")
-    longest_supply_pause_s: float = _tuned(5.0, "s", "the longest such pause")
+    max_tries: int = count(8, "tries", "times that a session is asked to bring its data to a worker that it can't reach")
+    supply_pause_s: float = seconds(0.1, "pause between two of them, doubled each time")
+    longest_supply_pause_s: float = seconds(5.0, "the longest such pause")
     # audits
-    audit_after_s: float = _tuned(10.0, "s", "uninterrupted traffic after which a worker is audited, since beats can't compare")
-    audit_pause_s: float = _tuned(20.0, "s", "pause after an audit that found nothing, doubled each time")
-    longest_audit_pause_s: float = _tuned(640.0, "s", "the longest such pause")
-    max_different: int = _count(2, "beats", "beats in a row that differ before a worker is audited")
+    audit_after_s: float = seconds(10.0, "uninterrupted traffic after which a worker is audited, since beats can't compare")
+    audit_pause_s: float = seconds(20.0, "pause after an audit that found nothing, doubled each time")
+    longest_audit_pause_s: float = seconds(640.0, "the longest such pause")
+    max_different: int = count(2, "beats", "beats in a row that differ before a worker is audited")
     # the watchdog
-    stuck_s: float = _tuned(
-        10.0, "s", "a worker that has tasks and neither runs nor fetches nor reports anything for this long loses them"
-    )
-    rest_s: float = _tuned(30.0, "s", "such a worker is given nothing for this long")
-    watch_s: float = _tuned(10.0, "s", "time without progress after which the watchdog looks for a reason")
-    longest_watch_s: float = _tuned(80.0, "s", "the longest pause between two such looks")
+    stuck_s: float = seconds(10.0, "a worker with tasks that does nothing for this long loses them")
+    rest_s: float = seconds(30.0, "such a worker is given nothing for this long")
+    watch_s: float = seconds(10.0, "time without progress after which the watchdog looks for a reason")
+    longest_watch_s: float = seconds(80.0, "the longest pause between two such looks")
     # tasks that wait for tasks, tasks that nobody may run
-    nested_look_s: float = _tuned(
-        0.25, "s", "after a task's client has submitted something: look whether it could begin; doubled each time"
+    nested_look_s: float = seconds(
+        0.25, "after a task's client has submitted something: look whether it could begin; doubled each time"
     )
-    longest_nested_look_s: float = _tuned(2.0, "s", "the longest pause between two such looks")
-    max_looked_at: int = _count(10_000, "tasks", "tasks examined for one that can't begin")
-    lacks_look_s: float = _tuned(5.0, "s", "tasks that no connected worker may run wait this long before it is reported")
+    longest_nested_look_s: float = seconds(2.0, "the longest pause between two such looks")
+    max_looked_at: int = count(10_000, "tasks", "tasks examined for one that can't begin")
+    lacks_look_s: float = seconds(5.0, "tasks that no connected worker may run wait this long before it is reported")
     # after a restart
-    restart_grace_s: float = _tuned(3.0, "s", "a worker whose process is gone has this long to be started again")
+    restart_grace_s: float = seconds(3.0, "a worker whose process is gone has this long to be started again")
     # memory
-    max_outlived: int = _count(10_000, "incarnations", "replaced incarnations of workers that are remembered")
-    max_failures: int = _count(1_000, "tasks", "failed and forgotten tasks whose errors are remembered")
-    max_incidents: int = _count(1_000, "incidents", "incidents kept for the edge to log")
+    max_outlived: int = count(10_000, "incarnations", "replaced incarnations of workers that are remembered")
+    max_failures: int = count(1_000, "tasks", "failed and forgotten tasks whose errors are remembered")
+    max_incidents: int = count(1_000, "incidents", "incidents kept for the edge to log")
 
 
 @attrs.frozen

@@ -10,8 +10,9 @@ from twistdist.core.worker.files import Files
 from twistdist.core.worker.intake import Intake
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
-from twistdist.core.worker.records import MAX_EXPOSED, Death, Executor, Job
+from twistdist.core.worker.records import Death, Executor, Job
 from twistdist.core.worker.taking_back import TakingBack
+from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
 
 
@@ -19,6 +20,7 @@ from twistdist.wire import messages as m
 class Deaths:
     """What its death means for the job that it was running, and for the others."""
 
+    tuning: Tuning
     outputs: Outputs
     files: Files
     jobs: Jobs
@@ -39,7 +41,8 @@ class Deaths:
         guilty = executor.given.pop(running, None)
         if guilty is not None and (executor.stood_still or not death.blame) and not executor.is_ending(running):
             guilty.exposed += 1
-            if guilty.exposed < MAX_EXPOSED:
+            guilty.lonely = guilty.exposed >= self.tuning.max_exposed - 1
+            if guilty.exposed < self.tuning.max_exposed:
                 executor.given = {running: guilty, **executor.given}
                 guilty = None
         innocent = list(executor.given.values())

@@ -13,21 +13,14 @@ from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
 from twistdist.core.worker.records import Ending, Job
 from twistdist.core.worker.taking_back import TakingBack
-
-#: Seconds that a task has to clean up after it was interrupted; then its process is killed.
-GRACE_S = 0.5
-
-#: Seconds between looks at an attempt that is to be killed and is not running yet.
-KILL_S = 0.05
-
-#: Seconds that a running task may go on when nobody wants its outcome any more.
-ABANDONED_S = 0.25
+from twistdist.core.worker.tuning import Tuning
 
 
 @attrs.define(eq=False)
 class Endings:
     """Because nobody wants them any more, because their time is over, or because they use too much memory."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     jobs: Jobs
@@ -47,7 +40,7 @@ class Endings:
             if kill:
                 self._interrupt(now, (job, "cancelled"))
             else:
-                self.alarms.set(now + ABANDONED_S, self._interrupt, (job, "cancelled"))
+                self.alarms.set(now + self.tuning.abandoned_s, self._interrupt, (job, "cancelled"))
 
     def _interrupt(self, now: float, subject: tuple[Job, str]) -> None:
         """First step: out of the socket, or an exception in the task."""
@@ -56,7 +49,7 @@ class Endings:
         if executor is not None:
             self.taking_back.take_back(executor)
             self.outputs.do(effects.Interrupt(executor.number, job.attempt, why))
-            self.alarms.set(now + GRACE_S, self._kill, job)
+            self.alarms.set(now + self.tuning.grace_s, self._kill, job)
 
     def _kill(self, now: float, job: Job) -> None:
         """Second step: the process; looked at again when the attempt is between socket and function."""
@@ -64,7 +57,7 @@ class Endings:
         if executor is not None:
             self.taking_back.take_back(executor)
             self.outputs.do(effects.Kill(executor.number, job.attempt))
-            self.alarms.set(now + KILL_S, self._kill, job)
+            self.alarms.set(now + self.tuning.kill_s, self._kill, job)
 
     def time_over(self, now: float, attempt: int) -> None:
         """The time limit of an attempt is over."""

@@ -9,10 +9,8 @@ import attrs
 from twistdist.core.worker import effects
 from twistdist.core.worker.outputs import Outputs
 from twistdist.core.worker.records import Executor, Job
+from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
-
-#: Pauses before an executor that ended without any outcome is started again: doubled each time, in seconds.
-BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 10.0
 
 #: After so many starts in a row that failed it is reported.
 REPORTED_STARTS = (3, 10, 100)
@@ -27,6 +25,7 @@ class Executors:
     ``resuming`` want a slot again.
     """
 
+    tuning: Tuning
     slots: int
     outputs: Outputs
     most_parked: int
@@ -47,7 +46,7 @@ class Executors:
 
     def _backoff(self) -> float:
         failures = max(self.starts_failed, self.idle_deaths)
-        return min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (min(failures, 20) - 1)) if failures else 0.0
+        return min(self.tuning.longest_backoff_s, self.tuning.backoff_s * 2 ** (min(failures, 20) - 1)) if failures else 0.0
 
     def forget(self, executor: Executor) -> None:
         """The process is gone; another one is started in the place of an active one."""

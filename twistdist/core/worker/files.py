@@ -8,16 +8,15 @@ import attrs
 
 from twistdist.core.worker import effects
 from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
-
-#: Seconds after a spill that failed before another is tried.
-SPILL_PAUSE_S = 5.0
 
 
 @attrs.define(eq=False)
 class Files:
     """``stored`` has the least recently used first; ``in_memory`` are the bytes of those that are not ``spilled`` to disk."""
 
+    tuning: Tuning
     outputs: Outputs
     stored: dict[int, m.Stored] = attrs.field(factory=dict)
     spilled: set[int] = attrs.field(factory=set)
@@ -95,5 +94,5 @@ class Files:
         if unknown:
             self.outputs.do(effects.DeleteFiles(unknown))
         if trouble:
-            self._spill_after = now + SPILL_PAUSE_S
+            self._spill_after = now + self.tuning.spill_pause_s
             self.outputs.post(m.WorkerLog("results can't be moved to disk", trouble))

@@ -14,21 +14,17 @@ from twistdist.core.worker.executors import Executors
 from twistdist.core.worker.intake import Intake
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
-from twistdist.core.worker.records import WINDOW_US, Executor, Job
+from twistdist.core.worker.records import Executor, Job
 from twistdist.core.worker.taking_back import TakingBack
+from twistdist.core.worker.tuning import Tuning
 from twistdist.core.worker.waiting import Waiting
-
-#: Seconds without an outcome after which tasks behind the running one are taken back for an idle executor.
-STALL_S = 0.02
-
-#: An executor that has not begun a task which was given to it after this many seconds is replaced.
-STUCK_S = 2.0
 
 
 @attrs.define(eq=False)
 class Giving:
     """The end of most events calls ``feed``."""
 
+    tuning: Tuning
     alarms: Alarms
     outputs: Outputs
     jobs: Jobs
@@ -98,14 +94,13 @@ class Giving:
         self.executors.fill()
         return None
 
-    @staticmethod
-    def _may_have_more(executor: Executor, job: Job) -> bool:
+    def _may_have_more(self, executor: Executor, job: Job) -> bool:
         if not executor.given or job.exposed:
             return False
         first = next(iter(executor.given.values()))
         if job.compute.limit or first.compute.limit or first.exposed or executor.ending:
             return False
-        if executor.expected_us + job.cost <= WINDOW_US:
+        if executor.expected_us + job.cost <= self.tuning.window_us:
             return True
         return len(executor.given) == 1 and job.short and first.short
 
@@ -120,7 +115,7 @@ class Giving:
             executor.progress_at = now
             if not executor.watched:
                 executor.watched = True
-                self.alarms.set(now + STUCK_S, self._look_if_begun, executor)
+                self.alarms.set(now + self.tuning.stuck_s, self._look_if_begun, executor)
         executor.given[job.attempt] = job
         executor.expected_us += job.cost
         job.executor = executor
@@ -133,16 +128,17 @@ class Giving:
         executor.watched = False
         if not executor.given or self.executors.by_number.get(executor.number) is not executor or executor.parked is not None:
             return
-        if now < executor.progress_at + STUCK_S - 1e-6:
+        if now < executor.progress_at + self.tuning.stuck_s - 1e-6:
             executor.watched = True
-            self.alarms.set(executor.progress_at + STUCK_S, self._look_if_begun, executor)
+            self.alarms.set(executor.progress_at + self.tuning.stuck_s, self._look_if_begun, executor)
         else:
             self.taking_back.take_back(executor)
 
-    @staticmethod
-    def _is_stuck(now: float, executor: Executor, running: int) -> bool:
+    def _is_stuck(self, now: float, executor: Executor, running: int) -> bool:
         """Whether it has begun none of its tasks: something that an earlier one has left holds it up."""
-        return bool(executor.given) and running not in executor.given and now >= executor.progress_at + STUCK_S - 1e-6
+        return (
+            bool(executor.given) and running not in executor.given and now >= executor.progress_at + self.tuning.stuck_s - 1e-6
+        )
 
     def _level(self, now: float) -> None:
         """An executor is idle and another has tasks waiting behind one that takes long: take those back."""
@@ -151,11 +147,11 @@ class Giving:
         for executor in self.executors.active.values():
             if len(executor.given) < 2 or self.taking_back.is_asked(executor):
                 continue
-            if now >= executor.progress_at + STALL_S:
+            if now >= executor.progress_at + self.tuning.stall_s:
                 executor.progress_at = now
                 self.taking_back.take_back(executor)
             else:
-                self.alarms.set(executor.progress_at + STALL_S, _nothing, None)
+                self.alarms.set(executor.progress_at + self.tuning.stall_s, _nothing, None)
 
     def taken_back(self, now: float, number: int, attempts: Iterable[int], running: int) -> None:
         """The answer to TakeBack: these had not been read by the executor, whose page names ``running``."""

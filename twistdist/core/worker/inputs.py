@@ -27,8 +27,7 @@ class Inputs:
 
     def take_up(self, message: m.Compute) -> None:
         """A job for this attempt, which can run when all its inputs are on this host."""
-        job = Job(message)
-        self.jobs.add(job)
+        job = self.jobs.add(message)
         if message.inputs is not None:
             for source in message.inputs:
                 if source.value is None:

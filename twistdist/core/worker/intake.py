@@ -7,10 +7,8 @@ import attrs
 from twistdist.core.worker import effects, memory
 from twistdist.core.worker.executors import Executors
 from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
-
-#: After this many starts in a row that failed, the worker takes no work until one succeeds.
-MAX_FAILED_STARTS = 3
 
 
 @attrs.define(eq=False)
@@ -20,6 +18,7 @@ class Intake:
     ``fenced``: the scheduler may have given the worker up; ``paused``: much memory is used.
     """
 
+    tuning: Tuning
     slots: int
     limits: memory.Limits
     outputs: Outputs
@@ -35,11 +34,11 @@ class Intake:
         if self.fenced:
             self.most = 0  # the tasks that wait here may have been given to others
             return
-        if self.executors.starts_failed >= MAX_FAILED_STARTS and up < self.slots:
+        if self.executors.starts_failed >= self.tuning.max_failed_starts and up < self.slots:
             most, why = up, f"its executors do not start: {self.executors.why_no_start}"
         elif self.paused:
             limit = memory.in_words(self.limits.worker)
-            most, why = 1, f"it uses more than {memory.PAUSE_ABOVE:.0%} of its {limit} of memory"
+            most, why = 1, f"it uses more than {self.tuning.pause_above:.0%} of its {limit} of memory"
         else:
             most, why = self.slots, ""
         self.most = most

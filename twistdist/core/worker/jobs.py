@@ -7,6 +7,7 @@ from collections import deque
 import attrs
 
 from twistdist.core.worker.records import Job
+from twistdist.core.worker.tuning import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -17,13 +18,17 @@ class Jobs:
     lies in an executor's socket or is being run, *parked* when it waits for other tasks.
     """
 
+    tuning: Tuning
     by_attempt: dict[int, Job] = attrs.field(factory=dict)
     queue: deque[Job] = attrs.field(factory=deque)
     functions: dict[int, m.WorkerFunction] = attrs.field(factory=dict)
 
-    def add(self, job: Job) -> None:
-        """A job that the scheduler gives, or one that begins anew."""
-        self.by_attempt[job.attempt] = job
+    def add(self, compute: m.Compute) -> Job:
+        """The attempt is given to this worker, or begins again; one of unknown duration is taken to fill the window."""
+        cost = compute.cost if compute.cost >= 0 else self.tuning.window_us
+        short = 0 <= compute.cost < self.tuning.ahead_us and not compute.limit
+        job = self.by_attempt[compute.attempt] = Job(compute, cost, short)
+        return job
 
     def ready(self, job: Job) -> None:
         """It can run."""

@@ -12,16 +12,15 @@ from twistdist.core.worker.intake import Intake
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.lease import Lease
 from twistdist.core.worker.outputs import Outputs
+from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
-
-#: Beats between two that tell the digest of all files.
-FILES_EVERY = 16
 
 
 @attrs.define(eq=False)
 class Membership:
     """No value is ever unpickled here."""
 
+    tuning: Tuning
     identity: m.HelloWorker
     dialer: Dialer
     outputs: Outputs
@@ -88,7 +87,7 @@ class Membership:
         beat.fetching = sum(1 for job in jobs if job.fetching)
         beat.queued = len(self.jobs.queue)
         beat.jobs = digest_of([job.attempt for job in jobs])
-        if beat.number % FILES_EVERY == 0:
+        if beat.number % self.tuning.files_every == 0:
             beat.stored = digest_of(self.files.stored)
         return beat
 

@@ -10,12 +10,7 @@ from collections.abc import Mapping
 
 import attrs
 
-#: Shares of the limit: results move to disk above the first, until the second.
-SPILL_ABOVE, SPILL_UNTIL = 0.70, 0.60
-#: One task at a time above the first, until the second.
-PAUSE_ABOVE, PAUSE_UNTIL = 0.85, 0.80
-#: The largest executor is ended.
-STOP_ABOVE = 0.95
+from twistdist.core.worker.tuning import Tuning
 
 
 @attrs.frozen
@@ -45,7 +40,7 @@ class Verdict:
     stop: Overuse | None = None
 
 
-def judge(limits: Limits, executors: Mapping[int, int], stored: int, paused: bool) -> Verdict:
+def judge(tuning: Tuning, limits: Limits, executors: Mapping[int, int], stored: int, paused: bool) -> Verdict:
     """``executors``: bytes of each running executor; ``stored``: bytes of results in memory; ``paused``: the verdict before."""
     largest = max(executors, key=executors.__getitem__, default=None)
     if largest is not None and limits.executor and executors[largest] > limits.executor:
@@ -54,10 +49,10 @@ def judge(limits: Limits, executors: Mapping[int, int], stored: int, paused: boo
     if not limit:
         return Verdict()
     used = sum(executors.values()) + stored
-    spill = min(stored, int(used - SPILL_UNTIL * limit)) if used > SPILL_ABOVE * limit else 0
-    pause = used > (PAUSE_UNTIL if paused else PAUSE_ABOVE) * limit
+    spill = min(stored, int(used - tuning.spill_until * limit)) if used > tuning.spill_above * limit else 0
+    pause = used > (tuning.pause_until if paused else tuning.pause_above) * limit
     # What can still go to disk is not held against an executor, unless that is too much by itself.
-    too_much = used - stored > STOP_ABOVE * limit or (used > STOP_ABOVE * limit and not spill)
+    too_much = used - stored > tuning.stop_above * limit or (used > tuning.stop_above * limit and not spill)
     stop = Overuse(largest, executors[largest], limit, True) if too_much and largest is not None else None
     return Verdict(spill, pause, stop)
 

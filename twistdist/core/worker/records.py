@@ -6,46 +6,29 @@ import attrs
 
 from twistdist.wire import messages as m
 
-#: Expected work that an executor is given ahead, three times the pause between two looks at its outcomes; beyond it a task
-#: can still be recalled without asking the executor.
-WINDOW_US = 6_000
-
-#: A task known to be shorter than this may wait behind one that runs.
-AHEAD_US = 50_000
-
-#: An attempt that runs when its executor dies of what may have been somebody else's doing (the template's death, threads that
-#: an earlier task left) is charged when that happens so often.
-MAX_EXPOSED = 3
-
 
 @attrs.define(eq=False)
 class Job:
-    """One attempt on this worker; ``doomed`` when nobody wants its outcome any more."""
+    """One attempt on this worker.
+
+    ``cost`` is what it is expected to take, in microseconds; a ``short`` one may wait behind another that runs; ``doomed``:
+    nobody wants its outcome any more; ``lonely``: it must be the only one that runs, so that it is known whose fault the next
+    death is.
+    """
 
     compute: m.Compute
+    cost: int
+    short: bool
     fetching: set[int] = attrs.field(factory=set)
     executor: Executor | None = None
     doomed: bool = False
     exposed: int = 0
+    lonely: bool = False
     deadline: float = 0.0
 
     @property
     def attempt(self) -> int:
         return self.compute.attempt
-
-    @property
-    def cost(self) -> int:
-        """Expected microseconds; one of unknown duration is taken to fill the window."""
-        return self.compute.cost if self.compute.cost >= 0 else WINDOW_US
-
-    @property
-    def short(self) -> bool:
-        return 0 <= self.compute.cost < AHEAD_US and not self.compute.limit
-
-    @property
-    def lonely(self) -> bool:
-        """Whether it must be the only one that runs, so that it is known whose fault the next death is."""
-        return self.exposed >= MAX_EXPOSED - 1
 
 
 @attrs.frozen

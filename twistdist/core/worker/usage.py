@@ -9,15 +9,14 @@ from twistdist.core.worker.ending import Endings
 from twistdist.core.worker.files import Files
 from twistdist.core.worker.giving import Giving
 from twistdist.core.worker.intake import Intake
-
-#: Seconds between two looks at memory: while little is used, and while much is.
-LOOK_S, LOOK_CLOSELY_S = 0.2, 0.05
+from twistdist.core.worker.tuning import Tuning
 
 
 @attrs.define(eq=False)
 class Usage:
     """Results go to disk, intake goes down, an executor is ended."""
 
+    tuning: Tuning
     limits: memory.Limits
     files: Files
     intake: Intake
@@ -28,7 +27,7 @@ class Usage:
         """A look at memory: bytes of each executor that runs something, which attempt that is, and bytes of stored results
         that count as memory.  Seconds until the next look.
         """
-        verdict = memory.judge(self.limits, executors, stored, self.intake.paused)
+        verdict = memory.judge(self.tuning, self.limits, executors, stored, self.intake.paused)
         if verdict.spill:
             self.files.spill(now, verdict.spill)
         if verdict.pause != self.intake.paused:
@@ -37,4 +36,4 @@ class Usage:
         if verdict.stop is not None:
             self.ending.stop(verdict.stop, running[verdict.stop.number])
         limit = self.limits.executor or self.limits.worker
-        return LOOK_CLOSELY_S if 2 * (sum(executors.values()) + stored) > limit else LOOK_S
+        return self.tuning.look_closely_s if 2 * (sum(executors.values()) + stored) > limit else self.tuning.look_s

@@ -22,6 +22,7 @@ from twistdist.core.worker.outcomes import Outcomes
 from twistdist.core.worker.outputs import Outputs
 from twistdist.core.worker.records import Death
 from twistdist.core.worker.taking_back import TakingBack
+from twistdist.core.worker.tuning import Tuning
 from twistdist.core.worker.usage import Usage
 from twistdist.core.worker.waiting import Waiting
 from twistdist.errors import ProtocolError
@@ -45,26 +46,27 @@ class Worker:
         spilled: Iterable[int] = (),
         limits: memory.Limits | None = None,
         most_parked: int = MAX_PARKED,
+        tuning: Tuning | None = None,
     ) -> None:
-        limits, slots = limits or memory.Limits(), identity.slots
+        limits, slots, tuning = limits or memory.Limits(), identity.slots, tuning or Tuning()
         self.identity = identity
         self.dialer = dialer = Dialer(identity.session)
         self._alarms = alarms = Alarms()
         # The parts, from the ground up: each is given those before it that it needs.
         self.outputs = outputs = Outputs(dialer)
-        self.files = files = Files(outputs)
-        self.work = jobs = Jobs()
+        self.files = files = Files(tuning, outputs)
+        self.work = jobs = Jobs(tuning)
         self.inputs = inputs = Inputs(identity, outputs, files, jobs)
-        self.processes = executors = Executors(slots, outputs, min(most_parked, MAX_PARKED))
-        self.intake = intake = Intake(slots, limits, outputs, executors)
+        self.processes = executors = Executors(tuning, slots, outputs, min(most_parked, MAX_PARKED))
+        self.intake = intake = Intake(tuning, slots, limits, outputs, executors)
         self.taking_back = taking_back = TakingBack(outputs, jobs, inputs)
-        self.ending = ending = Endings(alarms, outputs, jobs, executors, taking_back)
+        self.ending = ending = Endings(tuning, alarms, outputs, jobs, executors, taking_back)
         self.waiting = waiting = Waiting(outputs, jobs, executors, intake, taking_back)
-        self.giving = giving = Giving(alarms, outputs, jobs, executors, intake, taking_back, ending, waiting)
-        self.usage = Usage(limits, files, intake, ending, giving)
+        self.giving = giving = Giving(tuning, alarms, outputs, jobs, executors, intake, taking_back, ending, waiting)
+        self.usage = Usage(tuning, limits, files, intake, ending, giving)
         self.outcomes = Outcomes(outputs, files, jobs, inputs, executors, waiting)
-        self.deaths = Deaths(outputs, files, jobs, executors, intake, taking_back)
-        self.membership = Membership(identity, dialer, outputs, files, jobs, executors, intake)
+        self.deaths = Deaths(tuning, outputs, files, jobs, executors, intake, taking_back)
+        self.membership = Membership(tuning, identity, dialer, outputs, files, jobs, executors, intake)
         # To be read only.
         self.jobs, self.queue, self.executors, self.transfers = (
             jobs.by_attempt,
