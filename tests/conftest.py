@@ -16,6 +16,16 @@ pathlib.Path(os.environ["TWISTDIST_SECRET_FILE"]).write_text("a secret of the te
 from twistdist.blocking import Client, LocalCluster  # noqa: E402
 
 
+#: Folders of tests that start processes, or run thousands of schedules; the fast tier (``-m "not slow"``) leaves them out.
+SLOW = ("integration", "network", "postgres", "sim", "fuzz")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers of one slot, shared by the tests of a module."""

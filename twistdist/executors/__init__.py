@@ -1,1 +1,1 @@
-"""How one task runs: the template, the executors it forks, and their supervisor."""
+"""Running one task: the template, the executors that it forks, and their supervisor."""

@@ -1,6 +1,7 @@
-"""An executor: reads tasks, runs them one at a time, writes outcomes.  Forked from the template; no Twisted here.
+"""An executor: reads tasks, runs them one at a time and writes outcomes.  Forked from the template; no Twisted here.
 
-What tasks replace in the standard library does not reach this loop: the functions it needs are bound when the template starts.
+Tasks that replace functions of the standard library do not affect this loop: it binds the functions that it needs when the
+template starts.
 """
 
 from __future__ import annotations
@@ -34,16 +35,17 @@ from twistdist.wire.payload import dump_value, load_call, load_value
 _write, _getpid, _exit, _now, _count_threads = os.write, os.getpid, os._exit, time.perf_counter_ns, _thread._count
 _waitpid, _modules = os.waitpid, sys.modules
 
-#: A task that is expected to take this many microseconds, or of which nothing is known, begins in restored surroundings.
+#: Microseconds.  A task that is expected to take at least this long, or of which nothing is known, starts in restored
+#: surroundings.
 LOOK_US = 1_000
 
-#: The builtins that this loop can't do without; a task that replaces one is cleaned up after before anything else.
+#: The builtins that this loop depends on.  If a task replaces one, it is put back before anything else is done.
 _BUILTINS = (len, isinstance, type, open, memoryview, sum, map, int, bytes, max, enumerate, list, dict)
 
-#: Names of threads that our own client makes.
+#: Prefixes of the names of threads that our own client starts.
 _OUR_THREADS = ("twistdist", "PoolThread-twisted")
 
-#: Where the code lies that stands between the executor and the user's.
+#: The folders of our own code whose frames surround the user's code in a traceback.
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _OUR_FOLDERS = tuple(os.path.join(_PACKAGE, name, "") for name in ("executors", "storage", "wire"))
 
@@ -51,7 +53,7 @@ _EXCEPTIONS = {number: error for number, error in packets.INTERRUPTS.values()}
 
 
 class _Absent(Exception):
-    """Inputs whose files can't be opened."""
+    """The files of some inputs can't be opened."""
 
     def __init__(self, attempts: list[int]) -> None:
         super().__init__(attempts)
@@ -60,9 +62,10 @@ class _Absent(Exception):
 
 @attrs.frozen
 class Setup:
-    """Where an executor finds itself: its ``number`` and ``page``, the ``tasks`` socket, the descriptor of the ``outcomes``
-    pipe, the ``store`` folder, the ``spill`` folder for what has no room there or is larger than ``most`` bytes (0: no bound),
-    the ``worker``'s name, and the scheduler's ``address`` and ``secret`` with certificates' folder, ``tls`` ("": none)."""
+    """What an executor needs to know about its place: its ``number`` and ``page``, the ``tasks`` socket, the descriptor of the
+    ``outcomes`` pipe, the ``store`` folder, the ``spill`` folder for results that do not fit there or are larger than ``most``
+    bytes (0: no bound), the ``worker``'s name, the scheduler's ``address`` and ``secret``, and ``tls``, the folder of the
+    certificates ("": none)."""
 
     number: int
     page: Page
@@ -94,7 +97,7 @@ class TaskRunner:
         self._pid = _getpid()
 
     def run(self) -> None:
-        """Until the control process closes its end."""
+        """Run tasks until the control process closes its end."""
         self._send(m.Started())
         while self._waiting or self._receive():
             message = self._waiting.popleft()
@@ -104,7 +107,7 @@ class TaskRunner:
                 self._learn(message)
 
     def _receive(self) -> bool:
-        """Wait for the next packet; False at the end."""
+        """Wait for the next packet.  Return False at the end of the stream."""
         try:
             count = self._tasks.recv_into(self._buffer)
         except OSError:
@@ -125,7 +128,7 @@ class TaskRunner:
                 self._waiting.append(message)
 
     def _learn(self, message: Any) -> None:
-        """A function, or that some are not needed any more."""
+        """Take in a function, or forget those that are no longer needed."""
         if isinstance(message, m.WorkerFunction):
             self._pickled[message.fn] = message
             self._functions.pop(message.fn, None)
@@ -141,7 +144,7 @@ class TaskRunner:
             while written < len(data):
                 written += _write(self._outcomes, data[written:])
         except BrokenPipeError:
-            _exit(0)  # the control process is gone; nobody is left to tell
+            _exit(0)  # the control process is gone: nobody is left to report to
         except OSError:
             _exit(packets.EXIT_DESCRIPTORS)
 
@@ -149,9 +152,9 @@ class TaskRunner:
 
     def _compute(self, compute: m.Compute) -> None:
         if not self._looked and (compute.fn not in self._functions or not 0 <= compute.cost < LOOK_US):
-            self._looked = self._surroundings.restore(closely=True)  # it may be hit by what a shorter one has left
+            self._looked = self._surroundings.restore(closely=True)  # what shorter tasks left behind could affect this one
             if self._surroundings.spoiled and self.attempt:
-                _exit(0)  # by a task before; this one is not begun, and another executor gets it
+                _exit(0)  # an earlier task spoiled them; this one has not started, so another executor gets it
         self.attempt, self._interrupted = compute.attempt, False
         began = _now()
         self._page.set(self._number, compute.attempt, began)
@@ -171,30 +174,30 @@ class TaskRunner:
         context.enter(task)
         try:
             outcome = self._run(compute, began)
-        except BaseException as error:  # the interrupt came when the function had ended
+        except BaseException as error:  # the interrupt arrived after the function had ended
             self._inside = False
             outcome = self._failed(compute, error, "TaskError", began)
         self._put_builtins_back()
         if _getpid() != self._pid:
-            _exit(0)  # the task forked and both came back: the copy has no business here
+            _exit(0)  # the task forked and both processes returned: the copy must not continue
         self._flush()
         for output in self._outputs:
             output.end_task()
         self._send(outcome)
         if self._interrupted:
-            _exit(0)  # what the task has started ends with its process
+            _exit(0)  # whatever the task started ends with its process
         context.enter(None)
         if task.client is not None:
             task.client.leave(isinstance(outcome, m.Failed))
         self._looked = self._surroundings.restore()
         if self._surroundings.spoiled or self._children_left():
-            _exit(0)  # what is left of the task ends with its process, and another one takes over
+            _exit(0)  # whatever the task left behind ends with its process, and another executor takes over
         if self._threads or _count_threads():
             self._look_at_threads()
 
     @staticmethod
     def _children_left() -> bool:
-        """Whether processes that the task has started go on; those that have ended are reaped."""
+        """Return whether processes that the task started are still running.  Reap those that have ended."""
         try:
             while _waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -217,19 +220,19 @@ class TaskRunner:
         except Exception as error:
             self._inside = False
             return self._failed(compute, error, "", began)
-        except BaseException as error:  # SystemExit, KeyboardInterrupt: raised by the task, must not end a client
+        except BaseException as error:  # SystemExit or KeyboardInterrupt raised by the task: it must not end a client
             self._inside = False
             return self._failed(compute, error, "TaskError", began)
 
     def on_signal(self, *_: Any) -> None:
-        """Handler of the interrupt signal: raise in the task if it is the one that is meant and its function has not ended."""
+        """Handle the interrupt signal: raise in the task if it is the one meant and its function has not ended."""
         doomed, why = self._page.doomed(self._number)
         if self._inside and doomed == self.attempt and not self._interrupted and _getpid() == self._pid:
             self._interrupted = True
             raise _EXCEPTIONS[why]
 
     def _look_at_threads(self) -> None:
-        """Threads that tasks have left may be the cause of what happens later; the page says that there are some."""
+        """Record in the page whether tasks left threads behind: these may be the cause of what happens later."""
         main = threading.main_thread()
         ours = sum(1 for thread in threading.enumerate() if thread is main or thread.name.startswith(_OUR_THREADS))
         self._threads = max(0, _count_threads() + 1 - ours)
@@ -245,7 +248,7 @@ class TaskRunner:
             args, kwargs = load_call(compute.args, inputs)
         except Exception as error:
             raise SerializationError(f"the arguments can't be unpickled on the worker: {_say(error)}") from error
-        if len(_modules) != imported and self._looked:  # else something of a task before it might be taken for theirs
+        if len(_modules) != imported and self._looked:  # otherwise an earlier task's changes could be taken for the modules'
             self._surroundings.accept()
         return self._surroundings.run(function, args, kwargs)
 
@@ -256,7 +259,7 @@ class TaskRunner:
         except Exception as error:
             raise SerializationError(
                 f"the function {pickled.name} can't be unpickled on the worker: {_say(error)}; "
-                "is its module installed there, or beside the script?"
+                "is its module installed there, or in the folder of the script?"
             ) from error
         self._functions[fn] = function
         self._surroundings.accept()
@@ -286,19 +289,19 @@ class TaskRunner:
 
     def _value(self, compute: m.Compute, began: int) -> m.Done:
         value = self._call(compute)
-        self._put_builtins_back()  # else what is told of the value may be wrong
+        self._put_builtins_back()  # otherwise what is reported about the value may be wrong
         if _getpid() != self._pid:
-            _exit(0)  # the task forked and both came back: the copy has no business here, least of all with the result's file
+            _exit(0)  # the task forked and both processes returned: the copy must not continue, let alone write the result
         return self._done(compute, value, began)
 
     def _checkpointed(self, compute: m.Compute, began: int) -> m.Done:
-        """The value from its checkpoint if there is one; else it is computed, and written there before it is told."""
+        """Take the value from its checkpoint if there is one.  Otherwise compute it and save it there before reporting it."""
         from twistdist.storage import checkpoints
 
         setup = self._setup
         done = checkpoints.load(compute, setup.store)
         if done is None and compute.restore:
-            raise DataLost(f"the checkpoint {compute.checkpoint} is gone, and with it what {compute.key} was computed from")
+            raise DataLost(f"the checkpoint {compute.checkpoint} is gone, and the inputs of {compute.key} no longer exist")
         if done is None:
             done = self._value(compute, began)
             checkpoints.save(compute, done, setup.store)
@@ -324,8 +327,8 @@ class TaskRunner:
         except OSError as error:
             raise StoreError(
                 f"the result of {compute.key}, {size} bytes, can't be stored on {setup.worker}: {error.strerror} "
-                f"(store {setup.store}, then {setup.spill or 'nothing'}); make room there, or name other folders with --store "
-                "and --spill"
+                f"(tried the store {setup.store}, then {setup.spill or 'no spill folder'}); make room there, or choose other "
+                "folders with --store and --spill"
             ) from error
 
     @staticmethod
@@ -335,20 +338,20 @@ class TaskRunner:
             for linked in told:
                 BaseException.with_traceback(linked, _users_frames(linked.__traceback__))
             info = dump_error(error, kind)
-            for linked in told:  # what the frames hold is not kept alive by an error that somebody keeps, or that is in a cycle
+            for linked in told:  # an error that is kept or is part of a cycle must not keep alive what the frames hold
                 traceback.clear_frames(linked.__traceback__)
                 BaseException.with_traceback(linked, None)
-        except BaseException as own:  # an exception that fights back is still only that task's affair
+        except BaseException as own:  # an exception that can't be handled must affect only its own task
             text = f"its exception can't be described: {type(own).__qualname__}"
             info = m.ErrorInfo("TaskError", type(error).__qualname__, text)
         if kind == "TaskError":
             info = m.ErrorInfo(kind, info.type, f"the task raised {info.type}: {info.text}", info.traceback)
         return m.Failed(compute.task, compute.attempt, info, (_now() - began) // 1000)
 
-    # ---- a task that waits for others ---------------------------------------------------------
+    # ---- a task that waits for other tasks ----------------------------------------------------
 
     def _park(self) -> bool:
-        """The slot is for others until :meth:`_resume`, and what was given behind the running task goes back."""
+        """Give up the slot until :meth:`_resume`, and return the tasks that were queued behind the running one."""
         if self._interrupted or _getpid() != self._pid:
             return False
         unstarted = []
@@ -362,7 +365,7 @@ class TaskRunner:
         return True
 
     def _resume(self) -> None:
-        """Wait for a slot.  Tasks that were on their way when the wait began may come first; they are kept for later."""
+        """Wait for a slot.  Tasks that were in transit when the wait began may arrive first; they are kept for later."""
         if self._interrupted:
             return
         self._send(m.Resumes(self.attempt))
@@ -383,7 +386,7 @@ def _say(error: BaseException) -> str:
 
 
 def _users_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
-    """A traceback without our frames at its ends: what calls the user's function, and the handler of the interrupt."""
+    """Return the traceback without our frames at its ends: the callers of the user's function and the interrupt handler."""
     entries = []
     while tb is not None:
         entries.append(tb)

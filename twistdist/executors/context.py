@@ -1,4 +1,4 @@
-"""What a running task can ask about itself.  Set by the executor that this process is; empty in every other process."""
+"""What a running task can ask about itself.  Set if this process is an executor; empty in every other process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Attempt:
     """One execution of a task.
 
     ``key`` is the task's name, ``attempt`` the attempt's integer, ``worker`` the worker's name.  ``token`` is a fencing token:
-    an integer that is larger in every later attempt of the same task, so that an outside system which remembers the largest
-    one it has seen can refuse a write of an attempt that was given up.
+    an integer that grows with every later attempt of the same task.  An outside system that remembers the largest token it has
+    seen can refuse writes of an attempt that was given up.
     """
 
     key: str
@@ -29,9 +29,9 @@ class Attempt:
 
 @attrs.define(eq=False)
 class Context:
-    """The attempt that runs in this process, and how it gives up its slot while it waits (``park`` until ``resume``).
+    """The attempt that is running in this process, and how it gives up its slot while it waits (``park`` until ``resume``).
 
-    ``address``, ``secret`` and ``tls`` (a folder, or "") are for a client of its own, which ``client`` holds once it is made.
+    ``address``, ``secret`` and ``tls`` (a folder, or "") are for the task's own client; ``client`` holds it once it is made.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Context:
 
     @contextlib.contextmanager
     def parked(self) -> Iterator[None]:
-        """While this lasts the task's slot is free for others.  Nothing happens in threads that the task has started."""
+        """Give up the task's slot for the duration of the block.  Does nothing in threads that the task started."""
         if threading.current_thread() is not threading.main_thread() or not self.park():
             yield
             return
@@ -63,18 +63,22 @@ _current: Context | None = None
 
 
 def current() -> Context | None:
-    """The running task's context; None outside of a task."""
+    """Return the running task's context, or None outside a task."""
     return _current
 
 
 def enter(context: Context | None) -> None:
-    """For the executor alone: which task runs."""
+    """Set the running task's context (None: no task is running).  Only the executor calls this."""
     global _current
     _current = context
 
 
 def current_attempt() -> Attempt:
-    """The attempt that runs in this process.  ``TwistdistError`` outside of a task."""
+    """Return the attempt that is running in this process.
+
+    Raises:
+        TwistdistError: called outside a task.
+    """
     if _current is None:
-        raise TwistdistError("current_attempt() has a meaning only inside a task, in the process that runs it")
+        raise TwistdistError("current_attempt() works only inside a task, in the process that runs it")
     return Attempt(_current.key, _current.attempt, _current.worker, _current.attempt)

@@ -1,4 +1,4 @@
-"""What the kernel says of processes: how one ended, what memory it has, whether the kernel killed somebody for memory.
+"""What the kernel reports about processes: how one ended, how much memory it has, whether any was killed for lack of memory.
 
 Read from /proc; where that does not exist the answers are "nothing known".
 """
@@ -16,11 +16,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def exit_in_words(status: int) -> str:
-    """How a process ended, for people; ``status`` as of ``os.waitstatus_to_exitcode``."""
+    """Describe for people how a process ended; ``status`` is as returned by ``os.waitstatus_to_exitcode``."""
     if status == EXIT_DESCRIPTORS:
-        return "the task closed the descriptors of its executor, and its outcome can't be told"
+        return "the task closed the descriptors of its executor, so its outcome could not be reported"
     if status == EXIT_START:
-        return "an error of the executor itself; its message is in the worker's log"
+        return "an error of the executor itself; see the message in the worker's log"
     if status >= 0:
         return f"exit code {status}"
     try:
@@ -31,7 +31,7 @@ def exit_in_words(status: int) -> str:
 
 
 def kernel_kills() -> int:
-    """How many processes the kernel has killed for want of memory since it started; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory since it booted; 0 where it does not say."""
     try:
         with open("/proc/vmstat") as stream:
             return next((int(line.split()[1]) for line in stream if line.startswith("oom_kill ")), 0)
@@ -40,9 +40,8 @@ def kernel_kills() -> int:
 
 
 def state_of(pid: int) -> str:
-    """The kernel's letter for a process: ``T`` stopped by a signal (a debugger's is ``t``), ``Z`` ended and not reaped, …;
-    "" where
-    it does not say, or there is none."""
+    """Return the kernel's letter for the state of a process: ``T`` stopped by a signal (``t`` by a debugger), ``Z`` ended but
+    not reaped, …; "" where the kernel does not say or there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as stream:
             return stream.read().rpartition(")")[2].split()[0]
@@ -51,10 +50,10 @@ def state_of(pid: int) -> str:
 
 
 def family(pid: int) -> list[int]:
-    """A process and its descendants, as far as the system says."""
+    """Return a process and its descendants, as far as the system reports them."""
     found = [pid]
     for member in found:
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or this system does not say
+        with contextlib.suppress(OSError):  # it has ended in the meantime, or this system does not say
             for thread in os.listdir(f"/proc/{member}/task"):
                 with open(f"/proc/{member}/task/{thread}/children") as stream:
                     found += map(int, stream.read().split())
@@ -62,7 +61,7 @@ def family(pid: int) -> list[int]:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of anonymous memory of a process and its descendants.  Mapped files (the store's too) do not count."""
+    """Return the bytes of anonymous memory of a process and its descendants.  Mapped files (also the store's) do not count."""
     total = 0
     for member in family(pid):
         with contextlib.suppress(OSError), open(f"/proc/{member}/statm") as stream:
@@ -72,8 +71,8 @@ def memory_of(pid: int) -> int:
 
 
 def is_tracker(pid: int) -> bool:
-    """Whether this calls itself a resource tracker of ``multiprocessing``: when all that it serves are gone, such a process
-    removes the semaphores and shared memory that they have left, and ends."""
+    """Return whether a process claims to be a resource tracker of ``multiprocessing``.  Once all the processes that it serves
+    are gone, a tracker removes the semaphores and shared memory that they left, and ends."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             return b"multiprocessing.resource_tracker import main" in stream.read()
@@ -82,7 +81,7 @@ def is_tracker(pid: int) -> bool:
 
 
 def kill_all(pid: int) -> None:
-    """SIGKILL an executor and what it has started, but for resource trackers: the template gives them a moment."""
+    """SIGKILL an executor and all that it started, except resource trackers: the template gives these a moment."""
     members = family(pid)
     trackers = [member for member in members if is_tracker(member)]
     if not trackers:
@@ -93,7 +92,7 @@ def kill_all(pid: int) -> None:
 
 
 def kill_orphan(pid: int) -> None:
-    """SIGKILL what an executor has left, with its descendants, whatever they call themselves."""
+    """SIGKILL a process that an executor left behind, and its descendants, whatever they claim to be."""
     for member in family(pid):
         _kill(os.kill, member)
 
@@ -104,12 +103,12 @@ def kill_group(pid: int) -> None:
 
 
 def _kill(how: Callable[[int, int], None], pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended, or its group is made only now
+    with contextlib.suppress(ProcessLookupError):  # it has ended, or its group does not exist yet
         how(pid, signal.SIGKILL)
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or less where its control group says so."""
+    """Return the bytes of memory that this process may use: the machine's, or less if its control group says so."""
     found = [os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes", *_own_groups()):
         try:
@@ -123,7 +122,7 @@ def machine_memory() -> int:
 
 
 def _own_groups() -> list[str]:
-    """The files with the memory limits of this process's control groups, versions 1 and 2."""
+    """Return the files that hold the memory limits of this process's control groups, versions 1 and 2."""
     paths = []
     try:
         with open("/proc/self/cgroup") as stream:

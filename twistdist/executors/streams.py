@@ -1,8 +1,8 @@
 """What tasks write to standard output and error: whose it is, and how it becomes lines of the worker's log.
 
-An executor's descriptors 1 and 2 are pipes to the control process.  What goes through ``sys.stdout`` and ``sys.stderr`` is
-preceded by a mark when another attempt than before writes, and followed by one at the task's end; what C code and child
-processes write has no mark, and belongs to whatever the page says is running.
+An executor's descriptors 1 and 2 are pipes to the control process.  A mark precedes what is written through ``sys.stdout`` and
+``sys.stderr`` whenever the writing attempt changes, and another follows at the end of the task.  What C code and child
+processes write has no mark and is attributed to the attempt that the page says is running.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _write, _fstat = os.write, os.fstat
 _MARK = re.compile(rb"\x00\x1e([0-9a-f]{16})\n")
 _MARK_BYTES = 19
 
-#: Bytes of one attempt's output that are logged; more is counted and dropped.
+#: Bytes of one attempt's output that are logged; the rest is counted and dropped.
 MAX_LOGGED = 1 << 20
 
-#: A line is broken at this many bytes.
+#: Bytes at which a line is broken.
 LONGEST_LINE = 4096
 
-#: Lines of standard error kept for the story of a crash.
+#: Lines of standard error that are kept for the report of a crash.
 TAIL_LINES = 20
 
 
 class Output(io.RawIOBase):
-    """The executor's side of one stream.  ``attempt()`` is whose output it is now."""
+    """The executor's side of one stream.  ``attempt()`` returns the attempt whose output it is now."""
 
     def __init__(self, descriptor: int, private: int, attempt: Callable[[], int]) -> None:
-        """``private`` is another descriptor of the same pipe, which tasks do not know of."""
+        """``private`` is another descriptor of the same pipe that tasks do not know about."""
         super().__init__()
         self._descriptor, self._private, self._attempt = descriptor, private, attempt
         self._pipe = self._identity(private)
@@ -54,7 +54,7 @@ class Output(io.RawIOBase):
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         attempt = self._attempt()
-        if attempt != self._marked and self._identity(self._descriptor) == self._pipe:  # not in a file of the task's own
+        if attempt != self._marked and self._identity(self._descriptor) == self._pipe:  # not into a file of the task's own
             self._mark(attempt)
         at = 0
         while at < len(view):
@@ -66,22 +66,22 @@ class Output(io.RawIOBase):
         self._marked = attempt
 
     def end_task(self) -> None:
-        """What comes without a mark from now on is not the last task's."""
+        """Mark the end of the task: unmarked output from now on is not the last task's."""
         if self._marked:
-            with contextlib.suppress(OSError):  # the task has closed even that one
+            with contextlib.suppress(OSError):  # the task closed even the private descriptor
                 self._mark(0)
 
 
 def text_stream(raw: Output) -> io.TextIOWrapper:
-    """A text stream like ``sys.stdout`` on ``raw``; nothing a program prints raises."""
+    """Return a text stream like ``sys.stdout`` on ``raw`` that never raises on what a program prints."""
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[arg-type]
 
 
 class Lines:
-    """The control process's side of one stream: bytes in, (attempt, line) out.  ``tail`` are the last lines of ``tail_of``."""
+    """The control process's side of one stream: bytes in, (attempt, line) out.  ``tail`` is the last lines of ``tail_of``."""
 
     def __init__(self) -> None:
-        self._attempt = 0  # by the last mark; 0: not marked
+        self._attempt = 0  # of the last mark; 0: unmarked
         self._rest = b""
         self._logged = 0
         self._dropped = 0
@@ -89,7 +89,7 @@ class Lines:
         self.tail_of = 0
 
     def feed(self, data: bytes, running: int) -> Iterator[tuple[int, str]]:
-        """The lines that ``data`` ends.  ``running`` is the attempt that the page names now."""
+        """Yield the lines that ``data`` completes.  ``running`` is the attempt that the page names now."""
         data = self._rest + data
         at = 0
         for mark in _MARK.finditer(data):
@@ -98,20 +98,20 @@ class Lines:
             self._rest = b""
         data = data[at:]
         cut = data.rfind(b"\0")
-        if cut >= 0 and len(data) - cut < _MARK_BYTES:  # perhaps the beginning of a mark
+        if cut >= 0 and len(data) - cut < _MARK_BYTES:  # this may be the beginning of a mark
             yield from self._text(data[:cut], running, False) if cut else ()
             self._rest = data[cut:]
         else:
             yield from self._text(data, running, True)
 
     def end(self, running: int) -> Iterator[tuple[int, str]]:
-        """The stream is over."""
+        """Yield what is left at the end of the stream."""
         rest, self._rest = self._rest, b""
         yield from self._text(rest, running, False)
         yield from self._cut_note()
 
     def _text(self, data: bytes, running: int, more: bool) -> Iterator[tuple[int, str]]:
-        """Lines of ``data``; an unfinished last one waits if ``more`` may come."""
+        """Yield the lines of ``data``; an unfinished last line waits if ``more`` may arrive."""
         attempt = self._attempt or running
         if attempt != self.tail_of:
             yield from self._cut_note()

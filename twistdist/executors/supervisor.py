@@ -1,4 +1,4 @@
-"""The control process's side of its executors: carries out what the worker's core decides, and tells it what happened."""
+"""The control process's side of its executors: carries out what the worker's core decides, and reports back what happened."""
 
 from __future__ import annotations
 
@@ -29,26 +29,28 @@ from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
 
-#: An executor whose outcomes come faster than this, and that has more to do, is read again only after a pause: one wake-up
-#: for many outcomes (tasks of 1 ms on two busy cores: 75 instead of 64 % of ideal).  Shorter than the work it is given ahead.
+#: Seconds.  An executor whose outcomes arrive faster than ``BUSY_S``, and that has more to do, is read again only after
+#: ``PAUSE_S``: one wake-up for many outcomes (tasks of 1 ms on two busy cores: 75 instead of 64 % of ideal).  Shorter than the
+#: work that it is given in advance.
 BUSY_S = 0.004
 PAUSE_S = 0.002
 
-#: Forks asked for and not yet answered: each lies in the template's socket with two descriptors.
+#: Forks requested and not yet answered: each occupies the template's socket with its descriptors.
 MAX_FORKING = 32
 
-#: Pauses before another template is started, in seconds: doubled each time that one died without an executor that started.
+#: First and longest pause before another template is started, in seconds: doubled each time that a template died without
+#: having started an executor.
 TEMPLATE_PAUSE_S, LONGEST_TEMPLATE_PAUSE_S = 0.2, 10.0
 
-#: Seconds that the template has to answer before it is taken to be stuck, and to end at the end.
+#: Seconds that the template has to answer before it is considered stuck, and seconds that it has to end at shutdown.
 TEMPLATE_PATIENCE_S, STOP_S = 5.0, 5.0
 
-#: Bytes of output taken from an executor at a time, and attempts whose keys are remembered for lines that come late.
+#: Bytes of output read from an executor at a time, and the number of attempts whose keys are remembered for late lines.
 OUTPUT_BYTES = 64 << 10
 MAX_KEYS = 2_000
 
-#: Environment variables by which numeric libraries are told how many threads to use, and what each library reads, in this
-#: order, where its own variable is not set.
+#: Environment variables that tell numeric libraries how many threads to use, each with the variables that the library reads
+#: instead, in this order, if its own is not set.
 THREAD_COUNTS = {
     "OMP_NUM_THREADS": (),
     "MKL_NUM_THREADS": ("OMP_NUM_THREADS",),
@@ -59,10 +61,10 @@ THREAD_COUNTS = {
     "VECLIB_MAXIMUM_THREADS": (),
 }
 
-#: Where the functions are that call a task's.
+#: The files with the functions that call a task's function.
 _CALLERS = tuple(os.path.join("twistdist", "executors", name) for name in ("child.py", "surroundings.py"))
 
-#: Longest Python stack that is taken over from a process that died.
+#: Bytes that are read of the Python stack that a dead process left.
 MAX_STACK_BYTES = 16 << 10
 
 _PIPE_BYTES = 1 << 20
@@ -70,7 +72,7 @@ _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 
 
 class Listener(Protocol):
-    """What the supervisor tells: events of the worker's core."""
+    """Receives the supervisor's reports: events of the worker's core."""
 
     def executor_started(self, number: int) -> None: ...
 
@@ -100,7 +102,7 @@ class Reader:
         self._ready()
 
     def connectionLost(self, reason: Any) -> None:
-        """The reactor stops."""
+        """Do nothing: the reactor is stopping."""
 
 
 @implementer(IWriteDescriptor)
@@ -123,7 +125,7 @@ class _Stream:
 
 @attrs.define(eq=False)
 class _Executor:
-    """One executor process, or one that is being forked (``pid`` 0).  ``expected`` outcomes are to come."""
+    """One executor process, or one that is being forked (``pid`` 0).  ``expected`` outcomes are still due."""
 
     number: int
     tasks: socket.socket
@@ -146,9 +148,9 @@ class _Executor:
 
 @attrs.frozen
 class TaskService:
-    """What executors are told of their worker: its name, the scheduler's ``address`` and the ``secret`` (for a client of a
-    task's own), the ``spill`` folder for results that have no room in the store or more than ``most`` bytes, and how many
-    bytes an executor may keep between two tasks (``most_left``, 0: no bound).  ``tls`` is the folder of certificates, or ""."""
+    """What executors are told about their worker: its name, the scheduler's ``address`` and the ``secret`` (for a task's own
+    client), the ``spill`` folder for results that do not fit in the store or are larger than ``most`` bytes, and how many bytes
+    an executor may keep between two tasks (``most_left``, 0: no bound).  ``tls`` is the folder of certificates, or ""."""
 
     worker: str
     address: str
@@ -159,18 +161,18 @@ class TaskService:
     tls: str = ""
 
 
-#: Where the output of tasks goes; a namespace of its own, so that it can be shown where the rest is not.
+#: The log for the output of tasks, with its own namespace so that it can be shown when the rest is not.
 _OUTPUT = Logger(namespace="twistdist.tasks")
 
-#: "Killed for" when no attempt is meant.
+#: The value of ``killed_for`` if no particular attempt is meant.
 _NO_ATTEMPT = -1
 
 _ENDS = frozenset({m.Done, m.Failed, m.InputLost})
 
 
 class Supervisor:
-    """Owns the template process and the executors.  ``reactor`` is the one the worker runs on; ``store`` its folder; executors
-    have numbers below ``entries``."""
+    """Owns the template process and the executors.  ``reactor`` is the one that the worker runs on, ``store`` is the worker's
+    folder, and executors have numbers below ``entries``."""
 
     _log = Logger()
 
@@ -194,7 +196,7 @@ class Supervisor:
     # ---- template ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the template; executors are forked by ``start_executor``."""
+        """Start the template.  ``start_executor`` has executors forked from it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
         command = launch.command(
             "twistdist.executors.template", [str(theirs.fileno()), self._store, self._page_path, str(self._entries)]
@@ -214,21 +216,21 @@ class Supervisor:
             self._tell_template("warm")
 
     def _expect_template(self) -> None:
-        """The template has to say something soon: that an executor has started, or ended."""
+        """Expect a message from the template soon: that an executor has started or ended."""
         if not self._template_owes:
             self._template_owes, self._owes_since = True, self._reactor.seconds()
             if self._watching is None or not self._watching.active():
                 self._watching = self._reactor.callLater(TEMPLATE_PATIENCE_S, self._look_at_template)
 
     def _look_at_template(self) -> None:
-        """A task may have stopped it: nothing would be started or reaped any more."""
+        """Kill a template that owes an answer: a task may have stopped it, and then it would start and reap nothing more."""
         if not self._template_owes or self._template is None or self._stopped:
             return
         left = self._owes_since + TEMPLATE_PATIENCE_S - self._reactor.seconds()
-        if left > 0.001:  # it has answered since, and owes another answer
+        if left > 0.001:  # it has answered in the meantime, and owes another answer
             self._watching = self._reactor.callLater(left, self._look_at_template)
         else:
-            self._log.error("the executors' template does not answer and is replaced")
+            self._log.error("the executors' template does not answer; replacing it")
             self._template.kill()
 
     def _tell_template(self, *words: object) -> None:
@@ -236,7 +238,7 @@ class Supervisor:
             try:
                 self._control.send(msgspec.msgpack.encode(words))
             except OSError as error:
-                self._log.debug("the template is gone, which its socket will tell: {error}", error=error)
+                self._log.debug("the template is gone, as its socket is about to show: {error}", error=error)
 
     def _template_says(self) -> None:
         assert self._control is not None
@@ -265,10 +267,10 @@ class Supervisor:
                 self._ended(executor, exit)
 
     def _how(self, executor: _Executor, status: int) -> str:
-        """How an executor ended, in words; who sent SIGKILL can be told in part."""
+        """Describe how an executor ended and, as far as that is known, who sent SIGKILL."""
         words = exit_in_words(status)
         if executor.garbled:
-            return "the task wrote into its executor's own pipe, and was ended"
+            return "the task wrote into its executor's own pipe and was killed"
         if status != -signal.SIGKILL:
             return words
         before, self._kernel_kills = self._kernel_kills, kernel_kills()
@@ -279,7 +281,7 @@ class Supervisor:
         return f"{words} by a process that is not ours"
 
     def _template_lost(self) -> None:
-        """The template died, and the kernel has killed its executors with it: start again."""
+        """Start another template: this one died, and the kernel killed its executors with it."""
         assert self._control is not None and self._template is not None
         self._reactor.removeReader(self._control_reader)
         self._control.close()
@@ -288,10 +290,10 @@ class Supervisor:
         exit = exit_in_words(self._template.wait())
         if self._stopped:
             return
-        self._log.error("the executors' template died ({exit}); another is started", exit=exit)
+        self._log.error("the executors' template died ({exit}); starting another", exit=exit)
         self._templates_failed += 1
         for executor in list(self._executors.values()):
-            if executor.pid:  # the kernel has killed it, and not what its task has started
+            if executor.pid:  # the kernel killed it, but not what its task started
                 kill_all(executor.pid)
             self._ended(executor, f"its template died ({exit})", blame=False)
         waiting, self._forks_waiting = self._forks_waiting, deque()
@@ -305,7 +307,7 @@ class Supervisor:
             self.start()
 
     def stop(self) -> None:
-        """End the template and with it every executor, and wait until they are gone."""
+        """End the template and all executors, and wait until they are gone."""
         self._stopped = True
         for executor in list(self._executors.values()):
             self._close(executor)
@@ -344,8 +346,8 @@ class Supervisor:
         self._page.clear(number)
         try:
             executor, far_ends = self._prepare(number)
-        except OSError as error:  # out of descriptors, most likely
-            self._reactor.callLater(0, self._listener.executor_ended, number, f"it can't be forked: {error}")
+        except OSError as error:  # most likely out of descriptors
+            self._reactor.callLater(0, self._listener.executor_ended, number, f"it could not be forked: {error}")
             return
         self._executors[number] = executor
         executor.reader = Reader(executor.outcomes, lambda: self._readable(executor))
@@ -358,13 +360,13 @@ class Supervisor:
             socket.send_fds(self._control, [msgspec.msgpack.encode(("fork", number))], far_ends)
             self._expect_template()
         except OSError as error:
-            self._log.debug("the template is gone, which its socket will tell: {error}", error=error)
+            self._log.debug("the template is gone, as its socket is about to show: {error}", error=error)
         for descriptor in far_ends[1:]:
             os.close(descriptor)
 
     @staticmethod
     def _prepare(number: int) -> tuple[_Executor, list[int]]:
-        """The socket and the pipes of a new executor, and the descriptors of their far ends."""
+        """Open the socket and the pipes of a new executor.  Return it with the descriptors of the far ends."""
         opened: list[int] = []
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, packets.SOCKET_TYPE)
@@ -379,16 +381,16 @@ class Supervisor:
         for descriptor in (outcomes, out, err):
             os.set_blocking(descriptor, False)
         if _F_SETPIPE_SZ is not None:
-            with contextlib.suppress(OSError):  # over the user's limit: the default size works, with more wake-ups
+            with contextlib.suppress(OSError):  # above the user's limit: the default size works too, with more wake-ups
                 fcntl.fcntl(outcomes, _F_SETPIPE_SZ, _PIPE_BYTES)
         streams = [_Stream(out, "stdout"), _Stream(err, "stderr")]
         return _Executor(number, ours, theirs, outcomes, streams), [theirs.fileno(), outcomes_end, out_end, err_end]
 
     def end_executor(self, number: int) -> None:
-        """Let an executor that has nothing to do end: it reads the end of its socket."""
+        """Let an executor that has nothing to do end: it sees the end of its socket."""
         executor = self._executors.get(number)
         if executor is not None:
-            with contextlib.suppress(OSError):  # it is gone already
+            with contextlib.suppress(OSError):  # it is already gone
                 executor.tasks.shutdown(socket.SHUT_WR)
 
     def _fork_waiting(self) -> None:
@@ -401,21 +403,21 @@ class Supervisor:
         for stream in executor.streams:
             self._reactor.removeReader(stream.reader)
         executor.closed = True
-        # In the next turn: the reactor may hold an event for one of these numbers, which would reach whoever gets it next.
+        # In the reactor's next turn: it may hold an event for one of these numbers, which would reach the number's next owner.
         self._reactor.callLater(0, _close_all, executor)
         for path in executor.files:
             if os.path.exists(path):
                 os.unlink(path)
 
     def _ended(self, executor: _Executor, exit: str, blame: bool = True) -> None:
-        """What it wrote before it died comes first; then the page says what it was running."""
+        """Report the end of an executor: first deliver what it wrote before it died, then ask the page what it was running."""
         self._read(executor)
         running, began = self._page.get(executor.number) if executor.pid else (0, 0)
         for stream in executor.streams:
             self._read_stream(executor, stream, running)
             self._log_lines(executor, stream, stream.lines.end(running))
         if executor.killed_for not in (0, running):
-            running = 0  # our kill came a moment late and hit the next task, which is innocent
+            running = 0  # our kill was a moment late and hit the next task, which is innocent
         self._close(executor)
         if self._executors.get(executor.number) is executor:
             del self._executors[executor.number]
@@ -425,10 +427,10 @@ class Supervisor:
         self._listener.executor_ended(executor.number, exit, self._last_words(executor, running), running, blame, when, us)
 
     def _last_words(self, executor: _Executor, running: int) -> str:
-        """The Python stack that faulthandler wrote, and the last lines of the task's standard error."""
+        """Return the Python stack that faulthandler wrote, and the last lines of the task's standard error."""
         parts = []
         path = packets.stack_path(self._store, executor.number)
-        with contextlib.suppress(OSError), open(path, "rb") as file:  # where there is none, nothing is known
+        with contextlib.suppress(OSError), open(path, "rb") as file:  # if there is none, nothing is known
             parts.append(_users_part(file.read(MAX_STACK_BYTES).decode("utf-8", "replace").strip()))
         lines = executor.streams[1].lines
         if running and lines.tail_of == running and lines.tail:
@@ -446,7 +448,7 @@ class Supervisor:
             self._reactor.removeReader(stream.reader)  # every writer is gone
 
     def _read_stream(self, executor: _Executor, stream: _Stream, running: int, once: bool = False) -> bool:
-        """Log what there is; False when the other end is closed."""
+        """Log what can be read.  Return False when the other end is closed."""
         for _ in range(1 if once else 32):  # a dead task's children may still be writing
             try:
                 data = os.read(stream.descriptor, OUTPUT_BYTES)
@@ -468,7 +470,7 @@ class Supervisor:
     def _readable(self, executor: _Executor) -> None:
         now = self._reactor.seconds()
         if not self._read(executor):
-            self._reactor.removeReader(executor.reader)  # its end is closed; the template will say why
+            self._reactor.removeReader(executor.reader)  # the other end is closed; the template will say why
         elif executor.expected and now - executor.read_at < BUSY_S:
             self._reactor.removeReader(executor.reader)
             self._reactor.callLater(PAUSE_S, self._read_again, executor)
@@ -480,7 +482,7 @@ class Supervisor:
             self._readable(executor)
 
     def _read(self, executor: _Executor) -> bool:
-        """Deliver what there is; False when the other end is closed."""
+        """Deliver the outcomes that can be read.  Return False when the other end is closed."""
         outcomes: list[Any] = []
         open_still = True
         while not executor.garbled:
@@ -498,7 +500,7 @@ class Supervisor:
                 open_still = False
                 break
             if len(data) < 4096:
-                break  # the pipe is empty, most likely; the reactor tells if not
+                break  # most likely the pipe is empty; if not, the reactor calls again
         if outcomes and type(outcomes[0]) is m.Started:
             del outcomes[0]
             self._templates_failed = 0
@@ -513,7 +515,7 @@ class Supervisor:
         return open_still
 
     def _is_garbled(self, executor: _Executor) -> None:
-        """Something else than the executor writes into its pipe: the task that runs is ended for it."""
+        """Kill the executor and its running task: something other than the executor has written into its pipe."""
         if not executor.garbled:
             executor.garbled = True
             if executor.pid:
@@ -521,7 +523,7 @@ class Supervisor:
                 kill_all(executor.pid)
 
     def _warm_up(self) -> None:
-        """Tasks use clients: what one needs is loaded in the template, once for all executors to come."""
+        """Have the template load what a client needs, once for all later executors: tasks use clients."""
         if not self._warm:
             self._warm = True
             self._tell_template("warm")
@@ -542,7 +544,7 @@ class Supervisor:
             self._give_by_file(executor, data, messages)
 
     def _give_by_file(self, executor: _Executor, data: bytes, messages: list[Any]) -> None:
-        """One large message: in a file of the store, or of the spill folder; where both are full, its task fails."""
+        """Pass one large message in a file, in the store or else in the spill folder.  If both are full, its task fails."""
         trouble: OSError | None = None
         for folder in (self._store, self._service.spill):
             self._packet_files += 1
@@ -559,7 +561,7 @@ class Supervisor:
             executor.files = [file for file in executor.files if os.path.exists(file)] + [path]
             self._send(executor, packets.encode_packet([packets.PacketFile(path)]), messages)
             return
-        text = f"{len(data)} bytes of arguments can't be brought to the task's process: {trouble}; make room in the store"
+        text = f"{len(data)} bytes of arguments can't be passed to the task's process: {trouble}; make room in the store"
         failed = [
             m.Failed(message.task, message.attempt, m.ErrorInfo("StoreError", "", text), 0)
             for message in messages
@@ -593,12 +595,12 @@ class Supervisor:
                 self._reactor.addWriter(executor.writer)
                 return
             except (BrokenPipeError, ConnectionResetError):
-                return  # it is dead: the template will say so
+                return  # it is dead; the template will report it
             executor.backlog.popleft()
         self._reactor.removeWriter(executor.writer)
 
     def take_back(self, number: int) -> None:
-        """Take out of the socket what the executor has not read; the listener's ``taken_back`` hears what it was."""
+        """Take what the executor has not read out of the socket, and report it to the listener's ``taken_back``."""
         executor = self._executors.get(number)
         attempts: list[int] = []
         if executor is not None:
@@ -609,7 +611,7 @@ class Supervisor:
                 except BlockingIOError:
                     break
                 if not data:
-                    break  # our end is closed: it is being ended
+                    break  # our end is closed: the executor is being ended
                 content = packets.decode_packet(data)
                 grants += [message for message in content if isinstance(message, m.GoOn)]
                 attempts += self._attempts_in(content)
@@ -617,12 +619,12 @@ class Supervisor:
                 attempts += unsent
             executor.backlog.clear()
             executor.expected -= len(attempts)
-            for grant in grants:  # those are not ours to take back
+            for grant in grants:  # these must not be taken back
                 self.go_on(number, grant.attempt)
         self._listener.taken_back(number, attempts, self._page.get(number)[0])
 
     def go_on(self, number: int, attempt: int) -> None:
-        """Tell an executor whose task waited that it has a slot again."""
+        """Tell an executor whose task was waiting that it has a slot again."""
         executor = self._executors.get(number)
         if executor is not None:
             self._send(executor, packets.encode_packet([m.GoOn(attempt)]), [])
@@ -651,28 +653,28 @@ class Supervisor:
             self._tell_template("interrupt", number, executor.pid)
 
     def kill(self, number: int, attempt: int) -> None:
-        """Kill the executor if it is running ``attempt`` now (0: whatever it does, which blames nobody)."""
+        """Kill the executor if it is running ``attempt`` now (0: whatever it is running; no task is blamed)."""
         executor = self._executors.get(number)
         if executor is not None and executor.pid and (not attempt or self._page.get(number)[0] == attempt):
             executor.killed_for = attempt or _NO_ATTEMPT
             kill_all(executor.pid)  # without asking the template, which a task may have stopped
             self._expect_template()
 
-    # ---- looks at processes ---------------------------------------------------------------------
+    # ---- state of processes ---------------------------------------------------------------------
 
     def stopped(self) -> set[int]:
-        """The executors that have work and are stopped by a signal."""
+        """Return the executors that have work but are stopped by a signal."""
         found = set()
         for number, executor in self._executors.items():
             state = state_of(executor.pid) if executor.pid and executor.expected > 0 else ""
             if state == "T":
                 found.add(number)
-            elif state == "Z":  # the template tells of it in a moment, unless it is stopped itself
+            elif state == "Z":  # the template reports it in a moment, unless it is stopped itself
                 self._expect_template()
         return found
 
     def memory(self) -> tuple[dict[int, int], dict[int, int]]:
-        """(bytes of each executor that has work, the attempt that each of them runs)."""
+        """Return (the bytes of memory of each executor that has work, the attempt that each of them is running)."""
         used, running = {}, {}
         for number, executor in self._executors.items():
             if executor.pid and executor.expected > 0:
@@ -682,9 +684,9 @@ class Supervisor:
 
 
 def thread_counts(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to be added, so that no library starts a thread for each processor: slots say how much runs at a time.
+    """Return the variables to add so that no library starts a thread per processor: slots define how much runs at a time.
 
-    What the user has set holds, also for libraries that read it where their own variable is not set.
+    The user's settings take precedence, also for libraries that read them because their own variable is not set.
     """
     return {
         name: "1"
@@ -701,7 +703,7 @@ def _close_all(executor: _Executor) -> None:
 
 
 def _users_part(stack: str) -> str:
-    """faulthandler's text without the frames of the executor below the task's."""
+    """Return faulthandler's text without the executor's frames below the task's."""
     lines, ours = [], False
     for line in stack.splitlines():
         ours = (ours or any(caller in line for caller in _CALLERS)) and line.startswith("  ")

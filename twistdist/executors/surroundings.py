@@ -1,7 +1,7 @@
-"""What a task may change around itself in its process, put back before the next one.
+"""Restores what a task may change around itself in its process before the next task starts.
 
-What a module sets up while it is imported for a task's function or arguments is not the task's doing, and stays.  Objects that
-a task changes in place elsewhere stay changed; docs/executors.rst has the whole table.
+What a module sets up while it is imported for a task's function or arguments is not the task's doing and stays.  Other objects
+that a task changes in place stay changed; docs/executors.rst has the full table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-#: Modules in which names that were replaced are put back: what tests and libraries patch most.
+#: Modules in which replaced names are put back: those that tests and libraries patch most.
 GUARDED = (
     "builtins",
     "os",
@@ -50,15 +50,15 @@ GUARDED = (
     "logging",
 )
 
-#: Nanoseconds between two looks at what costs more than a microsecond to look at.
+#: Nanoseconds between two checks of what takes more than a microsecond to check.
 LOOK_NS = 1_000_000
 
 _SIGNALS = tuple(range(1, 32))
 _UNCATCHABLE = {9, 19}
 
-# The names this module needs are bound here, so that a task that replaces them in their modules does not reach it.
+# This module binds the names that it needs here, so that a task that replaces them in their modules does not affect it.
 _getcwd, _chdir, _umask, _fstat, _dup2 = os.getcwd, os.chdir, os.umask, os.fstat, os.dup2
-# The C functions: the ones in signal.py make an enumeration member of each answer, at 2 µs.
+# The C functions: those in signal.py turn each result into an enumeration member, at a cost of 2 µs.
 _signal: Any = importlib.import_module("_signal")
 _getsignal, _setsignal = _signal.getsignal, _signal.signal
 _now = time.perf_counter_ns
@@ -75,18 +75,18 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _copy_context, _decimals, _use_decimals = contextvars.copy_context, decimal.getcontext, decimal.setcontext
 _modules, _root = sys.modules, logging.root
 
-#: The generator behind the functions of ``random``.
+#: The generator behind the module-level functions of ``random``.
 _dice: Any = random._inst
 
-#: An executor that holds less between two tasks is never taken to be spoiled.
+#: Bytes.  An executor that holds less than this between two tasks is never considered spoiled.
 LEAST_MEMORY = 64 << 20
 
-#: When an executor holds this much more than after the last collection of garbage, or a quarter more, it is time for one.
+#: Bytes.  Garbage is collected when an executor has grown by this much, or by a quarter if that is more, since the last time.
 MAX_GARBAGE = 64 << 20
 
 _Settings = tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]
 
-#: What costs next to nothing to ask: how to, and how to set it.
+#: Settings that cost next to nothing to read: (how to read it, how to set it).
 _SETTINGS: _Settings = (
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
@@ -96,7 +96,7 @@ _SETTINGS: _Settings = (
     (lambda: _root.manager.disable, logging.disable),
 )
 
-#: The same for what is looked at closely.
+#: The same for settings that only a close look checks.
 _CLOSE_SETTINGS: _Settings = (
     (partial(_locale.setlocale, _locale.LC_ALL), partial(_locale.setlocale, _locale.LC_ALL)),
     (sys.getswitchinterval, sys.setswitchinterval),
@@ -105,7 +105,7 @@ _CLOSE_SETTINGS: _Settings = (
 if hasattr(sys, "set_int_max_str_digits"):
     _CLOSE_SETTINGS += ((sys.get_int_max_str_digits, sys.set_int_max_str_digits),)
 
-#: What nobody sets by importing a module, and what can't be put back without the privilege that was given up.
+#: Settings that no import of a module changes, and that can't be put back without the privilege that was given up.
 _PRIVILEGES: _Settings = (
     (partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
     (os.getuid, os.setuid),
@@ -122,7 +122,7 @@ if sys.platform == "linux":
 _HOOKS = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
 _ZONE = ("tzname", "timezone", "altzone", "daylight")
 
-#: What an interpreter's own prompt would leave, and with it all that the frames of an error hold.
+#: Names that an interactive interpreter leaves in ``sys``; they keep alive all that the frames of an error hold.
 _LAST_ERRORS = ("last_exc", "last_type", "last_value", "last_traceback", "tracebacklimit")
 
 _NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
@@ -142,11 +142,11 @@ class Surroundings:
     """The state of the process before the first task."""
 
     def __init__(self, stdout: Any, stderr: Any, high_descriptor: int, most_memory: int = 0, stacks: int = 2) -> None:
-        """``stdout`` and ``stderr`` are what the names in ``sys`` stand for; copies of descriptors 0 to 2 are kept above
-        ``high_descriptor``.  A process that holds more than ``most_memory`` bytes between tasks is spoiled (0: no bound).
-        faulthandler writes to descriptor ``stacks``."""
+        """``stdout`` and ``stderr`` are the values of those names in ``sys``.  Copies of descriptors 0 to 2 are kept at
+        ``high_descriptor`` and above.  A process that holds more than ``most_memory`` bytes between tasks is spoiled (0: no
+        bound).  faulthandler writes to descriptor ``stacks``."""
         self._stdout, self._stderr = stdout, stderr
-        self._environ: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]  # compared at every task
+        self._environ: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]  # compared after every task
         self._folder = _getcwd()
         self._umask_before = _umask(0o077)
         _umask(self._umask_before)
@@ -178,7 +178,7 @@ class Surroundings:
         return found.st_dev, found.st_ino
 
     def accept(self) -> None:
-        """What modules have set up that were just imported for a task is how it is to be from now on."""
+        """Take the current state as the one to restore from now on: modules that were just imported may have changed it."""
         self._environ_before = dict(self._environ)
         self._settings = [(get, put, get()) for get, put in _SETTINGS]
         self._close_settings = [(get, put, get()) for get, put in _CLOSE_SETTINGS]
@@ -186,7 +186,8 @@ class Surroundings:
         self._lists = [(vars(owner), name, vars(owner)[name], list(vars(owner)[name])) for owner, name in lists]
         self._hooks = [(name, getattr(sys, name)) for name in _HOOKS]
         self._context = _copy_context()
-        # A copy of the context shares this object, which tasks change in place; most have a fresh one made when they need it.
+        # A copy of the context shares this object, and tasks change it in place.  Mostly there is none: a task that needs one
+        # has a fresh one made.
         self._decimals = _decimals().copy() if any(variable.name == "decimal_context" for variable in self._context) else None
         self._time_zone = time.tzname
         for now, before in self._guarded:
@@ -202,13 +203,13 @@ class Surroundings:
             self._numpy_errors = _modules["numpy"].geterr()
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call ``function`` with context variables of its own."""
+        """Call ``function`` with its own context variables and return its result."""
         return self._context.copy().run(function, *args, **kwargs)
 
     def restore(self, closely: bool = False) -> bool:
-        """Put back what is not as it was; whether everything was looked at, as ``closely`` asks for whatever it costs.
+        """Put back what has changed.  Return True if everything was checked; ``closely`` demands that whatever it costs.
 
-        ``spoiled`` says that something can't be put back.
+        ``spoiled`` is set if something can't be put back.
         """
         if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
             sys.stdout, sys.stderr = self._stdout, self._stderr
@@ -243,7 +244,7 @@ class Surroundings:
     def _restore_list(owner: dict[str, Any], name: str, content: list[Any], before: list[Any]) -> None:
         content[:] = before
         owner[name] = content
-        if name == "filters":  # else what was decided by the old ones is remembered
+        if name == "filters":  # otherwise decisions made by the old filters are remembered
             warnings._filters_mutated()  # type: ignore[attr-defined]
 
     def _restore_environment(self) -> None:
@@ -254,19 +255,19 @@ class Surroundings:
                 os.environ[os.fsdecode(name)] = os.fsdecode(value)
 
     def _shuffle(self) -> None:
-        """Have unpredictable numbers again.  A seed clears the second number that gauss() keeps, which shows it."""
+        """Make random numbers unpredictable again.  Seeding clears the second number that gauss() keeps: this reveals it."""
         _dice.seed()
         _dice.gauss(0.0, 1.0)
         self._mark = _dice.gauss_next
 
     def _restore_libraries(self) -> None:
-        """What modules that most tasks do without hold, if they are loaded."""
+        """Restore the state of modules that most tasks do without, if they are loaded."""
         methods: Any = _modules.get("multiprocessing.context")
         if methods is not None and methods._default_context._actual_context is not self._start_method:
             methods._default_context._actual_context = self._start_method
         events: Any = _modules.get("asyncio.events")
         if events is not None and events._event_loop_policy is not None:
-            # Where a loop was set and is set no more, none is made: the policy is to be as one that was never asked.
+            # A policy creates no loop after one was set and removed: it must be as if it had never been used.
             events._event_loop_policy = self._loop_policy
             loops = getattr(self._loop_policy, "_local", None)
             if loops is not None:
@@ -275,10 +276,10 @@ class Surroundings:
     def _restore_folder(self) -> None:
         try:
             same = _getcwd() == self._folder
-        except OSError:  # the task has removed the folder that it was in
+        except OSError:  # the task removed the folder that it was in
             same = False
         if not same:
-            with contextlib.suppress(OSError):  # it was ours that is gone: nothing to go back to
+            with contextlib.suppress(OSError):  # our own folder is gone: there is nothing to return to
                 _chdir(self._folder)
 
     def _look_closely(self) -> None:
@@ -299,7 +300,7 @@ class Surroundings:
             if get() != before:
                 try:
                     put(before)
-                except OSError:  # a privilege that was given up
+                except OSError:  # the task gave up the privilege
                     self.spoiled = True
         for number, copy in enumerate(self._copies):
             if self._identity(number) != self._files[number]:
@@ -327,19 +328,22 @@ class Surroundings:
         for name, value in before.items():
             if now.get(name, before) is not value:
                 now[name] = value
-        for name in now.keys() - before.keys():  # new names harm nobody and may be caches
+        for name in now.keys() - before.keys():  # new names do no harm and may be caches
             before[name] = now[name]
 
     def _restore_limit(self, kind: int, limits: tuple[int, int]) -> None:
         try:
             resource.setrlimit(kind, limits)
-        except (OSError, ValueError):  # the hard limit was lowered, for good
+        except (OSError, ValueError):  # the hard limit was lowered permanently
             self.spoiled = True
 
     def _restore_numpy(self) -> None:
-        """How numpy takes errors in numbers, and unpredictable ones; it keeps a number beside, as ``random`` does."""
+        """Restore numpy's handling of floating-point errors and make its random numbers unpredictable.
+
+        Like ``random``, numpy keeps a second number; it is used in the same way.
+        """
         numpy = _modules.get("numpy")
-        if numpy is None or not hasattr(numpy, "seterr"):  # it is not there, or only in part
+        if numpy is None or not hasattr(numpy, "seterr"):  # it is not loaded, or only in part
             return
         if numpy.geterr() != self._numpy_errors:
             numpy.seterr(**self._numpy_errors)
@@ -353,7 +357,7 @@ class Surroundings:
                 self._numpy_dice = state.get("has_gauss"), state.get("gauss")
 
     def _look_at_memory(self) -> None:
-        """Collect garbage when the process has grown.  What it holds then, above its bound, it will not give back."""
+        """Collect garbage when the process has grown.  If it still exceeds its bound then, it will not give the memory back."""
         own = self._own_memory()
         if own > self._collect_above or own > self._most_memory:
             gc.collect()
@@ -363,12 +367,12 @@ class Surroundings:
             self.spoiled = True
 
     def _own_memory(self) -> int:
-        """Anonymous bytes of this process; 0 where that can't be known."""
+        """Return the bytes of anonymous memory of this process; 0 where that is unknown."""
         if self._statm < 0:
             return 0
         try:
             _, resident, shared, *_ = os.pread(self._statm, 128, 0).split()
-        except OSError:  # the task has closed it
+        except OSError:  # the task closed it
             self.spoiled = True
             return 0
         return (int(resident) - int(shared)) * _PAGE_BYTES

@@ -1,15 +1,15 @@
-"""The template: a small single-threaded process that forks executors and tells how each ended.  No Twisted here.
+"""The template: a small single-threaded process that forks executors and reports how each ended.  No Twisted here.
 
-Started by the control process (``launch.py``) with the arguments CONTROL_FD STORE PAGE ENTRIES.  On the control socket
-(packets of msgpack arrays) it gets
+The control process starts it (``launch.py``) with the arguments CONTROL_FD STORE PAGE ENTRIES.  On the control socket (packets
+of msgpack arrays) it receives
 
-* ``["serve", …]`` with the fields of ``supervisor.TaskService``, once, first,
+* ``["serve", …]`` with the fields of ``supervisor.TaskService``, once and first,
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
 * ``["interrupt", number, pid]``,
 * ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
 
-and says ``["started", number, pid]``, ``["refused", number, 0, why]`` and ``["ended", number, pid, status]``.  When the control
-process is gone it kills its executors.
+and sends ``["started", number, pid]``, ``["refused", number, 0, why]`` and ``["ended", number, pid, status]``.  It kills its
+executors when the control process is gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import sys
 import time
 from typing import NoReturn
 
-import cloudpickle  # noqa: F401  imported here so that every executor has it for nothing
+import cloudpickle  # noqa: F401  imported here so that every executor has it at no cost
 import msgspec
 import tblib.pickling_support  # noqa: F401
 
@@ -42,13 +42,13 @@ from twistdist.executors.surroundings import Surroundings
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
-#: An executor's own descriptors are here and above: a task that closes and opens files does not meet them by accident.
+#: An executor's own descriptors have this number or higher: a task that closes and opens files does not hit them by accident.
 HIGH_DESCRIPTOR = 1000
 
-#: Seconds that a resource tracker of ``multiprocessing`` has to remove what its executor has left.
+#: Seconds that a resource tracker of ``multiprocessing`` has to remove what its executor left behind.
 TRACKER_GRACE_S = 1.0
 
-#: What the kernel adds to an executor's badness when memory runs out: it goes before everything else of ours.
+#: What the kernel adds to an executor's badness when memory runs out: executors are killed before our other processes.
 OOM_SCORE = 800
 
 
@@ -59,7 +59,7 @@ class Template:
         self._control, self._store, self._page = control, store, page
         self._service: tuple[str, str, bytes, str, int, int, str] = ("", "", b"", "", 0, 0, "")
         self._children: dict[int, int] = {}  # pid to executor number
-        self._trackers: dict[int, float] = {}  # pid to the time at which its patience ends
+        self._trackers: dict[int, float] = {}  # pid to the time at which its grace ends
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self._pid = os.getpid()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -67,16 +67,16 @@ class Template:
         self._wake_write.setblocking(False)
 
     def run(self) -> None:
-        """Until the control process closes its end; then the executors are killed and reaped."""
+        """Serve until the control process closes its end; then kill and reap the executors."""
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process's to act on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the control process acts on Ctrl-C
         self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(self._wake_read, selectors.EVENT_READ)
         serving = some_left = True
-        while serving or some_left:  # each one that ends may leave others to us, until none is left
+        while serving or some_left:  # each child that ends may leave its own children to us
             patience = min(self._trackers.values()) - time.monotonic() if self._trackers else None
             ready = {key.fileobj for key, _ in selector.select(None if patience is None else max(0.0, patience))}
             if self._wake_read in ready:
@@ -113,11 +113,11 @@ class Template:
         return True
 
     def _say(self, *words: object) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen by the next read
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next read sees the end
             self._control.send(msgspec.msgpack.encode(words))
 
     def _reap(self) -> bool:
-        """Executors that ended are told of; what their tasks left, which is ours now, ends too.  Whether any child is left."""
+        """Report executors that ended and kill what their tasks left, now our children.  Return whether any child is left."""
         ended = []
         some_left = True
         try:
@@ -136,16 +136,16 @@ class Template:
         return some_left
 
     def _kill_orphans(self, ended: list[int]) -> None:
-        """Kill our children that are no executors, and the groups of executors that have ``ended``.
+        """Kill our children that are not executors, and the groups of executors that have ``ended``.
 
-        A live executor is the reaper of its own, so these belong to dead ones.  A resource tracker that the death of its
-        executor has left to us has a moment to do its work; whatever comes later under that name is none.
+        A live executor reaps its own children, so these belong to dead ones.  A resource tracker that we inherit from a dead
+        executor has a moment to do its work; any process that appears under that name later is not one.
         """
         try:
             with open(f"/proc/self/task/{self._pid}/children") as stream:
                 orphans = {int(pid) for pid in stream.read().split()} - self._children.keys()
         except OSError:
-            orphans = set()  # not to be known on this system
+            orphans = set()  # this system does not say
         now = time.monotonic()
         for pid in orphans:
             if ended and pid not in self._trackers and is_tracker(pid):
@@ -171,7 +171,7 @@ class Template:
             self._say("started", number, pid)
 
     def _become_executor(self, number: int, descriptors: list[int]) -> NoReturn:
-        """The child's side of the fork; never returns."""
+        """Be the child's side of the fork; never returns."""
         status = packets.EXIT_START
         try:
             os.setpgid(0, 0)
@@ -179,7 +179,7 @@ class Template:
             for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, signal.SIG_DFL)
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() == self._pid:  # else the template died before the line above
+            if os.getppid() == self._pid:  # otherwise the template died before the line above
                 self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
                 self._executor(number, descriptors).run()
                 status = 0
@@ -189,7 +189,7 @@ class Template:
             os._exit(status)
 
     def _executor(self, number: int, descriptors: list[int]) -> TaskRunner:
-        """Make this process an executor: descriptors where they belong, streams, handlers."""
+        """Make this process an executor: put descriptors where they belong, set up streams and handlers."""
         for ours in (self._control, self._wake_read, self._wake_write):
             ours.close()
         tasks, outcomes, out, err = descriptors
@@ -199,7 +199,7 @@ class Template:
         os.close(err)
         _be_taken_first()
         most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if "TWISTDIST_NOFILE" in os.environ:  # as it was when the worker was started
+        if "TWISTDIST_NOFILE" in os.environ:  # the limit at the time the worker was started
             most = int(os.environ.pop("TWISTDIST_NOFILE"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         high = max(3, min(HIGH_DESCRIPTOR, most - 64))
@@ -211,11 +211,11 @@ class Template:
 
         def flush() -> None:
             for stream in streams:
-                with contextlib.suppress(OSError, ValueError):  # the task has closed it
+                with contextlib.suppress(OSError, ValueError):  # the task closed it
                     stream.flush()
 
         self._page.clear(number)
-        # Kept open for the life of the process: faulthandler writes to the descriptor.
+        # The copy stays open for the life of the process: faulthandler writes to it.
         with open(packets.stack_path(self._store, number), "wb") as stream:
             self._stack = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
         faulthandler.enable(self._stack, all_threads=False)
@@ -245,15 +245,15 @@ def _move(descriptor: int, high: int) -> int:
 
 
 def _be_taken_first() -> None:
-    """When the kernel runs out of memory it should end an executor before anything else of ours."""
+    """Make the kernel kill an executor before any other process of ours when it runs out of memory."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as stream:  # not on this system
         stream.write(str(OOM_SCORE))
 
 
 def main() -> None:
-    """Entry of the process."""
+    """Run the template process."""
     descriptor, store, page, entries = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-    del sys.argv[1:]  # no affair of the tasks
+    del sys.argv[1:]  # none of the tasks' business
     os.environ.pop(launch.PATH, None)
     control = socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=descriptor)
     try:
@@ -262,5 +262,5 @@ def main() -> None:
         return  # the store is gone: the control process has ended, or is about to
     template = Template(control, store, the_page)
     gc.collect()
-    gc.freeze()  # what is here now stays shared with the executors
+    gc.freeze()  # what exists now stays shared with the executors
     template.run()

@@ -126,6 +126,8 @@ def read_file(path: str) -> memoryview:
             view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     if size < HEADER_BYTES or _HEADER.unpack_from(view)[0] != _MAGIC:
         raise ValueError(f"{path} is no result file")
+    if _HEADER.unpack_from(view)[3] != size - HEADER_BYTES:
+        raise ValueError(f"{path} has been cut")
     return view[HEADER_BYTES:]
 
 
@@ -370,6 +372,9 @@ def _inventory(folder: str) -> tuple[list[Stored], list[str]]:
             continue
         stored = described(path)
         if stored is None:
+            if _is_ours(path):
+                wrong.append(f"{name} has been cut")
+                os.unlink(path)
             continue
         if is_right(path, stored):
             found.append(stored)
@@ -400,6 +405,12 @@ def is_memory(path: str) -> bool:
     except OSError:
         return False
     return kind in ("tmpfs", "ramfs")
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file begins as result files do."""
+    with open(path, "rb", buffering=0) as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC
 
 
 def described(path: str) -> Stored | None:

@@ -66,8 +66,8 @@ class Durable:
 
     def end_session(self, client: Client) -> int:
         """Release what the durable session of ``client`` keeps, and what its processes want; how many tasks that were."""
+        count = len(self.session_tasks(client))
         placeholder = self.watchers.drop_placeholder(client.name) if client.name else None
-        count = len(self.session_tasks(client)) + (len(placeholder.kept) if placeholder is not None else 0)
         if placeholder is not None:
             placeholder.kept.clear()
             self.client_sessions.end(placeholder)

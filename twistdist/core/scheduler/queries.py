@@ -177,10 +177,10 @@ class Queries:
 
     def _replicate(self, now: float, client: Client, args: list[Any]) -> int:
         """``args``: the number of copies to be kept, then cids and keys; how many of them are known."""
-        copies, *names = args
+        copies, names = max(0, int(args[0])), args[1:]
         tasks = [task for name in names if (task := self._find(client, name)) is not None]
         for task in tasks:
-            self.copies.set_target(task, max(0, int(copies)))
+            self.copies.set_target(task, copies)
         return len(tasks)
 
     def _until_ended(self, now: float, client: Client, args: list[Any]) -> int:

@@ -1,0 +1,183 @@
+"""Questions about the cluster, and orders that come as questions."""
+
+from __future__ import annotations
+
+import pytest
+
+from twistdist.testing.stories import Story
+from twistdist.wire import messages as m
+
+
+class Asking(Story):
+    """A story whose client asks."""
+
+    asked = 0
+
+    def ask(self, what, *args, again=False):
+        """The answer; ``ValueError`` with the refusal's text."""
+        self.asked += 1
+        self.tell(self.client, m.Query(self.asked, what, list(args), again))
+        (reply,) = [message for message in self.said(self.client, m.Reply) if message.query == self.asked]
+        if reply.error:
+            raise ValueError(reply.error)
+        return reply.value
+
+
+@pytest.fixture
+def story():
+    return Asking()
+
+
+def finished(story, worker, **options):
+    """The number of a future whose value is in the worker's store."""
+    cid = story.submit(**options)
+    (compute,) = story.given(worker)
+    story.done(worker, compute, None, 100)
+    return cid
+
+
+def test_workers_are_told_with_what_they_do(story):
+    worker = story.worker("a", 2)
+    story.submit()
+    told = story.ask("workers")["a"]
+    assert (told["slots"], told["running"], told["state"], told["last_seen"]) == (2, 1, "connected", 0.0)
+    story.core.connection_lost(story.now, worker)
+    assert story.ask("workers")["a"]["state"] == "away"
+
+
+@pytest.mark.parametrize(
+    "change, state",
+    [
+        (lambda story, worker: setattr(worker, "suspect", True), "suspect"),
+        (lambda story, worker: setattr(worker, "resting", True), "stuck"),
+        (lambda story, worker: story.core.leaving.retire(story.now, worker, 60.0, "asked"), "retiring"),
+        (lambda story, worker: story.tell(worker, m.Intake(1, "memory")), "paused"),
+    ],
+)
+def test_the_state_of_a_worker_in_one_word(story, change, state):
+    worker, _ = story.worker("a", 2), story.worker("b")
+    change(story, worker)
+    story.core.placement.update(worker)
+    assert story.ask("workers")["a"]["state"] == state
+
+
+def test_who_has_what(story):
+    worker = story.worker("a")
+    cid = finished(story, worker, key="k")
+    assert story.ask("who_has") == {"k": ["a"]} == story.ask("who_has", cid) == story.ask("who_has", "k")
+    assert story.ask("who_has", "unknown") == {} and story.ask("has_what") == {"a": ["k"]}
+    assert story.ask("has_what", "b") == {}
+
+
+def test_futures_are_taken_up_by_key(story):
+    finished(story, story.worker("a"), key="k")
+    assert story.ask("watch", [50, "k"], [51, "unknown"]) == [50]
+    assert story.client.futures[50] is story.core.registry.keys["k"]
+    with pytest.raises(ValueError, match="numbers of their own"):
+        story.ask("watch", [50, "k"])
+    assert story.ask("watch", [50, "k"], again=True) == [50]
+    with pytest.raises(ValueError, match="numbers of their own"):
+        story.ask("watch", [-1, "k"])
+
+
+def test_why_tells_what_is_known_of_a_task(story):
+    worker = story.worker("a")
+    story.submit(key="k", retries=1)
+    (compute,) = story.given(worker)
+    story.tell(worker, m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "no"), 5))
+    told = story.ask("why", "k")
+    assert (told["state"], told["raised"], told["worker"], told["lacks"]) == ("assigned", 1, "a", "")
+    assert story.ask("why", "unknown") is None
+
+
+def test_the_status_counts_what_there_is(story):
+    worker = story.worker("a")
+    finished(story, worker)
+    story.submit(workers=("nobody",))
+    told = story.ask("status")
+    assert told["tasks"] == {"done": 1, "ready": 1} and told["sessions"]["connected"] == 1
+    assert list(told["lacks"].values()) == [1] and told["epoch"] == 1 and told["recovering"] is None
+    assert told["journal"] == {"state": "none"} and (told["submitted"], told["done"]) == (2, 1)
+    story.core.journal_is({"state": "ok"})
+    assert story.ask("status")["journal"] == {"state": "ok"}
+
+
+def test_incidents_are_told_with_their_age(story):
+    story.core.fleet.gone(story.now, story.worker("a"), "a test")
+    story.later(5.0)
+    (told,) = story.ask("incidents")
+    assert (told["kind"], told["what"], told["cause"], told["age"]) == ("worker lost", "a", "a test", 5.0)
+    assert story.ask("incidents", 1.0) == [] and len(story.ask("incidents", None)) == 1
+
+
+def test_replicas_are_made_and_counted(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid = finished(story, first)
+    assert story.ask("replicate", 2, cid, "unknown") == 1
+    assert story.ask("copying") == 1 == story.ask("copying", cid)
+    (copy,) = story.said(second, m.Copy)
+    source = copy.source
+    story.tell(second, m.Have([m.Stored(source.task, source.attempt, source.size, source.digest)]))
+    assert story.ask("copying") == 0 and sorted(*story.ask("who_has", cid).values()) == ["a", "b"]
+
+
+def test_workers_are_retired_by_name(story):
+    story.worker("a")
+    worker = story.worker("b")
+    assert story.ask("retire", 10.0, "b", "unknown") == ["b"]
+    assert "retired by client" in story.said(worker, m.Stop)[0].text
+    with pytest.raises(ValueError, match=r"no number of seconds|must be"):
+        story.ask("retire", -1.0, "b")
+
+
+def test_published_names(story):
+    cid = finished(story, story.worker("a"), key="k")
+    story.ask("publish", "name", b"shape", [cid])
+    assert story.ask("datasets") == ["name"] and story.ask("dataset", "name") == [b"shape", ["k"]]
+    with pytest.raises(ValueError, match="published already"):
+        story.ask("publish", "name", b"shape", [cid])
+    assert story.ask("publish", "name", b"shape", [cid], again=True) is None
+    story.tell(story.client, m.Release([cid]))
+    assert story.ask("dataset", "name", 70) == [b"shape", ["k"]] and story.client.futures[70] is not None
+    story.ask("unpublish", "name")
+    assert story.ask("unpublish", "name", again=True) is None
+    with pytest.raises(ValueError, match="nothing is published"):
+        story.ask("dataset", "name")
+    with pytest.raises(ValueError, match="cancelled or released"):
+        story.ask("publish", "other", b"shape", [999])
+
+
+def test_sessions_that_nobody_is_connected_with_are_cleared(story):
+    other = story.core.greet(story.now, m.HelloClient(2))
+    story.tell(other, m.Function(1, "g", b"g", b"blob"), m.Submit(1, 1, [b""]))
+    story.lost(other)
+    assert story.ask("clear") == {"sessions": 1, "tasks": 1}
+    with pytest.raises(ValueError, match="no durable session 'x'"):
+        story.ask("clear", "x")
+    assert story.ask("clear", "x", again=True)["sessions"] == 1  # it was cleared before
+
+
+def test_a_durable_session_is_listed_and_ended():
+    story = Asking()
+    durable = story.core.greet(story.now, m.HelloClient(2, "nightly"))
+    story.tell(durable, m.Function(1, "g", b"g", b"blob"), m.Submit(1, 1, [b""], None, ["k"]))
+    story.tell(durable, m.Bye())
+    again = story.core.greet(story.now, m.HelloClient(3, "nightly"))
+    story.client = again
+    assert story.ask("keys") == ["k"] and story.ask("take_up", [5, "k"], [6, "unknown"]) == [5]
+    assert story.ask("end_session") == 1 and story.ask("keys") == ["k"]  # its own future is still there
+
+
+def test_a_shutdown_stops_every_worker(story):
+    worker = story.worker("a")
+    assert story.ask("shutdown") is True
+    assert story.said(worker, m.Stop) and [type(effect).__name__ for effect in story.effects()] == ["End"]
+
+
+@pytest.mark.parametrize(
+    "what, args", [("nonsense", []), ("why", []), ("replicate", ["x"]), ("dataset", []), ("watch", [5]), ("retire", ["x"])]
+)
+def test_an_odd_question_is_refused_and_nothing_more(story, what, args):
+    with pytest.raises(ValueError):
+        story.ask(what, *args)
+    assert story.ask("sync") is None
