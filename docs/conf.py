@@ -6,7 +6,7 @@ import sys
 project = "twistdist"
 author = "the twistdist authors"
 copyright = "2026, the twistdist authors"
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 autodoc_typehints = "description"
 html_theme = "alabaster"
 exclude_patterns = ["_build"]

@@ -123,7 +123,7 @@ def test_a_database_of_something_else_is_refused(tmp_path):
     with sqlite3.connect(tmp_path / "other") as other:
         other.execute("CREATE TABLE people (name TEXT)")
     other.close()
-    with pytest.raises(JournalError, match="of something else"):
+    with pytest.raises(JournalError, match="not a journal of twistdist"):
         SqliteJournal(str(tmp_path / "other")).open()
 
 

@@ -51,7 +51,7 @@ def test_the_inventory_has_what_is_whole_and_removes_the_rest(store):
     with open(f"{store.path}/notes.txt", "w") as file:
         file.write("not ours")
     found, wrong = store.take_inventory()
-    assert found == [good] and wrong == ["2 has been cut", "3 does not fit its digest"]
+    assert found == [good] and wrong == ["2 is truncated", "3 does not match its digest"]
     assert sorted(os.listdir(store.path)) == [".lock", "1", "notes.txt"]
 
 

@@ -1,5 +1,6 @@
 """Objects to bytes and back."""
 
+import io
 import mmap
 import pickle
 import threading
@@ -101,3 +102,25 @@ def test_equal_calls_have_one_digest_whatever_strings_are_one_object():
     box: list = []
     others = [("text", "text", ["text"], 1.5, b"y"), ("text", "other", ["text"], 1.5, b"x"), ([box], [box]), ([[]], [[]])]
     assert len({payload.canonical_digest(pickle.dumps(one, 5)) for one in others}) == len(others)
+
+
+class Base:
+    @classmethod
+    def make(cls, x):
+        return cls, x
+
+    def bound(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "argument", [Base.make, Base().bound, io, io.StringIO("text")], ids=["classmethod", "method", "module", "StringIO"]
+)
+def test_a_library_that_registers_reducers_for_everybody_changes_nothing(argument):
+    """twisted.persisted.styles does: its class methods can't be unpickled, and what loads the others imports Twisted."""
+    import twisted.persisted.styles  # noqa: F401
+
+    data = payload.dumps(argument)
+    assert b"twisted" not in data and type(pickle.loads(data)) is type(argument)
+    if argument == Base.make:
+        assert pickle.loads(data)(1) == (Base, 1)

@@ -1,1 +1,1 @@
-"""Where result bytes live."""
+"""Storage on disk: result files, checkpoints and the journal."""

@@ -1,7 +1,7 @@
-"""Results that outlive the cluster: result files in a folder or, by URL, anywhere that fsspec knows.  For executors.
+"""Results that outlive the cluster: result files in a folder or, by URL, on any file system that fsspec supports.
 
-A checkpoint is a result file as in :mod:`.store`; its digest is checked when it is read.  It is written under another name and
-moved to its own when it is whole.
+A checkpoint is a result file as in :mod:`.store`; its digest is checked when it is read.  It is written under a temporary name
+and renamed when it is complete.  Only executors use this module.
 """
 
 from __future__ import annotations
@@ -20,20 +20,27 @@ _COPY_BYTES = 1 << 20
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """(the file system, the path on it) of a place.  ``StoreError`` where fsspec, or its driver, is missing or refuses."""
+    """Return (the file system, the path on it) of a URL.  ``StoreError`` if fsspec or its driver is missing or refuses."""
     try:
         import fsspec
 
         return fsspec.url_to_fs(url)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise StoreError(
-            f"the checkpoint store {url} can't be used: {error}; pip install 'twistdist[checkpoint]', and the "
-            "driver of that kind of store"
+            f"the checkpoint store {url} can't be used: {error}; run: pip install 'twistdist[checkpoint]', and install the "
+            "driver for that kind of store"
         ) from error
 
 
 def load(compute: m.Compute, store: str) -> m.Done | None:
-    """The checkpointed value of a task, its file in ``store`` where it is large; None when there is no (right) checkpoint."""
+    """Load the checkpointed value of a task; a large value becomes a file in ``store``.
+
+    Returns:
+        The task's outcome, or None if there is no checkpoint or it is damaged.
+
+    Raises:
+        StoreError: the checkpoint store can't be used or read.
+    """
     system, path = _file_system(compute.checkpoint)
     hidden = f"{store}/.{compute.attempt:x}-checkpoint"
     try:
@@ -46,7 +53,7 @@ def load(compute: m.Compute, store: str) -> m.Done | None:
             raise StoreError(f"the checkpoint {compute.checkpoint} can't be read: {error}") from error
         stored = described(hidden)
         if stored is None or not is_right(hidden, stored):
-            return None  # cut off or damaged: computed anew, and written over
+            return None  # truncated or damaged: it is computed again and overwritten
         if stored.size <= INLINE_RESULT_BYTES:
             with open(hidden, "rb") as stream:
                 value = stream.read()[HEADER_BYTES:]
@@ -61,7 +68,7 @@ def load(compute: m.Compute, store: str) -> m.Done | None:
 
 
 def save(compute: m.Compute, done: m.Done, store: str) -> None:
-    """Write a value to its place and note that in ``done``.  ``StoreError`` when that can't be done."""
+    """Write a value to the checkpoint store and record that in ``done``.  ``StoreError`` if that fails."""
     system, path = _file_system(compute.checkpoint)
     part = f"{path}.part-{compute.attempt:x}"
     try:

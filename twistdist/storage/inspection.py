@@ -1,4 +1,4 @@
-"""What is in a journal, in words."""
+"""Describes the content of a journal in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from twistdist.wire import journal_rows as j
 
 
 def describe(path: str, full: bool = False) -> Iterator[str]:
-    """Lines for people: totals, sessions, functions, names, workers, and with ``full`` each task.  ``JournalError``."""
+    """Yield lines for people: totals, sessions, functions, names, workers and, with ``full``, each task.
+
+    Raises:
+        JournalError: the journal at ``path`` (a file or a URL) does not exist, is damaged or can't be read.
+    """
     rows: dict[int, list[tuple[int, object]]] = {kind: [] for kind in j.KINDS}
     sizes = dict.fromkeys(j.KINDS, 0)
     for (kind, number), body in read_rows(path) if path.startswith(SCHEMES) else read_journal(path):

@@ -1,11 +1,11 @@
 """The journal in PostgreSQL: the same rows in a table, and a lease on it that lets other schedulers stand by.
 
 The lease is an advisory lock (https://www.postgresql.org/docs/current/explicit-locking.html) of the session that writes: the
-server ends it with the session, at once when the process dies, and after ``GONE_S`` when its host is gone.  A scheduler that
-lives on without knowing that it lost the lease is fenced: every write looks, in its own statement, whether the row META is
-still the one that it wrote when it began; whoever takes the lease writes another one first.
+server releases it with the session, immediately if the process dies, and after ``GONE_S`` if its host is gone.  A scheduler
+that continues without knowing that it lost the lease is fenced: the statement of every write checks that the row META is still
+the one that this scheduler wrote when it started, and a scheduler that takes the lease begins by writing a new one.
 
-Everything here blocks and is called from one thread at a time, but for ``give_up``.
+Everything here blocks and, except for ``give_up``, is called from one thread at a time.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from twistdist.wire import journal_rows as j
 
 SCHEMES = ("postgresql://", "postgres://")
 
-#: Seconds between two looks of a scheduler that stands by.
+#: Seconds between two attempts of a standby to take the lease.
 POLL_S = 0.25
 
-#: Seconds that a scheduler that stands by leaves to the one that had the lease when the server was restarted.
+#: Seconds that a standby waits after a restart of the server, so that the previous holder can take the lease first.
 HOLDER_FIRST_S = 2.0
 
 #: Seconds after which either side gives up a connection whose other end does not answer.
 GONE_S = 10
 
-#: Seconds without the server after which a scheduler ends: another one may have the lease, and its workers must not stay here.
+#: Seconds without the server after which a scheduler ends: another one may have the lease, and the workers must not stay here.
 UNREACHABLE_S = 30.0
 
 #: Bytes of rows in one statement.
 STATEMENT_BYTES = 16 << 20
 
-#: Rows that are read at a time.
+#: Rows to read at a time.
 READ_ROWS = 2000
 
-#: What libpq is told where the URL does not say it.
+#: Parameters for libpq that the URL does not set.
 _DEFAULTS = {
     "connect_timeout": "5",
     "keepalives_idle": "5",
@@ -52,7 +52,7 @@ _DEFAULTS = {
     "target_session_attrs": "read-write",
 }
 
-#: What the session needs, whatever the server's defaults are; what a version does not know is left out.
+#: Settings that the session needs, whatever the server's defaults are; those that a server version does not know are skipped.
 _SETTINGS = {
     "synchronous_commit": "on",
     "default_transaction_isolation": "read committed",
@@ -75,7 +75,7 @@ _CREATE = f"""CREATE TABLE {_TABLE}
 _IS_META = f"kind = {j.META} AND number = 0"
 
 #: One statement is one transaction and one round trip.  The rows are joined to the locked row META, so nothing is put or
-#: deleted before that is seen to be ours; one that takes over waits for the lock, and then sees what was written under it.
+#: deleted unless that row is ours.  A scheduler that takes over waits for the lock and then sees what was written under it.
 _WRITE = f"""WITH ours AS MATERIALIZED (SELECT true FROM {_TABLE} WHERE {_IS_META} AND body = %b FOR UPDATE),
     put AS (INSERT INTO {_TABLE} AS old SELECT new.* FROM ours, unnest(%b::integer[], %b::bigint[], %b::bytea[]) AS new
         ON CONFLICT (kind, number) DO UPDATE SET body = excluded.body),
@@ -101,12 +101,12 @@ def _driver() -> Any:
 
 
 def _said(error: Exception) -> str:
-    """What the server or libpq says, in one line."""
+    """Return what the server or libpq says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class PostgresJournal:
-    """A journal in the table ``twistdist_rows`` of the database at ``url``, which is made if it is not there."""
+    """A journal in the table ``twistdist_rows``, which is created if needed, of the database at ``url``."""
 
     quick = False
 
@@ -117,13 +117,13 @@ class PostgresJournal:
         try:
             given = conninfo_to_dict(url)
         except self._driver.Error as error:
-            raise ConfigError(f"--journal is no usable address of a PostgreSQL database: {_said(error)}") from None
+            raise ConfigError(f"--journal is not a usable address of a PostgreSQL database: {_said(error)}") from None
         name = f"twistdist scheduler with pid {os.getpid()} on {socket.gethostname()}".encode("ascii", "replace")[:63].decode()
         self._parameters = {**_DEFAULTS, **given, "application_name": name}
-        #: For people: there may be a password in the URL.
+        #: The address as shown to people, since the URL may contain a password.
         self.place = f"postgresql://{given.get('host') or given.get('hostaddr') or ''}/{given.get('dbname') or ''}"
         self._connection: Any = None
-        self._session: Any = None  # process and start of the server's side of the connection that has, or had, the lease
+        self._session: Any = None  # pid and start time of the server process whose connection has, or had, the lease
         self._meta = b""
         self._lost_at: float | None = None
         self._lost: LeaseLost | None = None
@@ -154,7 +154,11 @@ class PostgresJournal:
         return meta
 
     def look_into(self) -> None:
-        """Instead of ``open``: to ``load`` from a journal that another process has."""
+        """Connect without the lease, to ``load`` from a journal that another process holds.  Use this instead of ``open``.
+
+        Raises:
+            JournalError: the database can't be read or has no journal.
+        """
         try:
             found = self._connect(False)
         except self._driver.Error as error:
@@ -163,16 +167,16 @@ class PostgresJournal:
             raise JournalError(f"there is no journal at {self.place}: the database has no table {_TABLE}")
 
     def give_up(self) -> None:
-        """From any thread: ``open`` waits no longer."""
+        """Make ``open`` stop waiting.  May be called from any thread."""
         self._given_up.set()
 
     def _connect(self, make: bool) -> int:
-        """A new connection; the key of the table's lock, 0 when there is none and it is not to be made."""
+        """Open a new connection.  Return the key of the table's lock, or 0 if there is no table and not ``make``."""
         self._connection = self._driver.connect("", autocommit=True, **self._parameters)
         connection = self._connection
         connection.execute(_SET)
         with connection.transaction():
-            if make:  # two that begin at the same time make one table
+            if make:  # two schedulers that start at the same time create one table
                 connection.execute("SELECT pg_advisory_xact_lock(%s::bigint)", (APPLICATION_ID << 32,))
             find = f"SELECT to_regclass('{_TABLE}')::oid::bigint"
             (table,) = connection.execute(find).fetchone()
@@ -182,7 +186,7 @@ class PostgresJournal:
         return APPLICATION_ID << 32 | table if table is not None else 0
 
     def _take(self, lock: int) -> bool:
-        """Try to get the lease for this connection."""
+        """Try to take the lease for this connection.  Return whether it was taken."""
         (taken,) = self._connection.execute("SELECT pg_try_advisory_lock(%s::bigint)", (lock,)).fetchone()
         if taken:
             own = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -190,7 +194,7 @@ class PostgresJournal:
         return bool(taken)
 
     def _holder(self, lock: int) -> tuple[tuple[int, Any], str] | None:
-        """Which session has the lease, and what it says of itself."""
+        """Return which session has the lease and how it describes itself; None if there is none."""
         row = self._connection.execute(_HOLDER, (lock >> 32, lock & 0xFFFFFFFF)).fetchone()
         return row and ((row[0], row[1]), f"the {row[2]}" if row[2] else "another session")
 
@@ -217,10 +221,10 @@ class PostgresJournal:
                 connected = False
             if self._given_up.wait(POLL_S):
                 break
-        raise JournalError(f"the journal {self.place} was not waited for any longer")
+        raise JournalError(f"the wait for the journal {self.place} was stopped")
 
     def _hold(self) -> None:
-        """Have a connection with the lease.  ``LeaseLost`` when somebody else has it."""
+        """Ensure that there is a connection with the lease.  ``LeaseLost`` if another scheduler has it."""
         if self._lost is not None:
             raise self._lost
         if self._connection is not None:
@@ -236,10 +240,10 @@ class PostgresJournal:
         holder = self._holder(lock)
         if holder is not None and holder[0] != before:
             raise self._ends(f"the journal {self.place} is held by {holder[1]} now; there can be only one scheduler")
-        if holder is not None:  # the server has not noticed yet that our connection broke
+        if holder is not None:  # the server has not yet noticed that our connection broke
             self._end_session(before[0])
         self._drop()
-        raise JournalError(f"the journal {self.place} can't be written yet: our session before this one is being ended")
+        raise JournalError(f"the journal {self.place} can't be written yet: the server is ending our previous session")
 
     def _end_session(self, process: int) -> None:
         self._connection.execute("SELECT pg_terminate_backend(%s)", (process,))
@@ -250,7 +254,7 @@ class PostgresJournal:
         return self._lost
 
     def _failed(self, error: Exception, what: str) -> JournalError:
-        """What to raise for an error of the driver; a broken connection is made anew by the next call."""
+        """Return what to raise for an error of the driver.  The next call replaces a broken connection."""
         text = f"the journal {self.place} can't be {what}: {_said(error)}"
         if self._connection is not None and not self._connection.closed:
             return JournalError(text)
@@ -258,7 +262,7 @@ class PostgresJournal:
         now = time.monotonic()
         self._lost_at = self._lost_at or now
         if now - self._lost_at > UNREACHABLE_S:
-            return self._ends(f"{text}; that goes on for {now - self._lost_at:.0f} s, and another scheduler may have it by now")
+            return self._ends(f"{text}; this has lasted {now - self._lost_at:.0f} s, so another scheduler may have it by now")
         return JournalError(text)
 
     # ---- rows -------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ class PostgresJournal:
                 for part in parts:
                     (ours,) = self._connection.execute(_WRITE, (self._meta, *part)).fetchone()
                     if not ours:
-                        raise LeaseLost  # out of the transaction, which is rolled back
+                        raise LeaseLost  # leaves the transaction and so rolls it back
         except LeaseLost:
             raise self._lost or self._fenced() from None
         except self._driver.Error as error:
@@ -289,7 +293,7 @@ class PostgresJournal:
         self._lost_at = None
 
     def check(self) -> None:
-        """See whether the lease is still ours."""
+        """Check that the lease is still ours."""
         try:
             self._hold()
             row = self._connection.execute(_LOOK, (self._meta,)).fetchone()
@@ -303,10 +307,10 @@ class PostgresJournal:
         return self._ends(f"the journal {self.place} was taken over by another scheduler; there can be only one")
 
     def tidy(self) -> None:
-        """The server's autovacuum does it."""
+        """Do nothing: the server's autovacuum does this."""
 
     def size(self) -> int:
-        with contextlib.suppress(self._driver.Error):  # the next write tells
+        with contextlib.suppress(self._driver.Error):  # the next write reports it
             if self._connection is not None:
                 (self._size,) = self._connection.execute(f"SELECT pg_total_relation_size('{_TABLE}')").fetchone()
         return self._size
@@ -322,7 +326,12 @@ class PostgresJournal:
 
 
 def read_rows(url: str) -> Iterator[tuple[j.Key, bytes]]:
-    """The rows of a journal that somebody else may be writing; nothing is changed, and no lease is needed."""
+    """Yield the rows of a journal that another process may be writing, without changing it; no lease is needed.
+
+    Raises:
+        ConfigError: the driver is not installed, or ``url`` is not usable.
+        JournalError: there is no journal, or it can't be read.
+    """
     journal = PostgresJournal(url)
     try:
         journal.look_into()
@@ -332,8 +341,8 @@ def read_rows(url: str) -> Iterator[tuple[j.Key, bytes]]:
 
 
 def _parts(rows: dict[j.Key, bytes | None]) -> Iterator[tuple[list[Any], ...]]:
-    """The parameters of one or more statements: kinds, numbers and bodies of rows to put, kinds and numbers of those to
-    delete."""
+    """Yield the parameters of one or more statements: kinds, numbers and bodies of the rows to put, then kinds and numbers of
+    those to delete."""
     part: tuple[list[Any], ...] = ([], [], [], [], [])
     size = 0
     for (kind, number), body in rows.items():

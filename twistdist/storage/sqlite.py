@@ -1,7 +1,7 @@
-"""The journal on disk: a table of rows in SQLite, written in transactions, read as a whole when the scheduler starts.
+"""The journal on disk: a table of rows in SQLite, written in transactions and read as a whole when the scheduler starts.
 
-Everything here blocks and is called from one thread at a time.  ``journal_mode=WAL`` and ``synchronous=FULL``: a transaction
-is on disk when ``write`` returns, and a file cut off at any byte opens with the transactions that are whole
+Everything here blocks and is called from one thread at a time.  With ``journal_mode=WAL`` and ``synchronous=FULL`` a
+transaction is on disk when ``write`` returns, and a file truncated at any byte opens with its complete transactions
 (https://sqlite.org/wal.html).
 """
 
@@ -20,65 +20,74 @@ from twistdist.errors import JournalError
 from twistdist.storage.store import is_memory
 from twistdist.wire import journal_rows as j
 
-#: "twis": marks the database as ours in its header.
+#: "twis", in the database's header: marks it as ours.
 APPLICATION_ID = 0x74776973
 
-#: Free pages are given back to the file system when there are more than this many, and more than used ones.
+#: Free pages are returned to the file system when there are more than this many, and more free than used ones.
 MAX_FREE_PAGES = 2000
 
-#: Bytes that the write-ahead log keeps at most while it is not in use.
+#: Maximum bytes that the write-ahead log keeps while it is not in use.
 WAL_LIMIT = 16 << 20
 
-#: The first epoch is a random number below this, so that the attempts of two clusters are never taken for one another.
+#: The first epoch is a random number up to this, so that the attempts of two clusters are never mistaken for one another.
 FIRST_EPOCHS = 1 << 26
 
 
 class Journal(Protocol):
-    """What the scheduler needs of a journal; every method raises ``JournalError``."""
+    """What the scheduler needs from a journal.  Every method may raise ``JournalError``."""
 
-    #: Whether a small write takes microseconds, and can't wait for a device.
+    #: Whether a small write takes only microseconds and never waits for a device.
     quick: bool
 
     def open(self, on_standby: Callable[[str], None] = ...) -> j.Meta:
-        """Take the journal for this process alone, and begin a new epoch in it.
+        """Acquire the journal for this process alone, begin a new epoch in it, and return the cluster's row.
 
-        One that can be waited for is waited for; ``on_standby(holder)`` tells in words who has it.
+        Waits while another process holds a journal that can be waited for; ``on_standby(holder)`` is called with a
+        description of the holder.
         """
 
     def give_up(self) -> None:
-        """From any thread: ``open`` waits no longer."""
+        """Make ``open`` stop waiting.  May be called from any thread."""
 
     def load(self) -> Iterator[tuple[j.Key, bytes]]:
-        """All rows."""
+        """Yield all rows."""
 
     def write(self, rows: dict[j.Key, bytes | None]) -> None:
         """Put rows, or delete those that are None, in one transaction that is durable on return."""
 
     def check(self) -> None:
-        """See whether it is still ours, where that can change; called now and then.  ``LeaseLost``: this process must end."""
+        """Check that the journal is still ours, if that can change; called now and then.
+
+        Raises:
+            LeaseLost: another scheduler may have the journal; this process must end.
+        """
 
     def tidy(self) -> None:
-        """Give back what many deleted rows have left; called now and then."""
+        """Return the space left by many deleted rows; called now and then."""
 
     def size(self) -> int:
-        """Bytes that it takes."""
+        """Return the size of the journal in bytes."""
 
     def close(self) -> None:
-        """Let it go."""
+        """Release the journal."""
 
 
 def next_meta(body: bytes | None) -> j.Meta:
-    """The cluster's row for a new life of its scheduler."""
+    """Return the cluster's row for a new life of its scheduler; ``body`` is the previous one (None: a new journal).
+
+    Raises:
+        JournalError: the journal has another format.
+    """
     if body is None:
         return j.Meta(j.FORMAT, secrets.randbelow(FIRST_EPOCHS) + 1, 0)
     old: j.Meta = j.decode(j.META, body)
     if old.format != j.FORMAT:
-        raise JournalError(f"the journal has format {old.format}, this twistdist reads and writes {j.FORMAT}")
+        raise JournalError(f"the journal has format {old.format}, but this twistdist reads and writes format {j.FORMAT}")
     return j.Meta(j.FORMAT, old.epoch + 1, old.lives + 1)
 
 
 class SqliteJournal:
-    """A journal in the file ``path``, which is made if it is not there."""
+    """A journal in the file ``path``, which is created if it does not exist."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
@@ -100,7 +109,7 @@ class SqliteJournal:
         return meta
 
     def _take_lock(self) -> None:
-        """The operating system ends the lock with the process, however that ends."""
+        """Take the file's lock.  The operating system releases it when the process ends, however that happens."""
         try:
             self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -112,7 +121,7 @@ class SqliteJournal:
             os.close(self._lock)
             self._lock = -1
             raise JournalError(f"the journal {self.path} is held by {holder}; only one scheduler can use it") from None
-        with contextlib.suppress(OSError):  # a full disk is told when something is to be kept
+        with contextlib.suppress(OSError):  # a full disk is reported when there is something to write
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"the scheduler with pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
@@ -164,17 +173,17 @@ class SqliteJournal:
             raise JournalError(f"the journal {self.path} can't be written: {error}") from None
 
     def give_up(self) -> None:
-        """Nobody waits for a file."""
+        """Do nothing: ``open`` does not wait for a file."""
 
     def check(self) -> None:
-        """The operating system does not take back a lock."""
+        """Do nothing: the operating system does not revoke a lock."""
 
     def tidy(self) -> None:
         try:
             (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
             (pages,) = self._database.execute("PRAGMA page_count").fetchone()
             if free > MAX_FREE_PAGES and 2 * free > pages:
-                # A statement without columns is stepped once by execute, which frees one page.
+                # execute() steps a statement without columns only once, which frees one page.
                 self._database.executescript(f"PRAGMA incremental_vacuum({free - MAX_FREE_PAGES // 2})")
         except sqlite3.Error as error:
             raise JournalError(f"the journal {self.path} can't be written: {error}") from None
@@ -188,7 +197,7 @@ class SqliteJournal:
 
     def close(self) -> None:
         if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):  # whatever it was, it was told when it mattered
+            with contextlib.suppress(sqlite3.Error):  # anything that mattered was reported before
                 self._database.close()
             self._database = None
         if self._lock >= 0:
@@ -197,27 +206,31 @@ class SqliteJournal:
 
 
 def check_database(database: Any, path: str) -> None:
-    """``JournalError`` for a database that is damaged, or is no journal; nothing is changed in it."""
+    """Raise ``JournalError`` if a database is damaged or not a journal.  The database is not changed."""
     try:
         (application,) = database.execute("PRAGMA application_id").fetchone()
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if tables and application != APPLICATION_ID:
-            raise JournalError(f"{path} is a database of something else, not a journal of twistdist; name another file")
+            raise JournalError(f"{path} is a database, but not a journal of twistdist; choose another file")
         (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         raise JournalError(
-            f"{path} is no journal, or a damaged one: {error}; it was not changed. Restore a copy of it, "
-            "or move it away to begin anew"
+            f"{path} is not a journal, or is damaged: {error}; it was not changed. Restore a copy of it, "
+            "or move it away to start with an empty journal"
         ) from None
     if verdict != "ok":
         raise JournalError(
             f"the journal {path} is damaged ({verdict}); it was not changed. Restore a copy of it, "
-            "or move it away to begin anew"
+            "or move it away to start with an empty journal"
         )
 
 
 def read_journal(path: str) -> Iterator[tuple[j.Key, bytes]]:
-    """The rows of a journal that somebody else may be writing; nothing is changed."""
+    """Yield the rows of a journal that another process may be writing, without changing it.
+
+    Raises:
+        JournalError: there is no journal at ``path``, it is damaged, or it can't be read.
+    """
     if not os.path.exists(path):
         raise JournalError(f"there is no journal at {path}")
     try:
@@ -230,5 +243,5 @@ def read_journal(path: str) -> Iterator[tuple[j.Key, bytes]]:
 
 
 def sqlite_quote(path: str) -> str:
-    """A path as part of a SQLite URI."""
+    """Quote a path for use in a SQLite URI."""
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

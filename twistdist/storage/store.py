@@ -1,13 +1,13 @@
-"""Result files: one complete file a result, found again after any crash, mapped without a copy.
+"""Result files: one complete file per result, which survives any crash and is mapped without a copy.
 
-A file is named by its attempt (hexadecimal) and holds a header of 64 bytes and then the value's bytes::
+A file is named after its attempt (hexadecimal) and holds a header of 64 bytes followed by the value's bytes::
 
     b"TWDFILE1"  task (8)  attempt (8)  size (8)  xxh3-128 digest of the value (16)  16 zero bytes
 
-Under memory pressure files move to a spill folder on disk, and a link takes their place.
+Under memory pressure files move to a spill folder on disk, and links take their place.
 
-It is written under a name that starts with a dot and made visible by rename, so that whatever has a proper name is whole
-(up to flipped bits, which the digest shows).  The folder belongs to one living process, which holds a lock on it.
+A file is written under a name that starts with a dot and made visible by renaming it, so a file with a proper name is complete
+(except for flipped bits, which the digest reveals).  The folder belongs to one living process, which holds a lock on it.
 """
 
 from __future__ import annotations
@@ -34,26 +34,32 @@ HEADER_BYTES = 64
 _HEADER = struct.Struct("<8sQQQ16s16x")
 _MAGIC = b"TWDFILE1"
 
-#: Files up to this size are read, larger ones mapped: a map costs some 10 µs and pins a file.
+#: Bytes.  Files up to this size are read, larger ones are mapped: a map costs about 10 µs and pins a file.
 _READ_UP_TO = 64 << 10
 _MOST_PARTS = 512
 
-#: How often, and how long apart in seconds, a store's lock is tried.
+#: Number of attempts to take a store's lock, and seconds between two of them.
 LOCK_TRIES, LOCK_PAUSE_S = 100, 0.02
 
 
 def file_path(store: str, attempt: int) -> str:
-    """Where the file of ``attempt`` is in a store."""
+    """Return the path of the file of ``attempt`` in a store."""
     return f"{store}/{attempt:x}"
 
 
 def write_file(
     store: str, task: int, attempt: int, parts: Sequence[bytes | memoryview], spill: str = "", most: int = 0
 ) -> tuple[int, bytes]:
-    """Write a value's bytes as one complete file; (size, digest).  ``OSError`` leaves nothing behind.
+    """Write a value's bytes as one complete file.
 
-    Where the store has no room, or the value is larger than ``most`` (0: no bound), it goes to the folder ``spill``, and the
-    store has a link to it.
+    If the store has no room, or the value is larger than ``most`` bytes (0: no bound), the file goes to the folder ``spill``
+    and the store gets a link to it.
+
+    Returns:
+        (size in bytes, digest) of the value.
+
+    Raises:
+        OSError: the file could not be written; nothing is left behind.
     """
     digest = xxhash.xxh3_128()
     for part in parts:
@@ -75,7 +81,7 @@ def write_file(
 
 
 def _write_hidden(folder: str, attempt: int, parts: Sequence[bytes | memoryview]) -> None:
-    """A file of these parts, made visible when it is whole."""
+    """Write a file of these parts and make it visible when it is complete."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     hidden = f"{folder}/.{attempt:x}"
     descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -90,7 +96,7 @@ def _write_hidden(folder: str, attempt: int, parts: Sequence[bytes | memoryview]
 
 
 def _link_spilled(store: str, spill: str, attempt: int) -> None:
-    """The store's name for a file in the spill folder, in the place of one that was there."""
+    """Give a file in the spill folder its name in the store, replacing any file of that name."""
     link = f"{store}/.{attempt:x}-link"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(link)
@@ -109,44 +115,49 @@ def _write_all(descriptor: int, parts: Iterable[bytes | memoryview]) -> None:
 
 
 def pack_header(stored: Stored) -> bytes:
-    """The first bytes of a result file."""
+    """Return the header of a result file."""
     return _HEADER.pack(_MAGIC, stored.task, stored.attempt, stored.size, stored.digest)
 
 
 def read_file(path: str) -> memoryview:
-    """The value's bytes in a result file, mapped when there are many: what is written to them stays with the reader.
+    """Return the value's bytes in a result file.  Large ones are mapped; what is written to them stays private to the reader.
 
-    Raises ``FileNotFoundError`` when there is no such file, ``ValueError`` when it is not one of ours.
+    Raises:
+        OSError: the file can't be opened or read; ``FileNotFoundError`` if it does not exist.
+        ValueError: it is not a result file, or is truncated.
     """
     with open(path, "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= _READ_UP_TO:
             view = memoryview(bytearray(stream.read()))
-        else:  # a private map: a page is copied when it is first written to, and not before
+        else:  # a private map: a page is copied only when it is first written to
             view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     if size < HEADER_BYTES or _HEADER.unpack_from(view)[0] != _MAGIC:
-        raise ValueError(f"{path} is no result file")
+        raise ValueError(f"{path} is not a result file")
     if _HEADER.unpack_from(view)[3] != size - HEADER_BYTES:
-        raise ValueError(f"{path} has been cut")
+        raise ValueError(f"{path} is truncated")
     return view[HEADER_BYTES:]
 
 
 def digest_of(data: Any) -> bytes:
-    """The digest that files carry, of ``data`` (bytes-like)."""
+    """Return the digest of ``data`` (bytes-like) as result files carry it."""
     return bytes(xxhash.xxh3_128(data).digest())
 
 
-#: Folders with these names belong to one process, and nobody will ever ask for them again when that is gone.
+#: Folders with these prefixes belong to one process; once that is gone, nothing will ask for them again.
 OF_ONE_PROCESS = ("unnamed-", "client-", "cluster-")
 
-#: A folder without a lock, which is made a moment after the folder, is left alone for this many seconds.
+#: Seconds for which a folder without a lock is left alone: the lock is created a moment after the folder.
 YOUNG_S = 3600.0
 
 
 def remove_leftovers(root: str, spill_root: str = "") -> list[str]:
-    """Remove what processes that are dead have left in ``root``, and what belongs to it in ``spill_root``; the names.
+    """Remove the folders that dead processes left in ``root``, and those of the same names in ``spill_root``.
 
-    Stores of workers with names stay: such a worker may be started again.
+    Stores of named workers stay: such a worker may be started again.
+
+    Returns:
+        The names of the folders removed.
     """
     removed = []
     for entry in list(os.scandir(root)):
@@ -159,7 +170,7 @@ def remove_leftovers(root: str, spill_root: str = "") -> list[str]:
 
 
 def is_abandoned(folder: str) -> bool:
-    """Whether no living process holds the lock of a folder."""
+    """Return whether no living process holds the lock of a folder."""
     try:
         lock = os.open(f"{folder}/.lock", os.O_RDWR)
     except OSError:
@@ -176,10 +187,11 @@ def is_abandoned(folder: str) -> bool:
 
 
 class Store:
-    """The folder of one worker, and a folder on disk for what is spilled.  Making it takes the lock; ``close`` gives it up,
-    ``destroy`` removes it all.
+    """The folder of one worker, and a folder on disk for spilled files.  The constructor takes the folder's lock; ``close``
+    releases it, and ``destroy`` removes everything.
 
-    Raises ``ConfigError`` when the folder can't be made or written, belongs to another user, or is in use.
+    Raises:
+        ConfigError: the folder can't be created or written, belongs to another user, or is in use.
     """
 
     def __init__(self, path: str, spill: str = "") -> None:
@@ -188,25 +200,28 @@ class Store:
             pathlib.Path(path).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(f"{path}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ConfigError(f"the store folder {path} can't be used: {error.strerror}; name another with --store") from None
+            raise ConfigError(f"the store folder {path} can't be used: {error.strerror}; choose another with --store") from None
         for _ in range(LOCK_TRIES):
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except OSError:
-                time.sleep(LOCK_PAUSE_S)  # a neighbour may be saving what the worker before us has left here
+                time.sleep(LOCK_PAUSE_S)  # a neighbour may be rescuing what the previous worker left here
         os.close(self._lock)
-        raise ConfigError(f"the store folder {path} is in use by another worker; name another with --store")
+        raise ConfigError(f"the store folder {path} is in use by another worker; choose another with --store")
 
     def take_inventory(self) -> tuple[list[Stored], list[str]]:
-        """(the complete and right files that are there, what was wrong with others in words).
+        """Check all files of the store.
 
-        Half-written files and those that do not fit their digest are removed; what is not ours is left alone.
+        Half-written, truncated and damaged files are removed; files that are not ours are left alone.
+
+        Returns:
+            (the complete and correct files, what was wrong with others in words).
         """
         return _inventory(self.path)
 
     def link(self, folder: str, stored: Stored) -> bool:
-        """Have another store's file of this host in ours too, without copying where that is possible; whether it is here."""
+        """Add a file of another store on this host to ours, without copying if possible.  Return whether it is here now."""
         hidden = f"{self.path}/.{stored.attempt:x}-{os.urandom(4).hex()}"
         source = os.path.realpath(file_path(folder, stored.attempt))
         try:
@@ -226,14 +241,15 @@ class Store:
         return True
 
     def take(self, path: str, stored: Stored) -> bool:
-        """Have a client's own file of this host in the store, as :meth:`link` does."""
+        """Add a client's own file on this host to the store, as :meth:`link` does.  Return whether it is here now."""
         return self.link(os.path.dirname(path), stored) if os.path.basename(path) == f"{stored.attempt:x}" else False
 
     def rescue(self, folder: str) -> tuple[bool, list[Stored], list[int], list[str]]:
-        """Take over the store of a worker whose process is dead.
+        """Take over the store of a worker whose process is dead.  Blocks while digests are checked.
 
-        (whether it is dead, what is ours now, which of that is on disk, what was wrong with others in words).  Blocks while
-        digests are checked.
+        Returns:
+            (whether the process is dead, the files that are ours now, the attempts of those on disk, what was wrong with
+            others in words).
         """
         try:
             lock = os.open(f"{folder}/.lock", os.O_RDWR)
@@ -259,12 +275,12 @@ class Store:
     def _move_from(self, folder: str, attempt: int) -> bool:
         source = file_path(folder, attempt)
         try:
-            if self.has(attempt):  # a copy of ours, or the same file under two names
+            if self.has(attempt):  # we have a copy, or the same file under two names
                 Store._remove(source)
                 return True
             if not os.path.islink(source):
                 hidden = f"{self.path}/.{attempt:x}-{os.urandom(4).hex()}"
-                shutil.move(source, hidden)  # a copy where it is another file system
+                shutil.move(source, hidden)  # copies if it is another file system
                 os.rename(hidden, file_path(self.path, attempt))
                 return True
             os.makedirs(self.spill_path, mode=0o700, exist_ok=True)
@@ -277,7 +293,7 @@ class Store:
         return True
 
     def spilled(self) -> list[int]:
-        """The attempts whose files lie in the spill folder."""
+        """Return the attempts whose files are in the spill folder."""
         return [
             int(name, 16)
             for name in os.listdir(self.path)
@@ -285,10 +301,13 @@ class Store:
         ]
 
     def spill(self, attempt: int) -> None:
-        """Move a file to the spill folder; a link takes its place, so that its path is good for everybody as before.
+        """Move a file to the spill folder.  A link takes its place, so its path stays valid for everybody.
 
-        Blocks for as long as the copying takes.  ``FileNotFoundError`` when there is no such file; after any other ``OSError``
-        the file is where it was.
+        Blocks while the file is copied.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: the file could not be moved and is where it was.
         """
         os.makedirs(self.spill_path, mode=0o700, exist_ok=True)
         here, hidden = file_path(self.path, attempt), f"{self.spill_path}/.{attempt:x}"
@@ -303,7 +322,7 @@ class Store:
             raise
 
     def put_spilled(self, hidden: str, attempt: int) -> None:
-        """A whole file of the spill folder takes its place there, and in the store."""
+        """Give a complete file of the spill folder its name there and in the store."""
         there = file_path(self.spill_path, attempt)
         os.rename(hidden, there)
         try:
@@ -313,28 +332,28 @@ class Store:
             raise
 
     def spill_all(self, attempts: Iterable[int], done: list[int]) -> None:
-        """Spill several, in order; ``done`` gets each that is on disk.  Files that are gone are no matter."""
+        """Spill several files in order; add each attempt whose file is on disk to ``done``.  Missing files are ignored."""
         for attempt in attempts:
             with contextlib.suppress(FileNotFoundError):
                 self.spill(attempt)
                 done.append(attempt)
 
     def in_memory(self) -> bool:
-        """Whether the store's files use memory rather than a disk."""
+        """Return whether the store's files use memory rather than a disk."""
         return is_memory(self.path)
 
     def has(self, attempt: int) -> bool:
         return os.path.exists(file_path(self.path, attempt))
 
     def delete(self, attempts: Iterable[int]) -> None:
-        """Remove files; those that are gone already are no matter."""
+        """Remove files; missing ones are ignored."""
         for attempt in attempts:
             for path in (file_path(self.path, attempt), f"{self.path}/.{attempt:x}"):
                 self._remove(path)
 
     @staticmethod
     def _remove(path: str) -> None:
-        """Remove a file, and what it stands for where it is a link to the spill folder."""
+        """Remove a file and, if it is a link to the spill folder, its target."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.islink(path):
                 with contextlib.suppress(FileNotFoundError):
@@ -342,28 +361,31 @@ class Store:
             os.unlink(path)
 
     def close(self) -> None:
-        """Let the folder go, with all that is in it."""
+        """Release the folder; its files stay."""
         os.close(self._lock)
 
     def destroy(self) -> None:
-        """Remove every file and the folder itself (unless something foreign lies in it)."""
+        """Remove every file, and the folder itself unless it contains something foreign."""
         with contextlib.suppress(FileNotFoundError):  # the owner of a cluster may be removing it at the same time
             for entry in list(os.scandir(self.path)):
                 if entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     os.unlink(entry.path)
             shutil.rmtree(self.spill_path, ignore_errors=True)
-        with contextlib.suppress(OSError):  # something foreign lies in it
+        with contextlib.suppress(OSError):  # it contains something foreign
             os.rmdir(self.path)
         os.close(self._lock)
 
 
 def _inventory(folder: str) -> tuple[list[Stored], list[str]]:
-    """The complete and right files of a folder; others of ours are removed, and told of in words if they were damaged."""
+    """Return the complete and correct files of a folder, and a description of each damaged one.
+
+    All other files of ours are removed.
+    """
     found, wrong = [], []
     for name in sorted(os.listdir(folder)):
         path = f"{folder}/{name}"
         if os.path.islink(path) and not os.path.exists(path):
-            os.unlink(path)  # what it stood for is gone
+            os.unlink(path)  # its target is gone
         if not os.path.isfile(path):
             continue
         if name.startswith("."):
@@ -373,19 +395,19 @@ def _inventory(folder: str) -> tuple[list[Stored], list[str]]:
         stored = described(path)
         if stored is None:
             if _is_ours(path):
-                wrong.append(f"{name} has been cut")
+                wrong.append(f"{name} is truncated")
                 os.unlink(path)
             continue
         if is_right(path, stored):
             found.append(stored)
         else:
-            wrong.append(f"{name} does not fit its digest")
+            wrong.append(f"{name} does not match its digest")
             os.unlink(path)
     return found, wrong
 
 
 def is_right(path: str, stored: Stored) -> bool:
-    """Whether a result file's bytes fit the digest in its header."""
+    """Return whether a result file's bytes match the digest in its header."""
     try:
         view = read_file(path)
     except (OSError, ValueError):
@@ -394,7 +416,7 @@ def is_right(path: str, stored: Stored) -> bool:
 
 
 def is_memory(path: str) -> bool:
-    """Whether the file system at ``path`` is a tmpfs: the longest mount point that leads to it says so."""
+    """Return whether the file system at ``path`` is a tmpfs, according to the longest mount point that leads to it."""
     real, found, kind = os.path.realpath(path), "", ""
     try:
         with open("/proc/mounts") as stream:
@@ -408,13 +430,13 @@ def is_memory(path: str) -> bool:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file begins as result files do."""
+    """Return whether a file starts like a result file."""
     with open(path, "rb", buffering=0) as stream:
         return stream.read(len(_MAGIC)) == _MAGIC
 
 
 def described(path: str) -> Stored | None:
-    """What a file's header says; None when it is not a complete result file."""
+    """Return what a file's header says, or None if it is not a complete result file.  ``OSError`` if it can't be read."""
     with open(path, "rb", buffering=0) as stream:
         head = stream.read(HEADER_BYTES)
         length = os.fstat(stream.fileno()).st_size
@@ -432,11 +454,11 @@ def _has_room(folder: str, size: int) -> bool:
 
 
 class IncomingFile:
-    """A file on its way to us, written from the start on, visible when it is whole and right.
+    """A file being received: written as it arrives, visible when it is complete and correct.
 
-    Where the store has no room it goes to the spill folder.  ``OSError`` when that has none either.  What can't be written
-    later, when others have filled the disk meanwhile, is told by ``finish``: the sender goes on sending, and the connection is
-    good for other files.
+    If the store has no room, the file goes to the spill folder; ``OSError`` if that has none either.  ``finish`` reports what
+    could not be written later because the disk filled up in the meantime: the sender continues to send, and the connection
+    stays usable for other files.
     """
 
     def __init__(self, store: Store, stored: Stored) -> None:
@@ -460,7 +482,7 @@ class IncomingFile:
 
     @property
     def left(self) -> int:
-        """Bytes still to come."""
+        """The number of bytes still to be received."""
         return self.stored.size - self.received
 
     def write(self, data: bytes | memoryview) -> None:
@@ -473,13 +495,17 @@ class IncomingFile:
                 self._trouble = error
 
     def start_over(self) -> None:
-        """What has come was wrong."""
+        """Receive the file again from the start: what arrived was wrong."""
         self._begin()
 
     def finish(self) -> bool:
-        """Whether size and digest are right; then the file is visible.  Otherwise it can be filled again.
+        """Make the file visible if its size and digest are correct.  Otherwise it can be received again.
 
-        ``OSError`` when it could not be written.
+        Returns:
+            Whether the file was correct.
+
+        Raises:
+            OSError: the file could not be written.
         """
         if self._trouble is not None:
             raise self._trouble
@@ -493,7 +519,7 @@ class IncomingFile:
         return True
 
     def discard(self) -> None:
-        """The transfer failed."""
+        """Remove the file: the transfer failed."""
         self._close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._hidden)

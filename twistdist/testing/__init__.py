@@ -1,1 +1,1 @@
-"""The simulator, shipped for users who want to try the cores under faults."""
+"""Tests of the cores and the wire that users can run too: a simulator with faults, a fuzzer and golden traces."""

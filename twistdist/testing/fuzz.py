@@ -1,7 +1,7 @@
 """Broken bytes for everything that reads bytes: handshakes, frames, and the decoder of every side.
 
-Valid frames and handshakes are mutated at random, the same for the same seed.  Only the errors that a connection is closed
-for may come out, and memory must not grow.  A run is one command::
+Valid frames and handshakes are mutated at random, in the same way for the same seed.  Only errors for which a connection is
+closed may be raised, and memory must not grow.  A run is one command::
 
     python -m twistdist.testing.fuzz --inputs 1000000 --seed 1
 """
@@ -26,13 +26,13 @@ from twistdist.testing.nonsense import KINDS, Nonsense
 from twistdist.wire import framing
 from twistdist.wire.handshake import ClientHandshake, ServerHandshake
 
-#: What a connection is closed for; nothing else may come out of what reads bytes.
+#: The errors for which a connection is closed; code that reads bytes may raise no others.
 EXPECTED = (ProtocolError, AuthenticationError, VersionMismatch)
 
-#: Inputs before the first look at memory, and between two looks at the clock.
+#: Inputs before memory is first measured, and inputs between two looks at the clock.
 WARM_UP, STEP = 20_000, 1_000
 
-#: Pieces that are put in: lengths that promise too much, numbers at their ends, odd types, text that is none, depth.
+#: Pieces to insert: lengths that promise too much, numbers at their limits, odd types, invalid text, deep nesting.
 PIECES = (
     b"\xdd\xff\xff\xff\xff",
     b"\xdc\xff\xff",
@@ -61,19 +61,19 @@ PIECES = (
     b"\x91" * 1500,
     b"\x81\x01" * 700,
 )
-_DEEP = 2  # the last pieces, which take long
+_DEEP = 2  # number of deeply nested pieces at the end, which are slow
 
 _SECRET, _SERVER, _CLIENT = b"a secret for fuzzing", b"s" * 32, b"c" * 32
 
 
 def decoders() -> dict[str, msgspec.msgpack.Decoder[object]]:
-    """Every decoder of frames, by name."""
+    """Return every decoder of frames, by name."""
     found = {name: value for name, value in vars(framing).items() if isinstance(value, msgspec.msgpack.Decoder)}
     return {name: one for name, one in found.items() if not name.startswith("_")}
 
 
 def readers() -> dict[str, Callable[[bytes], object]]:
-    """Everything that reads bytes, by name: one call is one input."""
+    """Return everything that reads bytes, by name: one call per input."""
 
     def decode(decoder: msgspec.msgpack.Decoder[object]) -> Callable[[bytes], object]:
         return lambda data: framing.decode_frame(decoder, data)  # type: ignore[arg-type]
@@ -84,13 +84,13 @@ def readers() -> dict[str, Callable[[bytes], object]]:
 
 
 def unpack(data: bytes) -> None:
-    """A packet for an executor, which comes from its control process alone."""
+    """Read a packet for an executor.  Only its control process sends these, so decoding errors are expected."""
     with contextlib.suppress(*framing.UNDECODABLE):
         packets.decode_packet(data)
 
 
 def read_frames(data: bytes) -> None:
-    """In two chunks; what is kept in between is not more than what came."""
+    """Read frames in two chunks, and check that the reader keeps no more than it was given."""
     reader = framing.FrameReader()
     for chunk in (data[: len(data) // 2], data[len(data) // 2 :]):
         reader.feed(chunk, 1 << 16)
@@ -99,19 +99,19 @@ def read_frames(data: bytes) -> None:
 
 
 def serve(data: bytes) -> None:
-    """What a client says to the accepting side."""
+    """Read what a client sends to the accepting side."""
     ServerHandshake(_SECRET, _SERVER).feed(data)
 
 
 def dial(data: bytes) -> None:
-    """What a server says to the dialing side: its banner, then its verdict."""
+    """Read what a server sends to the dialing side: its banner, then its verdict."""
     client, banner = ClientHandshake(_SECRET, _CLIENT), len(ServerHandshake(_SECRET, _SERVER).start())
     client.feed(data[:banner])
     client.feed(data[banner:])
 
 
 def corpus(seed: int, frames: int = 300) -> dict[str, list[bytes]]:
-    """Valid inputs for each reader."""
+    """Return valid inputs for each reader, by its name."""
     nonsense = Nonsense(random.Random(seed))
     bodies = []
     for number in range(frames):
@@ -130,7 +130,7 @@ def corpus(seed: int, frames: int = 300) -> dict[str, list[bytes]]:
 
 
 def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """``data`` with one to three things wrong with it."""
+    """Return ``data`` with one to three random errors."""
     chance = rng.random
     for _ in range(1 + int(chance() * 3)):
         size = len(data)
@@ -141,7 +141,7 @@ def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
             data = b"%b%c%b" % (data[:at], int(chance() * 256), data[at + 1 :])
         elif what == 2:
             data = data[:at]
-        elif what == 3:  # a part again
+        elif what == 3:  # repeat a part
             data = data[:at] + data[at // 2 :]
         elif what == 4:
             data = data[:at] + other[int(chance() * len(other)) :]
@@ -150,19 +150,22 @@ def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
         else:
             deep = chance() < 0.01
             piece = PIECES[-1 - int(chance() * _DEEP)] if deep else PIECES[int(chance() * (len(PIECES) - _DEEP))]
-            data = data[:at] + piece + data[at + (what - 6) :]  # in the place of a byte, or in between
+            data = data[:at] + piece + data[at + (what - 6) :]  # instead of a byte, or between two
     return data
 
 
 def resident() -> int:
-    """Bytes of memory that this process has now."""
+    """Return the bytes of resident memory of this process."""
     with open("/proc/self/statm") as stream:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @attrs.define
 class Report:
-    """What came of a run; ``escaped`` are the exceptions that must not come out, each with a reader and an input."""
+    """The result of a run.  ``escaped`` holds exceptions that must not occur: (reader, error, input).
+
+    ``before`` and ``after`` are bytes of resident memory.
+    """
 
     inputs: int = 0
     seconds: float = 0.0
@@ -178,7 +181,7 @@ class Report:
 
 
 def run(inputs: int, seed: int, seconds: float = float("inf")) -> Report:
-    """Feed that many mutated inputs, or as many as there is time for."""
+    """Feed ``inputs`` mutated inputs, or as many as ``seconds`` allow."""
     rng, report, began = random.Random(seed), Report(), time.monotonic()
     seeds = corpus(seed)
     rows = [(name, read, seeds[name], len(seeds[name])) for name, read in readers().items()]
@@ -204,7 +207,7 @@ def run(inputs: int, seed: int, seconds: float = float("inf")) -> Report:
 
 
 def run_atheris(arguments: list[str]) -> None:
-    """libFuzzer's way, guided by coverage (``pip install atheris``): the first byte of an input chooses the reader."""
+    """Fuzz with libFuzzer, guided by coverage (``pip install atheris``).  The first byte of an input chooses the reader."""
     import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     rows = list(readers().values())
@@ -219,12 +222,12 @@ def run_atheris(arguments: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; exit status 1 when something came out that must not."""
+    """Run the command.  The exit status is 1 if an exception escaped."""
     parser = argparse.ArgumentParser(prog="python -m twistdist.testing.fuzz", description=__doc__.split("\n\n")[0])
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that time")
-    parser.add_argument("--atheris", action="store_true", help="leave it to atheris; what follows is for libFuzzer")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--atheris", action="store_true", help="use atheris; further arguments go to libFuzzer")
     options, rest = parser.parse_known_args(argv)
     if options.atheris:
         run_atheris(rest)
@@ -232,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     report = run(options.inputs, options.seed, options.seconds)
     for name, error, data in report.escaped[:10]:
-        print(f"{name} let out {error}\n    of {data[:200].hex()}")
+        print(f"{name} raised {error}\n    for input {data[:200].hex()}")
     print(
         f"{report.inputs} inputs in {report.seconds:.1f} s ({report.inputs / report.seconds:.0f}/s), "
         f"{report.accepted.total()} accepted, {report.refused.total()} refused, {len(report.escaped)} exceptions escaped; "

@@ -1,7 +1,7 @@
-"""Golden traces: what the cores say in simulated clusters, kept while their code is moved about and must stay the same.
+"""Golden traces: records of what the cores send in simulated clusters, to check that refactoring does not change it.
 
-``python -m twistdist.testing.golden write FILE`` keeps a digest of each seed's trace (every frame with its time and direction,
-every row of the journal), ``compare FILE`` makes the traces again and names the seeds that differ.
+``python -m twistdist.testing.golden write FILE`` stores a digest of each seed's trace (every frame with its time and direction,
+every row of the journal).  ``compare FILE`` produces the traces again and lists the seeds that differ.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator
 
 from twistdist.testing.simulate import World
 
-#: Differing seeds that are named.
+#: Maximum number of differing seeds to list.
 MAX_NAMED = 20
 
 
 def trace_of(seed: int) -> str:
-    """The digest of one run, also when it fails."""
+    """Return the digest of one run, even if it fails."""
     world = World(seed)
     try:
         world.run()
@@ -30,7 +30,7 @@ def trace_of(seed: int) -> str:
 
 
 def traces_of(seeds: Iterable[int], jobs: int) -> Iterator[str]:
-    """The digests of many, in their order."""
+    """Yield the digests of many seeds, in their order."""
     if jobs == 1:
         yield from map(trace_of, seeds)
         return
@@ -60,14 +60,14 @@ def compare(path: pathlib.Path, jobs: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; exit status 1 when a trace differs."""
+    """Run the command.  The exit status is 1 if a trace differs."""
     parser = argparse.ArgumentParser(prog="python -m twistdist.testing.golden", description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes [%(default)s]")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    writing = commands.add_parser("write", help="keep the traces of the code as it is")
-    writing.add_argument("--seeds", type=int, default=5_000, help="how many [%(default)s]")
+    writing = commands.add_parser("write", help="store the traces of the code as it is")
+    writing.add_argument("--seeds", type=int, default=5_000, help="number of seeds [%(default)s]")
     writing.add_argument("--first-seed", type=int, default=0)
-    comparing = commands.add_parser("compare", help="with those that were kept")
+    comparing = commands.add_parser("compare", help="compare the code with stored traces")
     for command in (writing, comparing):
         command.add_argument("file", type=pathlib.Path)
     options = parser.parse_args(argv)

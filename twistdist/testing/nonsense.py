@@ -1,7 +1,7 @@
-"""Messages of every kind that can be decoded and mean nothing, or something wrong.
+"""Messages of every kind that can be decoded but mean nothing, or something wrong.
 
-Fields are filled by their types.  Numbers that name things (cids, tasks, attempts, …) are mostly ones that exist, if they are
-told by :attr:`Nonsense.names`, so that nonsense gets past the first look.
+Fields are filled according to their types.  Numbers that name things (cids, tasks, attempts, …) mostly exist, if
+:attr:`Nonsense.names` lists them, so that nonsense passes the first checks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from twistdist.wire import messages as m
 
-#: Every message, and those of each role and direction.
+#: All messages, and those of each role and direction.
 KINDS = tuple(one for one in vars(m).values() if isinstance(one, type) and issubclass(one, m.Message) and one is not m.Message)
 FROM_CLIENT, FROM_WORKER = typing.get_args(m.FromClient), typing.get_args(m.FromWorker)
 TO_CLIENT, TO_WORKER = typing.get_args(m.ToClient), typing.get_args(m.ToWorker)
@@ -36,7 +36,7 @@ _INTEGERS = (0, 1, 2, 3, 5, 100, 1000, 10_000, -1, 1 << 31, 1 << 40, -1 << 40, (
 _NUMBERS = (0.0, 0.1, 1.0, 60.0, -1.0, 1e300, float("inf"), float("nan"), 1e-9)
 _TEXTS = ("", "a", "w0", "w1", "k", "GPU", "h1", "/s", "always", "never", "verify", "TaskCancelled", "✓ text")
 _BYTES = (b"", b"x", b"value", b"\0\xff" * 20)
-#: What fields are when they are harmless.
+#: Harmless values of fields.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "what": (
         "workers",
@@ -79,8 +79,8 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 @attrs.define
 class Nonsense:
-    """Makes messages.  ``names`` are numbers that exist, by the name of the field; ``pairs`` are (task, attempt) that belong
-    together; ``wild`` is the share of fields that may be anything of their type."""
+    """Makes messages.  ``names`` holds numbers that exist, by the name of the field; ``pairs`` are (task, attempt) that belong
+    together; ``wild`` is the share of fields that may have any value of their type."""
 
     rng: random.Random
     names: dict[str, list[Any]] = attrs.field(factory=dict)
@@ -88,11 +88,11 @@ class Nonsense:
     wild: float = 0.1
 
     def message(self, kind: type[Any]) -> Any:
-        """One message, or part of one, of that kind."""
+        """Return a message, or a part of one, of the class ``kind``."""
         fields = {name: self._field(kind, name, hint) for name, hint in typing.get_type_hints(kind).items()}
         if self.pairs and "task" in fields and "attempt" in fields and self.rng.random() > self.wild:
             fields["task"], fields["attempt"] = self.rng.choice(self.pairs)
-        if kind is m.Submit and self.rng.random() > self.wild:  # else hardly any has lists of one length
+        if kind is m.Submit and self.rng.random() > self.wild:  # otherwise hardly any would have lists of equal length
             fields["args"] = [b"args"] * self.rng.choice((0, 1, 1, 2, 3))
             for name, inner in (("inputs", list[int]), ("keys", str), ("recipes", bytes)):
                 if fields[name] is not None:
@@ -106,11 +106,11 @@ class Nonsense:
             try:
                 return msgspec.convert(value, hint)
             except msgspec.ValidationError:
-                pass  # another field of that name
+                pass  # a field of the same name with another type
         return self._of(hint, name)
 
     def _of(self, hint: Any, name: str) -> Any:
-        """Something of the type ``hint``."""
+        """Return a value of the type ``hint``."""
         rng, name = self.rng, _SAME.get(name, name)
         origin, inner = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
@@ -138,7 +138,7 @@ class Nonsense:
             if hint is Any or isinstance(value, hint):
                 return value
         if hint is int and name in ("size", "length", "offset"):
-            return rng.choice((0, 1, 10, 1000, 10_000, 1 << 50))  # others can't be decoded
+            return rng.choice((0, 1, 10, 1000, 10_000, 1 << 50))  # other values can't be decoded
         if hint is int:
             return rng.choice(_INTEGERS if rng.random() < self.wild else _INTEGERS[:5])
         if hint is float:
@@ -154,7 +154,7 @@ class Nonsense:
         return self._anything(3)
 
     def _anything(self, depth: int) -> Any:
-        """Plain data, as a question's arguments are."""
+        """Return plain data like the arguments of a query."""
         rng = self.rng
         if depth and rng.random() < 0.3:
             return [self._anything(depth - 1) for _ in range(rng.choice((0, 1, 2)))]

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class SimulationFailed(AssertionError):
-    """A run broke a promise."""
+    """A run broke a guarantee."""
 
 
 @attrs.frozen
 class Plan:
-    """What the task of one node does: derived from its number and the seed alone."""
+    """What the task of one node does; derived only from its number and the seed."""
 
     node: int
     inputs: tuple[int, ...]
@@ -46,7 +46,7 @@ class Plan:
 
 
 def value_of(plan: Plan, inputs: list[bytes]) -> bytes:
-    """What the task computes: a digest of its number and its inputs."""
+    """Return what the task computes: a digest of its number and its inputs."""
     return hashlib.blake2b(repr((plan.node, inputs)).encode(), digest_size=8).digest()
 
 
@@ -62,11 +62,11 @@ class Link:
         self.greeted = False
 
     def silent(self, seconds: float) -> None:
-        """Nothing gets through for a while, and nobody is told; then all of it does, late, as TCP would have it."""
+        """Let nothing through for ``seconds``, unnoticed; then everything arrives late, as with TCP."""
         self._silent_until = self.world.now + seconds
 
     def send(self, to_scheduler: bool, frame: m.Frame, background: bool = False) -> None:
-        """Deliver a frame later, through encoder and decoder, unless a fault hits it."""
+        """Deliver a frame later, through the encoder and the decoder, unless a fault hits it."""
         world, side = self.world, int(to_scheduler)
         if frame[2] and isinstance(frame[2][0], m.Ready | m.Resumed):
             self.greeted = True
@@ -101,7 +101,7 @@ class Link:
             self.cut()
 
     def cut(self) -> None:
-        """The connection breaks; the sides learn it at different times."""
+        """Break the connection; the two sides notice at different times."""
         if not self.open:
             return
         self.open = False
@@ -124,7 +124,7 @@ class Party:
         self._ack_due = False
 
     def pulse(self) -> None:
-        """The pace of the heartbeats: a silent scheduler is dialed anew."""
+        """Send a heartbeat periodically, and reconnect if the scheduler is silent."""
         if not self.alive:
             return
         world = self.world
@@ -137,14 +137,14 @@ class Party:
             self.link.send(True, self.exchange.background(beat), background=True)
 
     def beat(self) -> m.Beat | None:
-        """What a worker tells."""
+        """Return the heartbeat to send, if any; only workers send one."""
         return None
 
     def heard_beat(self, beat: m.Beat) -> None:
-        """A beat of the scheduler."""
+        """Handle a heartbeat of the scheduler."""
 
     def reconnect(self) -> None:
-        """A new connection in the place of the one that is there."""
+        """Replace the current connection with a new one."""
         if self.link is not None:
             self.link.cut()
 
@@ -178,10 +178,10 @@ class Party:
     decoder: Any
 
     def welcomed(self) -> None:
-        """Hello was accepted."""
+        """Handle the acceptance of Hello."""
 
     def messages(self, messages: list[Any]) -> None:
-        raise TypeError("clients and workers say what they do with messages")
+        raise TypeError("clients and workers must define how they handle messages")
 
     def flush(self) -> None:
         if isinstance(self.core, client_core.Client):
@@ -208,7 +208,7 @@ class Party:
 
 
 class SimClient(Party):
-    """A client that submits a graph, releases and cancels at random, and checks what it gets."""
+    """A client that submits a graph, and releases and cancels at random."""
 
     decoder = framing.TO_CLIENT
 
@@ -245,7 +245,7 @@ class SimClient(Party):
             self.flush()
 
     def scatter(self, node: int, replicas: int) -> None:
-        """Data of its own, which have the value that the node's task would give."""
+        """Scatter the client's own data, with the value that the node's task would compute."""
         self._cid += 1
         record = self.futures[node] = Record(self._cid)
         self.data[self._cid] = value = value_of(self.world.plans[node], [])
@@ -262,7 +262,7 @@ class SimClient(Party):
                 self.world.after(self.world.rng.uniform(0.001, 0.05), lambda one=effect.supply: self._supply(one))  # type: ignore[misc]
 
     def _supply(self, supply: m.Supply) -> None:
-        """Bring the data to the worker that was named, if it can be reached."""
+        """Bring the data to the first of the named workers, if it can be reached."""
         value = self.data.get(supply.cid)
         worker = self.world.workers.get(self.core.peers[supply.workers[0]].name)
         works = self.world.rng.random() > 0.2 or not self.world.faulty or self.world.now > 6
@@ -276,7 +276,7 @@ class SimClient(Party):
         self.flush()
 
     def fetch(self, node: int) -> bytes | None:
-        """The value of a finished future, from a holder's store where it is not inline."""
+        """Return the value of a finished future, from a holder's store if it is not inline; None if no holder has it."""
         record = self.futures[node]
         if record.value is not None:
             return bytes(record.value)
@@ -348,7 +348,7 @@ class SimWorker(Party):
             self.carry_out()
 
     def event(self, what: Callable[..., None], *args: Any) -> None:
-        """One event of the core and all that follows from it."""
+        """Run one event of the core and everything that follows from it."""
         if self.alive:
             what(self.world.now, *args)
             self.carry_out()
@@ -390,7 +390,7 @@ class SimWorker(Party):
             self._dies(effect.number, Death("exit code 0"))
 
     def _dies(self, number: int, death: Death) -> None:
-        """The process is gone now; the core hears of it a moment later."""
+        """End an executor's process now; the core is notified a moment later."""
         self.living.discard(number)
         self.lives[number] += 1
         self.inboxes[number], self.running[number] = [], None
@@ -410,18 +410,18 @@ class SimWorker(Party):
 
     def do_GoOn(self, effect: effects.GoOn) -> None:
         go_on = self.waiting.pop(effect.number, None)
-        if go_on is not None:  # else it has died, which the core does not know yet
+        if go_on is not None:  # otherwise it has died, which the core does not know yet
             self.world.after(0.0001, go_on)
 
     def do_Interrupt(self, effect: effects.Interrupt) -> None:
         running = self.running.get(effect.number)
         if running is None or running.attempt != effect.attempt or self.world.rng.random() < 0.5:
-            return  # it does not listen
+            return  # it ignores the interrupt
         life = self.lives[effect.number]
         self.world.after(self.world.rng.uniform(0.0, 0.2), lambda: self._end_politely(effect.number, running, life))
 
     def _end_politely(self, number: int, running: m.Compute, life: int) -> None:
-        """The interrupted function cleans up and ends, and with it its process."""
+        """End the interrupted function, after it has cleaned up, and with it its process."""
         if not self.alive or self.lives[number] != life or self.running[number] is not running:
             return
         self._dies(number, Death("exit code 0", running=running.attempt))
@@ -439,7 +439,7 @@ class SimWorker(Party):
         self.world.after(0.05, lambda: self.event(self.core.spilled_files, *answer))
 
     def use_memory(self, used: int) -> None:
-        """A look at memory finds ``used`` bytes in each executor that runs something."""
+        """Report to the core that each executor that is running a task uses ``used`` bytes of memory."""
         running = {
             number: one.attempt for number, one in self.running.items() if one is not None and number in self.core.executors
         }
@@ -459,10 +459,10 @@ class SimWorker(Party):
         self.event(self.core.fetch_failed, effect.attempt)
 
     def do_MoreHolders(self, effect: effects.MoreHolders) -> None:
-        """A fetch here never finds a holder busy."""
+        """Do nothing: a simulated fetch never finds a holder busy."""
 
     def do_PeerTrouble(self, effect: effects.PeerTrouble) -> None:
-        """A fetch here ends soon by itself."""
+        """Do nothing: a simulated fetch soon ends by itself."""
 
     def do_Fence(self, effect: effects.Fence) -> None:
         if effect.on:
@@ -473,7 +473,7 @@ class SimWorker(Party):
         self.world.after(self.world.rng.choice((0.001, 0.2)), lambda: self._rescue(effect))
 
     def _rescue(self, effect: effects.RescueStore) -> None:
-        """Take over what a dead worker of this host has left, unless its next incarnation is there already."""
+        """Take over what a dead worker on this host left, unless its next incarnation already runs."""
         other = self.world.workers[effect.store.removeprefix("store-")]
         stored = []
         if self.alive and not other.alive:
@@ -501,7 +501,7 @@ class SimWorker(Party):
     # executors
 
     def _run_next(self, number: int) -> None:
-        """The executor reads a packet when it has nothing left of the one before; its tasks run one after the other."""
+        """Run the executor's next task, one at a time; it reads a packet when it has finished the previous one."""
         if self.running[number] is not None or number not in self.living:
             return
         while not self.packets[number]:
@@ -527,7 +527,7 @@ class SimWorker(Party):
         self.world.after(duration, lambda: then(number, plan, life))
 
     def _wait(self, number: int, plan: Plan, life: int) -> None:
-        """The task waits for others: what is behind it goes back, and it resumes when it has a slot again."""
+        """Let the task wait for others: the tasks behind it are returned, and it resumes when it has a slot again."""
         if not self.alive or self.lives[number] != life:
             return
         compute = self.running[number]
@@ -537,7 +537,7 @@ class SimWorker(Party):
 
         def resumes() -> None:
             if self.alive and self.lives[number] == life:
-                while self.inboxes[number]:  # what came before the other side knew
+                while self.inboxes[number]:  # what arrived before the other side knew
                     self._read(number)
                 self.waiting[number] = lambda: self._end_task(number, plan, life)
                 self.event(self.core.executor_outcomes, number, [m.Resumes(compute.attempt)])

@@ -1,11 +1,11 @@
 """A whole cluster in one thread under one seed: the three cores on a simulated network, clock and set of processes::
 
     python -m twistdist.testing.simulate --seeds 10000 --jobs 2
-    python -m twistdist.testing.simulate --first-seed 4711 --seeds 1 --trace      # one run again, told step by step
+    python -m twistdist.testing.simulate --first-seed 4711 --seeds 1 --trace      # repeat one run, with every step printed
 
-Each seed makes a random task graph, random faults (frames lost, delayed, repeated and reordered, connections cut and resumed or
-given up, workers and executors killed, stores kept or wiped) and random behaviour of clients.  After every event the
-scheduler's invariants are checked; at the end every future that is still wanted must have the right value or the right
+Each seed determines a random task graph, random faults (frames lost, delayed, repeated and reordered, connections cut and
+resumed or given up, workers and executors killed, stores kept or wiped) and random behaviour of clients.  The scheduler's
+invariants are checked after every event.  At the end every future that is still needed must have the right value or the right
 error, nothing that was released may be left anywhere, and without faults nothing may have run twice.
 """
 
@@ -38,18 +38,17 @@ from twistdist.wire import framing
 from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
-#: Simulated seconds in which faults happen, and events after which a run counts as stuck.
+#: Simulated seconds during which faults happen, and the number of events after which a run counts as stuck.
 FAULT_S = 4.0
 MAX_EVENTS = 60_000
 
-#: Seconds without anything but heartbeats after which the cluster is at rest; silence is noticed, and books are compared,
-#: in it.
+#: Seconds with nothing but heartbeats after which the cluster is at rest; long enough for silence to be noticed and for audits.
 REST_S = 5.0
 
-#: Messages that mean something new when they are said again.
+#: Messages that mean something new when they are sent again.
 NEVER_TWICE = (m.Leaving, m.Bye, m.Intake, m.Parked, m.Stop, m.Query, m.Function)
 
-#: Limits of silence here: shorter than by default, so that they are met often.
+#: Limits of silence in seconds, ``suspect_after`` and ``dead_after``: shorter than the defaults, so that they are hit often.
 SUSPECT_S, DEAD_S = 0.6, 2.4
 
 
@@ -71,9 +70,9 @@ class World:
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._count = self._foreground = 0
         self.journaled = self.rng.random() < 0.6
-        #: Nothing happens but that the scheduler is killed: nothing may be executed twice.
+        #: The only fault is that the scheduler is killed: nothing may be executed twice.
         self.restarts_only = self.journaled and self.faulty and self.rng.random() < 0.3
-        #: Old messages are said again, in whatever state their subject is by now.
+        #: Old messages are sent again, whatever state their subject is in by then.
         self.echoes = self.faulty and not self.restarts_only and self.rng.random() < 0.2
         self._heard: dict[Any, list[Any]] = {}
         self.disk: dict[j.Key, bytes] = {}
@@ -128,18 +127,18 @@ class World:
     # the trace
 
     def record(self, what: str, data: bytes) -> None:
-        """Something that was said or written now."""
+        """Add something that was sent or written now to the trace."""
         self._trace.update(f"{self.now!r} {what} {len(data)} ".encode())
         self._trace.update(data)
 
     def trace_digest(self) -> str:
-        """Of all that was said and written so far."""
+        """Return the digest of everything sent and written so far."""
         return self._trace.hexdigest()
 
     # time
 
     def at(self, when: float, what: Callable[[], None], background: bool = False) -> None:
-        """``background``: it happens for ever, and does not show that the cluster is busy."""
+        """Schedule an event.  ``background``: it recurs forever and does not mean that the cluster is busy."""
         self._count += 1
         self._foreground += not background
         heapq.heappush(self._events, (max(when, self.now), self._count, what, background))
@@ -150,7 +149,7 @@ class World:
     # the scheduler and its journal
 
     def start_scheduler(self) -> None:
-        """A life of the scheduler, on what was durable at the end of the one before."""
+        """Start the scheduler, with what was durable at the end of its previous life."""
         self.up = True
         self.lives += 1
         self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S), Ledger() if self.journaled else None)
@@ -168,13 +167,13 @@ class World:
         self.links = {}
 
     def _look_for(self, name: str, life: int) -> None:
-        """Whether a process listens where a worker was before the restart."""
+        """Tell the scheduler if no process listens where a worker was before the restart."""
         if self.up and life == self.lives and not self.workers[name].alive:
             self.core.not_there(self.now, name)
             self.flush()
 
     def kill_scheduler(self) -> None:
-        """SIGKILL: what is being written is on disk or not; all connections break; it is started again after a while."""
+        """Kill the scheduler: a write in progress is on disk or not, all connections break, and it starts again later."""
         if not self.up:
             return
         self.up = False
@@ -217,7 +216,7 @@ class World:
             link.send(False, frame)
 
     def pulse(self) -> None:
-        """The scheduler's heartbeat."""
+        """Send the scheduler's heartbeats periodically."""
         self.at(self.now + self.every, self.pulse, background=True)
         if not self.up:
             return
@@ -229,7 +228,7 @@ class World:
         self.flush()
 
     def _probe(self, worker: records.Worker) -> None:
-        """The scheduler looks whether a process listens at the worker's address."""
+        """Tell the scheduler whether a process listens at the worker's address."""
         there = self.workers.get(worker.name)
         refused = there is None or not there.alive
         if not self.up or self.core.workers.get(worker.number) is not worker:
@@ -261,7 +260,7 @@ class World:
         self.flush()
 
     def echo_of(self, party: Any, messages: list[Any]) -> list[Any]:
-        """Sometimes one of the messages that ``party`` has heard before, which it hears again."""
+        """Return, sometimes, one of the messages that ``party`` has received before, to be received again."""
         old = self._heard.setdefault(party, [])
         old.extend(message for message in messages if not isinstance(message, NEVER_TWICE))
         if not old or self.now > FAULT_S or self.rng.random() > 0.1:
@@ -270,13 +269,13 @@ class World:
         return [self.rng.choice(old[-50:])]
 
     def _echo(self, link: Link, messages: list[Any]) -> None:
-        """The scheduler hears an old message again, as a bug of the other side would have it."""
+        """Let the scheduler receive an old message again, as a bug of the other side might cause."""
         peer = link.peer
         assert peer is not None
         for message in self.echo_of(peer, messages):
             first = getattr(message, "first", getattr(message, "cid", None))
             if isinstance(message, m.Submit | m.Scatter) and isinstance(peer, records.Client) and first not in peer.futures:
-                continue  # it was released: said again it would be a new one, which nobody would release
+                continue  # it was released: sent again it would be a new one that nobody would release
             try:
                 self.core.receive(self.now, peer, [message])
             except ProtocolError:
@@ -369,7 +368,7 @@ class World:
     # faults
 
     def frame_fault(self) -> str:
-        """What happens to the frame that is sent now."""
+        """Return the fault that hits the frame being sent now, or ""."""
         if not self.frame_faults or self.restarts_only or self.now > FAULT_S or self.rng.random() > 0.03:
             return ""
         fault = self.rng.choice(("lose", "repeat", "reorder"))
@@ -377,14 +376,14 @@ class World:
         return fault
 
     def start_fails(self) -> bool:
-        """Whether an executor that is started now dies before it is ready."""
+        """Return whether an executor that is started now dies before it is ready."""
         if not self.start_faults or self.restarts_only or self.now > FAULT_S or self.rng.random() > 0.4:
             return False
         self.faults["executor does not start"] += 1
         return True
 
     def greeting_fault(self) -> bool:
-        """Whether the connection breaks while a greeting is on it."""
+        """Return whether the connection breaks during a greeting."""
         if not self.faulty or self.restarts_only or self.now > FAULT_S or self.rng.random() > 0.05:
             return False
         self.faults["cut greeting"] += 1
@@ -397,7 +396,7 @@ class World:
         worker.dial()
 
     def kill_worker(self, name: str) -> None:
-        """SIGKILL: its link breaks; it comes back later on its store, or on an empty one."""
+        """Kill a worker: its link breaks, and it starts again later with its store or an empty one."""
         worker = self.workers[name]
         if not worker.alive:
             return
@@ -407,7 +406,7 @@ class World:
             worker.store = {}
         link, worker.link = worker.link, None
         if link is not None:
-            link.open = False  # the scheduler may see it only after the next incarnation has said Hello
+            link.open = False  # the scheduler may notice only after the next incarnation has sent Hello
             self.after(self.rng.choice((0.001, 0.01, 0.4, 1.0)), lambda: self.scheduler_lost(link))
         self.after(self.rng.choice((0.05, 0.3, 0.8, 2.0)), lambda: self.start_worker(name, worker.store))
 
@@ -458,14 +457,14 @@ class World:
                 link.cut()
 
     def _park_one(self, name: str) -> None:
-        """A task of a worker is taken for one that waits, whether it does or not."""
+        """Have a task of a worker parked as if it were waiting, whether it is or not."""
         peer = next((worker for worker in self.core.workers.values() if worker.name == name), None)
         if peer is not None and peer.assigned:
             self.core.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
             self.flush()
 
     def _drift(self, worker: SimWorker) -> None:
-        """The books of one side go wrong, as a bug would have it."""
+        """Corrupt a worker's books, as a bug might."""
         if not worker.alive:
             return
         jobs = [job for job in worker.core.queue if not job.fetching]
@@ -479,7 +478,7 @@ class World:
             worker.store.pop(attempt, None)
 
     def open_path(self, path: str) -> bytes | None:
-        """What an executor finds under a path: any store of a worker on the same host, alive or not."""
+        """Return what an executor finds at a path, in the store of any worker on the same host, alive or not."""
         store, _, attempt = path.partition("/")
         worker = self.workers.get(store.removeprefix("store-"))
         found = worker.store.get(int(attempt, 16)) if worker is not None else None
@@ -488,7 +487,7 @@ class World:
     # a run
 
     def prepare(self) -> None:
-        """Everything random that will happen from outside."""
+        """Schedule all random external events."""
         rng = self.rng
         self.pulse()
         for number in range(rng.choice((1, 2, 2, 3))):
@@ -513,7 +512,7 @@ class World:
                 self.at(rng.uniform(0.6, FAULT_S), self._fault)
 
     def run(self) -> None:
-        """The whole run; raises :class:`SimulationFailed` or what broke."""
+        """Do the whole run.  Raises :class:`SimulationFailed`, or whatever error occurred."""
         self.prepare()
         self._drain("the cluster does not come to rest")
         self._check_files()
@@ -548,7 +547,7 @@ class World:
         print(f"{self.now:9.4f} workers {[w.name for w in self.core.workers.values()]} {states}")
 
     def _check_files(self) -> None:
-        """At rest every holder has what it is said to hold (but for what a fault took away)."""
+        """Check that at rest every holder has what it should hold, except for what a fault took away."""
         if self.faults["lose file"] or self.faults["drift"] or self.echoes:
             return
         for task in self.core.tasks.values():
@@ -557,7 +556,7 @@ class World:
                     raise SimulationFailed(f"{holder.name} does not hold {task.key}, attempt {task.value_attempt}")
 
     def _check_books(self) -> None:
-        """Books are found to differ only where a fault has made them differ, and never at rest."""
+        """Check that books were found to differ only because of a fault, and that they agree at rest."""
         if self.echoes:
             return
         kinds = ("drift", "worker stuck", "no progress")
@@ -570,7 +569,7 @@ class World:
                 raise SimulationFailed(f"the books about the files of {worker.name} differ at rest")
 
     def _check_replicas(self) -> None:
-        """At rest every value has as many copies as it should, or as there are workers, and they are all the same."""
+        """Check that at rest every value has as many copies as it should, or as there are workers, and that all are equal."""
         for task in self.core.tasks.values():
             if task.holders is None:
                 continue
@@ -584,7 +583,7 @@ class World:
                 raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.retention.copies or most}")
 
     def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
-        """The right value of a node; None when it or an input of it must fail."""
+        """Return the right value of a node; None if it or one of its inputs must fail."""
         if node not in memo:
             plan = self.plans[node]
             inputs = [self._expected(source, memo) for source in plan.inputs]
@@ -606,7 +605,7 @@ class World:
                 if record.state is State.FINISHED:
                     value = self._fetch(client, node)
                     if record.error is not None and self._crashed_too_often(record):
-                        continue  # lost, and then the replay met as many faults as a task may
+                        continue  # lost, and then the replay was hit by as many faults as a task is allowed
                     if value != expected:
                         raise SimulationFailed(f"node {node} has a wrong value")
                 elif expected is not None and not self._crashed_too_often(record):
@@ -617,14 +616,14 @@ class World:
                 raise SimulationFailed(f"run more than once without a fault: {again}")
 
     def _crashed_too_often(self, record: Record) -> bool:
-        """Random kills may hit one task as often as its crash_limit, and memory one that did not use it."""
+        """Return whether random faults explain the error: kills up to the crash_limit, or memory that others used."""
         kind, kills = record.error.kind if record.error is not None else "", self.faults["kill executor"]
         return (kind == "TaskCrashed" and kills + self.faults["kill worker"] >= 3) or (
             kind == "MemoryLimitExceeded" and self.faults["memory"] > 0
         )
 
     def _tainted(self) -> set[int]:
-        """Nodes that a cancelled one leads to."""
+        """Return the cancelled nodes and all nodes that depend on them."""
         tainted: set[int] = set().union(*(client.cancelled for client in self.clients))
         for plan in self.plans:
             if tainted.intersection(plan.inputs):
@@ -638,8 +637,8 @@ class World:
             value = client.fetch(node)
             if value is not None:
                 return value
-            self._drain("a value can't be had")
-        raise SimulationFailed(f"the value of node {node} can't be fetched")
+            self._drain("the cluster does not come to rest after a value could not be fetched")
+        raise SimulationFailed(f"the value of node {node} could not be fetched")
 
     def _check_clean(self) -> None:
         if self.core.tasks:
@@ -651,14 +650,15 @@ class World:
                 raise SimulationFailed(f"jobs left on {worker.name}")
         for client in self.clients:
             if client.data:
-                raise SimulationFailed(f"scattered data are kept that nobody needs: {client.data}")
+                raise SimulationFailed(f"scattered data left that nobody needs: {client.data}")
 
 
 @attrs.define
 class Report:
-    """What came of ``schedules`` runs.
+    """The result of ``schedules`` runs.
 
-    ``faults`` injected by kind; transitions ``taken`` by (state, cause); (seed, traceback) of each run that ``failed``.
+    Counts the injected ``faults`` by kind and the transitions ``taken`` by (state, cause); ``failed`` holds (seed, traceback)
+    of each run that failed.
     """
 
     schedules: int = 0
@@ -673,12 +673,12 @@ class Report:
         self.failed += other.failed
 
     def never_taken(self) -> list[tuple[str, str]]:
-        """The transitions of the table that no run took."""
+        """Return the transitions of the table that no run took."""
         return [(source, name) for source, _, name, _ in transitions.rows() if (source, name) not in self.taken]
 
 
 def run_seeds(first: int, count: int, trace: bool = False) -> Report:
-    """Run ``count`` schedules from the seed ``first`` on."""
+    """Run ``count`` schedules, with seeds from ``first`` on."""
     report = Report(count)
     for seed in range(first, first + count):
         world = World(seed, trace)
@@ -692,12 +692,12 @@ def run_seeds(first: int, count: int, trace: bool = False) -> Report:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; exit status 1 when a seed failed."""
+    """Run the command.  The exit status is 1 if a seed failed."""
     parser = argparse.ArgumentParser(prog="python -m twistdist.testing.simulate", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=1000, help="how many schedules")
+    parser.add_argument("--seeds", type=int, default=1000, help="number of schedules")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--trace", action="store_true", help="tell every event")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--trace", action="store_true", help="print every event")
     options = parser.parse_args(argv)
     began = time.monotonic()
     share = -(-options.seeds // (options.jobs * 8)) if options.jobs > 1 else options.seeds
@@ -712,7 +712,7 @@ def main(argv: list[str] | None = None) -> int:
     for part in parts:
         report.add(part)
     for seed, text in report.failed[:5]:
-        print(f"seed {seed} failed; again with: python -m twistdist.testing.simulate --first-seed {seed} --seeds 1 --trace")
+        print(f"seed {seed} failed; repeat it with: python -m twistdist.testing.simulate --first-seed {seed} --seeds 1 --trace")
         print(text)
     seconds = time.monotonic() - began
     faults = dict(sorted(report.faults.items()))

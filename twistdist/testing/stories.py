@@ -1,6 +1,6 @@
-"""Stories of the scheduler's core, told by hand: each message of a peer is written by the test, each answer looked at.
+"""Hand-written stories of the scheduler's core: the test writes each message of a peer and looks at each answer.
 
-After every step all invariants are checked.  :meth:`Story.end` looks whether something was said that the test did not expect.
+All invariants are checked after every step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ M = TypeVar("M")
 
 
 class Story:
-    """A scheduler with one client, whose session has the number 1 and knows one function, and workers."""
+    """A scheduler with workers and one client, whose session has the number 1 and knows one function."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.now = 0.0
@@ -31,38 +31,41 @@ class Story:
         self.client = self.open_client()
 
     def new_core(self) -> Scheduler:
-        """The scheduler that the story begins with."""
+        """Make the scheduler with which the story begins."""
         return Scheduler(1, self._settings)
 
     def open_client(self) -> Client:
-        """The session 1, which knows the function 1."""
+        """Open session 1, which knows function 1, and return its client."""
         client = self.core.greet(self.now, m.HelloClient(1))
         assert isinstance(client, Client)
         self.tell(client, m.Function(1, "f", b"f", b"blob"))
         return client
 
-    # ---- what happens -----------------------------------------------------------------------------
+    # ---- events -----------------------------------------------------------------------------------
 
     def tell(self, peer: Peer, *messages: Any) -> None:
-        """The peer says this, in one frame."""
+        """The peer sends these messages in one frame."""
         self.core.receive(self.now, peer, messages)
         check_scheduler(self.core)
 
     def later(self, seconds: float) -> None:
-        """So much time passes, in one step."""
+        """Time passes: ``seconds`` in one step."""
         self.now += seconds
         self.core.tick(self.now)
         check_scheduler(self.core)
 
     def lost(self, peer: Peer) -> None:
-        """The connection broke, and nobody listens at a worker's address any more."""
+        """The connection breaks, and nothing listens at a worker's address any more."""
         self.core.connection_lost(self.now, peer)
         if isinstance(peer, Worker):
             self.core.probed(self.now, peer, True)
         check_scheduler(self.core)
 
     def worker(self, name: str = "w", slots: int = 1, **inventory: Any) -> Worker:
-        """A worker comes; ``inventory``: what its Hello says of resources, stored values, running and finished attempts."""
+        """A worker registers.  Return the scheduler's record of it.
+
+        ``inventory`` is what its Hello says about ``resources``, ``stored`` values, ``running`` and ``finished`` attempts.
+        """
         self._incarnation += 1
         fields: dict[str, Any] = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
         hello = m.HelloWorker(
@@ -85,7 +88,7 @@ class Story:
         return worker
 
     def submit(self, *inputs: int, key: str | None = None, **options: Any) -> int:
-        """The client submits a task on the values of these futures; the number of its future."""
+        """The client submits a task whose inputs are the values of these futures.  Return the number of its future."""
         self.cid += 1
         given = m.Options(**options) if options else None
         keys = [key] if key else None
@@ -93,34 +96,34 @@ class Story:
         return self.cid
 
     def done(self, worker: Worker, compute: m.Compute, value: bytes | None = b"v", size: int = 1, us: int = 50_000) -> None:
-        """The worker has computed a value; None: it is in its store, ``size`` bytes long."""
+        """The worker has computed a value; None: the value is in the worker's store, ``size`` bytes long."""
         stored = value is None
         self.tell(worker, m.Done(compute.task, compute.attempt, value, size, b"d" if stored else b"", us))
 
-    # ---- what the core says -----------------------------------------------------------------------
+    # ---- what the core sends ----------------------------------------------------------------------
 
     def said(self, peer: Peer, kind: type[M] | None = None) -> list[M]:
-        """What the core said to a peer since the last look; only messages of that kind are returned."""
+        """Return the messages that the core sent to a peer since the last call, or only those of the class ``kind``."""
         messages = [message for frame in peer.session.take() for message in frame[2]]
         return messages if kind is None else [message for message in messages if isinstance(message, kind)]
 
     def given(self, worker: Worker) -> list[m.Compute]:
-        """The attempts that the worker was given since the last look."""
+        """Return the attempts that the worker was given since the last call."""
         return self.said(worker, m.Compute)
 
     def outcome(self, cid: int) -> m.Finished | m.Erred | None:
-        """What the client was told of its future since the last look."""
+        """Return the outcome of a future that the client was sent since the last call, or None."""
         told: list[Any] = self.said(self.client)
         found = [message for message in told if isinstance(message, m.Finished | m.Erred) and message.cid == cid]
         return found[-1] if found else None
 
     def effects(self) -> list[Effect]:
-        """What the core wants of the edge since the last look."""
+        """Return the effects that the core requested from the edge since the last call."""
         return self.core.take(lambda peer: False).effects
 
 
 class JournaledStory(Story):
-    """A story whose scheduler has a journal, which is on ``disk``."""
+    """A story whose scheduler has a journal on ``disk``."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.disk: dict[j.Key, bytes] = {}
@@ -128,7 +131,7 @@ class JournaledStory(Story):
         super().__init__(settings)
 
     def new_core(self) -> Scheduler:
-        """A life of the scheduler, with what the one before had written."""
+        """Make a scheduler from what its previous life had written."""
         self.lives += 1
         core = Scheduler(self.lives, self._settings, Ledger())
         self.gate = Gate(core.ledger)
@@ -137,7 +140,7 @@ class JournaledStory(Story):
         return core
 
     def write(self) -> None:
-        """What has changed goes to disk."""
+        """Write the changes to disk."""
         while (rows := self.gate.begin()) is not None:
             for key, body in rows.items():
                 if body is None:
@@ -147,7 +150,7 @@ class JournaledStory(Story):
             self.gate.written()
 
     def restart(self, written: bool = True) -> None:
-        """The scheduler is killed, before or after the last changes were written, and started again."""
+        """The scheduler is killed, before or after the last changes are written, and started again."""
         if written:
             self.write()
         self.core = self.new_core()
@@ -155,7 +158,7 @@ class JournaledStory(Story):
             self.client = self.core.clients[1]
 
     def resume(self, number: int = 1) -> Client:
-        """The client of that session comes back."""
+        """The client of session ``number`` reconnects.  Return its record."""
         client = self.core.find_session(m.Resume(number, self.lives - 1, 0))
         assert isinstance(client, Client)
         self.core.reconnected(self.now, client)
@@ -163,5 +166,5 @@ class JournaledStory(Story):
         return client
 
     def rows(self, kind: int) -> list[Any]:
-        """The rows of that kind on disk, by number."""
+        """Return the rows of ``kind`` on disk, in the order of their numbers."""
         return [j.decode(kind, body) for key, body in sorted(self.disk.items()) if key[0] == kind]

@@ -1,1 +1,1 @@
-"""Bytes and messages: the vocabulary that every process speaks.  Pure."""
+"""Bytes and messages: the vocabulary that all processes share.  Pure: no input or output."""

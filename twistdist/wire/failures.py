@@ -1,8 +1,8 @@
-"""Exceptions to :class:`~twistdist.wire.messages.ErrorInfo` and back.
+"""Converts exceptions to :class:`~twistdist.wire.messages.ErrorInfo` and back.
 
-Pickling is checked both ways where the exception is born.  One that is too large travels as a copy of the same class without
-what makes it so; one that can't be pickled, or would not load, as its type's name, text and traceback.  tblib carries
-tracebacks.
+Both pickling and unpickling are checked in the process where the exception occurred.  An exception that is too large travels as
+a copy of the same class without its large parts.  One that can't be pickled, or would not load, travels as its type's name, its
+text and its traceback.  tblib carries tracebacks.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from typing import Any
 from twistdist import errors
 from twistdist.wire.messages import ErrorInfo
 
-#: Longest text, traceback and pickle that an error may have on the wire; the rest is cut, and that is said.
+#: Longest text and traceback (characters) and largest pickle (bytes) of an error on the wire; a note says what was cut.
 MAX_TEXT = 16 << 10
 MAX_TRACEBACK = 64 << 10
 MAX_PICKLE = 4 << 20
 
-#: Exceptions that are looked at of those that one leads to, that a copy has, and values that a copy has of one's arguments.
+#: Linked exceptions that are followed from one exception, linked exceptions in its copy, and arguments in its copy.
 MAX_CHAINED = 100
 MAX_COPIED, _FEW_COPIED = 50, 3
 _MOST_VALUES = 50
 
-#: Frames kept of a traceback's outer and inner end.
+#: Frames to keep at a traceback's outer and inner end.
 _OUTER, _INNER = 20, 60
 
 
 def cut(text: str, limit: int) -> str:
-    """``text``, or its start and end with a note in between when it is longer than ``limit`` characters."""
+    """Return ``text``, or its start and end with a note in between if it is longer than ``limit`` characters."""
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}\n[… cut: {len(text)} characters in all …]\n{text[-limit // 2 :]}"
 
 
 def _clean(text: str) -> str:
-    """``text`` without what UTF-8 can't express (lone surrogates, as in the names of odd files)."""
+    """Return ``text`` without what UTF-8 can't express (lone surrogates, as in the names of odd files)."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -58,7 +58,7 @@ def _type_name(error: BaseException) -> str:
 
 
 def _trim(tb: types.TracebackType | None) -> types.TracebackType | None:
-    """The outer and inner ends of a long traceback: pickling recurses once for each frame."""
+    """Return only the outer and inner ends of a long traceback: pickling recurses once per frame."""
     frames = []
     while tb is not None:
         frames.append(tb)
@@ -72,7 +72,8 @@ def _trim(tb: types.TracebackType | None) -> types.TracebackType | None:
 
 
 def chain(error: BaseException, most: int = MAX_CHAINED) -> list[BaseException]:
-    """``error`` and what it leads to (cause, context, a group's members), nearest first, each once, at most ``most``."""
+    """Return ``error`` and all that it is linked to (causes, contexts, groups' members): nearest first, each once, at most
+    ``most``."""
     found = {id(error): error}
     todo = deque([error])
     while todo:
@@ -85,24 +86,24 @@ def chain(error: BaseException, most: int = MAX_CHAINED) -> list[BaseException]:
 
 
 def _members(error: BaseException) -> list[BaseException]:
-    """Those of an exception group."""
+    """Return the members of an exception group, or [] for another exception."""
     members = getattr(error, "exceptions", ())
     return [member for member in members if isinstance(member, BaseException)] if isinstance(members, tuple | list) else []
 
 
-#: What ``isinstance`` takes for exception groups; nothing before Python 3.11.
+#: The class of exception groups, for ``isinstance``; () before Python 3.11.
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 
 
-# ---- as it is --------------------------------------------------------------------------------------
+# ---- unchanged -------------------------------------------------------------------------------------
 
 
 class _TooLarge(Exception):
-    """The pickle has passed its limit."""
+    """The pickle exceeds its limit."""
 
 
 class _Bounded:
-    """A file in memory that takes ``limit`` bytes: what is larger is not even copied."""
+    """A file in memory that accepts up to ``limit`` bytes and does not even copy anything larger."""
 
     def __init__(self, limit: int) -> None:
         self._left, self.parts = limit, list[bytes]()
@@ -118,7 +119,7 @@ class _Bounded:
 
 @functools.cache
 def _pickler_class(base: type[Any]) -> type[Any]:
-    """A pickler of exceptions with all that belongs to them, which leaves the process's own tables as they are."""
+    """Return a pickler for complete exceptions that does not change the process's own dispatch tables."""
     from tblib import pickling_support
 
     class Pickler(base):  # type: ignore[misc]
@@ -134,7 +135,7 @@ def _pickler_class(base: type[Any]) -> type[Any]:
 
 
 def _dumps(obj: Any, limit: int, becomes: type[Any] | None = None) -> bytes:
-    """A pickle that can be loaded again, as an object of class ``becomes`` (default: the same); what goes wrong is raised."""
+    """Return a pickle after checking that it loads as an object of class ``becomes`` (default: the same).  Raises any error."""
     try:
         stream = _Bounded(limit)
         _pickler_class(pickle.Pickler)(stream, 5).dump(obj)
@@ -147,12 +148,12 @@ def _dumps(obj: Any, limit: int, becomes: type[Any] | None = None) -> bytes:
         _pickler_class(cloudpickle.Pickler)(stream, 5).dump(obj)
     data = b"".join(stream.parts)
     if type(pickle.loads(data)) is not (becomes or type(obj)):
-        raise pickle.PicklingError("another type comes back")
+        raise pickle.PicklingError("unpickling returns another type")
     return data
 
 
 def _pickle(error: BaseException) -> bytes:
-    """``error`` as it is; where it is too large a copy without what makes it so; b"" when it can't be pickled at all."""
+    """Pickle ``error`` unchanged or, if it is too large, a copy without its large parts; b"" if it can't be pickled at all."""
     try:
         return _dumps(error, MAX_PICKLE, type(error))
     except BaseException as trouble:  # the user's __reduce__ may do anything
@@ -161,7 +162,7 @@ def _pickle(error: BaseException) -> bytes:
     for most, longest in ((MAX_COPIED, MAX_TEXT), (_FEW_COPIED, MAX_TEXT // 16)):
         try:
             return _dumps(_Copies(error, most, longest), MAX_PICKLE, type(error))
-        except BaseException:  # what it leads to may be of a class that can't travel, or still too much
+        except BaseException:  # a linked exception's class may be impossible to pickle, or the copy may still be too large
             continue
     return b""
 
@@ -170,8 +171,8 @@ def _pickle(error: BaseException) -> bytes:
 
 
 class _Copies:
-    """Copies of ``error`` and the nearest ``most`` that it leads to: class, traceback and links, and of the arguments and
-    attributes what is shorter than ``limit``.  Becomes the exception when it is loaded."""
+    """Copies of ``error`` and its linked exceptions, the nearest ``most`` in all: class, traceback and links, and those
+    arguments and attributes that are shorter than ``limit``.  Becomes the exception when it is unpickled."""
 
     def __init__(self, error: BaseException, most: int, limit: int) -> None:
         nearest = chain(error, most)
@@ -203,14 +204,14 @@ class _Copies:
         )
 
     def _short(self, value: Any) -> Any:
-        """``value``, or something in its place that is short and can travel."""
+        """Return ``value``, or a short replacement that can be pickled."""
         if type(value) is str:
             return cut(value, self._limit)
         if type(value) in (list, tuple) and len(value) <= _MOST_VALUES and all(type(item) is str for item in value):
             return type(value)(map(self._short, value))
         try:
             _dumps(value, self._limit)
-        except BaseException:  # too large, or the user's __reduce__ does not want to
+        except BaseException:  # too large, or the user's __reduce__ fails
             return f"<a {type(value).__qualname__} that is too large or can't be pickled>"
         return value
 
@@ -227,7 +228,7 @@ def _tblib_traceback(tb: types.TracebackType) -> Any:
 
 
 def _attributes(error: BaseException) -> dict[str, Any]:
-    """What an exception holds beside ``args``: slots, those of built-in classes too, and ``__dict__``."""
+    """Return what an exception holds besides ``args``: slots, including those of built-in classes, and ``__dict__``."""
     found: dict[str, Any] = {}
     for kind in type(error).__mro__:
         for name, member in vars(kind).items():
@@ -235,12 +236,12 @@ def _attributes(error: BaseException) -> dict[str, Any]:
                 with contextlib.suppress(AttributeError):  # an empty slot
                     found[name] = member.__get__(error)
     if isinstance(error, _GROUP):
-        del found["exceptions"]  # told by their numbers
+        del found["exceptions"]  # represented by their numbers
     return {**found, **getattr(error, "__dict__", {})}
 
 
 def _dumps_class(kind: type[BaseException], must: bool) -> bytes:
-    """``must``: else a class that can't travel is stood for by another."""
+    """Pickle a class.  Unless ``must``, one that can't be pickled is replaced by another."""
     try:
         return _dumps(kind, MAX_PICKLE // 4)
     except BaseException:
@@ -250,7 +251,7 @@ def _dumps_class(kind: type[BaseException], must: bool) -> bytes:
 
 
 def _rebuild(records: list[_Record]) -> BaseException:
-    """The first of the exceptions that :class:`_Copies` has noted, linked with the others."""
+    """Return the first of the exceptions recorded by :class:`_Copies`, linked with the others."""
     made: dict[int, BaseException] = {}
     for number in reversed(range(len(records))):  # members come after their group
         kind, args, state, _, _, _, _, members = records[number]
@@ -277,7 +278,7 @@ def _traceback_from(described: dict[str, Any]) -> types.TracebackType:
 def _rebuild_one(
     kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], members: list[BaseException]
 ) -> BaseException:
-    """An exception of class ``kind``, made without its own ``__new__`` and ``__init__``, which may want other arguments."""
+    """Make an exception of class ``kind`` without its own ``__new__`` and ``__init__``, which may require other arguments."""
     builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     if issubclass(kind, _GROUP):
         made: BaseException = builtin.__new__(kind, str(args[0]), members or [errors.TaskError("left out")])
@@ -285,13 +286,16 @@ def _rebuild_one(
         made = builtin.__new__(kind, *args)
         made.args = args
     for name, value in state.items():
-        with contextlib.suppress(AttributeError, TypeError):  # not to be set, or not to this
+        with contextlib.suppress(AttributeError, TypeError):  # it can't be set, or not to this value
             BaseException.__setattr__(made, name, value)
     return made
 
 
 def dump_error(error: BaseException, kind: str = "", key: str = "", attempt: int = 0, worker: str = "") -> ErrorInfo:
-    """``error`` for the wire.  ``kind`` names the class of ``twistdist.errors`` it is to become at the client."""
+    """Return ``error`` for the wire.  ``kind`` names the class of ``twistdist.errors`` that it becomes at the client.
+
+    With ``kind`` "" it keeps its own type; an exception that can't be pickled is described only in words.
+    """
     try:
         remote = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as own:
@@ -309,7 +313,7 @@ def dump_error(error: BaseException, kind: str = "", key: str = "", attempt: int
 
 
 class RemoteTraceback(Exception):
-    """Carries a remote traceback's text as the cause of an error that could not travel as itself."""
+    """Carries the text of a remote traceback, as the cause of an error that could not be sent as itself."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -320,7 +324,11 @@ class RemoteTraceback(Exception):
 
 
 def load_error(info: ErrorInfo) -> BaseException:
-    """The exception that ``info`` describes, with ``__twistdist__`` set.  Unpickles: for clients only."""
+    """Return the exception that ``info`` describes, with ``__twistdist__`` set.
+
+    If it can't be unpickled here, an error of ``twistdist.errors`` with its type and text is returned.  Only clients may call
+    this, since it unpickles.
+    """
     error: BaseException | None = None
     if info.pickled:
         try:
@@ -328,7 +336,7 @@ def load_error(info: ErrorInfo) -> BaseException:
         except KeyboardInterrupt:
             raise
         except BaseException:
-            error = None  # its class is not to be had here: told in words below
+            error = None  # its class is not available here: it is described in words below
     if error is None:
         error = _in_words(info)
     error.__twistdist__ = errors.TaskInfo(  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Frames: a 4-byte big-endian length, then msgpack of ``[number, acknowledged, [message, …]]``.
 
-Each direction of each role has a decoder of its own, so that a message which that side may not send is refused by the
-decoder with :class:`~twistdist.errors.ProtocolError` and never reaches a core.
+Each direction of each role has its own decoder.  The decoder refuses a message that the other side may not send with
+:class:`~twistdist.errors.ProtocolError`, so it never reaches a core.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import msgspec
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
-#: No frame is larger; a length above it closes the connection before a byte of it is kept.
+#: Bytes of the largest frame.  A larger length closes the connection before any byte of the frame is kept.
 MAX_FRAME_BYTES = 256 << 20
 
-#: What decoders raise for bytes that are no message: text that is not UTF-8 has an error of its own.
+#: What decoders raise for bytes that are not a message; text that is not UTF-8 has its own error.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-#: What encoders raise for a message that has something in it which no message may have.
+#: What encoders raise for a message that contains something that no message may contain.
 UNENCODABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError)
 
 _HEADER = 4
@@ -31,7 +31,12 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 
 
 def encode_frame(frame: m.Frame) -> bytes:
-    """The bytes of one frame.  ``ProtocolError`` when it would be larger than any reader accepts."""
+    """Return the bytes of one frame, including its length.
+
+    Raises:
+        ProtocolError: the frame would be larger than any reader accepts.  Messages that can't be encoded raise one of
+            :data:`UNENCODABLE`.
+    """
     buffer = bytearray(_HEADER)
     _encode_into(frame, buffer, _HEADER)
     length = len(buffer) - _HEADER
@@ -42,9 +47,9 @@ def encode_frame(frame: m.Frame) -> bytes:
 
 
 def take_out_unencodable(frames: Sequence[m.Frame]) -> list[tuple[Any, str]]:
-    """Take out of the frames the messages that can't be encoded; each with the reason.
+    """Remove the messages that can't be encoded from the frames, and return each with the reason.
 
-    A frame goes on without them, and may be empty: only the numbers of frames matter to the other side.
+    A frame is sent without them and may be empty: only the numbers of frames matter to the other side.
     """
     taken = []
     for _, _, messages in frames:
@@ -61,7 +66,7 @@ def _decoder(*kinds: Any) -> msgspec.msgpack.Decoder[m.Frame]:
     return msgspec.msgpack.Decoder(tuple[int, int, list[functools.reduce(operator.or_, kinds)]])  # type: ignore[misc]
 
 
-#: What the scheduler reads on a new connection, and what the dialing side reads until it is greeted.
+#: What the scheduler reads on a new connection, and what the dialing side reads until its greeting is answered.
 GREETING_TO_SCHEDULER = _decoder(m.HelloClient, m.HelloWorker, m.Resume)
 GREETING_FROM_SCHEDULER = _decoder(m.Ready, m.Resumed, m.Refused)
 FROM_CLIENT = _decoder(m.FromClient)
@@ -77,7 +82,14 @@ _ONE_FROM_CLIENT = msgspec.msgpack.Decoder(m.FromClient)
 
 
 def decode_frame_of_client(data: bytes | memoryview) -> m.Frame:
-    """As :func:`decode_frame`, of a client: what is wrong with one message does not concern the others of the frame."""
+    """Decode a frame of a client, like :func:`decode_frame`, but let one bad message not affect the others of the frame.
+
+    Returns:
+        The frame, with :class:`~twistdist.wire.messages.Undecodable` instead of each bad message.
+
+    Raises:
+        ProtocolError: the frame as a whole can't be decoded.
+    """
     try:
         return FROM_CLIENT.decode(data)
     except UNDECODABLE as error:
@@ -96,7 +108,11 @@ def _message_of_client(parts: list[Any]) -> Any:
 
 
 def decode_frame(decoder: msgspec.msgpack.Decoder[m.Frame], data: bytes | memoryview) -> m.Frame:
-    """The frame in ``data`` (without its length).  ``ProtocolError`` for anything that is none."""
+    """Decode the frame in ``data``, given without its length.
+
+    Raises:
+        ProtocolError: ``data`` is not a frame, or has a message that the decoder does not accept.
+    """
     try:
         return decoder.decode(data)
     except UNDECODABLE as error:
@@ -104,7 +120,7 @@ def decode_frame(decoder: msgspec.msgpack.Decoder[m.Frame], data: bytes | memory
 
 
 class FrameReader:
-    """Cuts a stream into frames.  Linear in the bytes received, whatever the sizes of frame and chunk."""
+    """Splits a stream into frames, in time linear in the bytes received, whatever the sizes of frames and chunks."""
 
     __slots__ = ("_chunks", "_have", "_need")
 
@@ -114,9 +130,10 @@ class FrameReader:
         self._need = _HEADER
 
     def feed(self, data: bytes, limit: int = MAX_FRAME_BYTES, most: int = sys.maxsize) -> list[memoryview]:
-        """The complete frame bodies that ``data`` ends, at most ``most``: what is behind the last of them stays unparsed.
+        """Return the frame bodies that ``data`` completes, at most ``most``; what follows the last of them stays unparsed.
 
-        ``ProtocolError`` when one says it is longer than ``limit``.
+        Raises:
+            ProtocolError: a frame announces more than ``limit`` bytes.
         """
         self._chunks.append(data)
         self._have += len(data)
@@ -129,7 +146,7 @@ class FrameReader:
         while end - at >= _HEADER and len(frames) < most:
             length = int.from_bytes(view[at : at + _HEADER], "big")
             if length > limit:
-                raise ProtocolError(f"a frame of {length} bytes announced, the limit is {limit}")
+                raise ProtocolError(f"a frame of {length} bytes was announced, but the limit is {limit}")
             if end - at < _HEADER + length:
                 self._need = _HEADER + length
                 break
@@ -140,7 +157,7 @@ class FrameReader:
         return frames
 
     def rest(self) -> bytes:
-        """What is left after the last complete frame; the reader is empty afterwards."""
+        """Return what follows the last complete frame, and empty the reader."""
         left = b"".join(self._chunks)
         self._chunks, self._have, self._need = [], 0, _HEADER
         return left

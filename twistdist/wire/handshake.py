@@ -3,12 +3,12 @@
 ::
 
     server -> client   MAGIC, version (2 bytes), server nonce (32)
-    client -> server   MAGIC, version (2 bytes), client nonce (32)      at once, so that a side that speaks TLS finds out
+    client -> server   MAGIC, version (2 bytes), client nonce (32)      immediately, so that a side that speaks TLS notices
     client -> server   HMAC-SHA256("client", …)
-    server -> client   b"+", HMAC-SHA256("server", …)      or one byte b"-" / b"v" and the connection closes
+    server -> client   b"+", HMAC-SHA256("server", …)      or one byte b"-" / b"v", and the connection closes
 
-Both HMACs are over the side's label, both versions and both nonces, so that neither can be played back to
-another connection or reflected to its maker (the challenge-response of RFC 2195 made mutual, with HMAC of RFC 2104).
+Both HMACs cover the side's label, both versions and both nonces, so neither can be replayed on another connection or reflected
+to its sender (the challenge-response of RFC 2195 made mutual, with the HMAC of RFC 2104).
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def _version_of(banner: bytes) -> int:
 def _check_magic(got: bytes) -> None:
     if got[:1] in TLS_RECORDS:
         raise AuthenticationError(
-            "the other side speaks TLS and this one does not: name the folder of certificates (--tls DIR, tls=DIR or "
-            "TWISTDIST_TLS) and write tls:host:port"
+            "the other side speaks TLS, but this side does not; give the folder of certificates (--tls DIR, tls=DIR or "
+            "TWISTDIST_TLS) and write the address as tls:host:port"
         )
     if not MAGIC.startswith(got[: len(MAGIC)]):
         raise ProtocolError("the other side does not speak the protocol of twistdist")
 
 
 class ServerHandshake:
-    """The accepting side: ``feed`` bytes in, bytes to send out; ``done`` when the client has proved itself."""
+    """The accepting side.  ``feed`` it received bytes, and send what it returns; ``done`` when the client has proved itself."""
 
     def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
         self._secret, self._version = secret, version
@@ -62,13 +62,19 @@ class ServerHandshake:
         self.done = False
 
     def start(self) -> bytes:
-        """What the server says first."""
+        """Return what the server sends first."""
         return self._banner
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """(bytes to send, bytes left over after the handshake).
+        """Process received bytes.  After an error, send what ``refusal`` returns for it.
 
-        Raises ``ProtocolError``, ``VersionMismatch`` or ``AuthenticationError``; ``refusal`` tells what to send then.
+        Returns:
+            (bytes to send, bytes left over after the handshake).
+
+        Raises:
+            ProtocolError: the other side does not speak this protocol.
+            VersionMismatch: it speaks another version.
+            AuthenticationError: it does not know the secret, or speaks TLS.
         """
         got, self._got = self._got + data, b""
         _check_magic(got)
@@ -77,7 +83,7 @@ class ServerHandshake:
             return b"", b""
         banner, mac = got[:_BANNER], got[_BANNER:_PROOF]
         if _version_of(banner) != self._version:
-            raise VersionMismatch(f"the client speaks version {_version_of(banner)}, this side {self._version}")
+            raise VersionMismatch(f"the client speaks version {_version_of(banner)} of the protocol, this side {self._version}")
         if not hmac.compare_digest(mac, _mac(self._secret, b"client", self._banner, banner)):
             raise AuthenticationError("the client does not know the secret")
         self.done = True
@@ -85,12 +91,12 @@ class ServerHandshake:
 
     @staticmethod
     def refusal(error: Exception) -> bytes:
-        """The one byte that tells an honest client what was wrong."""
+        """Return the one byte that tells an honest client what was wrong."""
         return WRONG_VERSION if isinstance(error, VersionMismatch) else WRONG_SECRET
 
 
 class ClientHandshake:
-    """The dialing side."""
+    """The dialing side, used like :class:`ServerHandshake`; ``done`` when the server has proved itself."""
 
     def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
         self._secret, self._version = secret, version
@@ -100,11 +106,11 @@ class ClientHandshake:
         self.done = False
 
     def start(self) -> bytes:
-        """What the client says first."""
+        """Return what the client sends first."""
         return self._banner
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """(bytes to send, bytes left over).  Raises as :meth:`ServerHandshake.feed`."""
+        """Return (bytes to send, bytes left over).  Raises the same errors as :meth:`ServerHandshake.feed`."""
         self._got += data
         proof = b"" if self._server else self._read_banner()
         return proof, self._read_verdict() if self._server else b""
@@ -126,7 +132,7 @@ class ClientHandshake:
         if verdict == WRONG_VERSION:
             raise VersionMismatch("the other side refuses this version of the protocol; install the same twistdist on both")
         if verdict == WRONG_SECRET:
-            raise AuthenticationError("the other side says that our secret is wrong; compare the secret files of both")
+            raise AuthenticationError("the other side says that our secret is wrong; compare the secret files of both sides")
         if verdict not in (b"", ACCEPT):
             raise ProtocolError("the other side does not speak the protocol of twistdist")
         if len(self._got) < 1 + _MAC_BYTES:

@@ -1,15 +1,14 @@
-"""What a call computes, as a digest: equal for equal functions and arguments, in every run of a script, whatever its hash seed,
-its folder and its line numbers.  The table of what counts and what does not is docs/identity.rst.
+"""Digests of calls: equal for equal functions and arguments in every run of a script, whatever its hash seed, its folder and
+its line numbers.  docs/identity.rst has the table of what counts and what does not.
 
-A digest is made of structure, not of pickles: those hold random numbers of classes, the order of sets, line numbers, and which
-equal strings were one object.  For clients and executors only.
+A digest is made from structure, not from pickles: those contain random numbers of classes, the order of sets, line numbers, and
+which equal strings were one object.  Only clients and executors use this module.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import copyreg
 import dataclasses
 import dis
 import enum
@@ -27,12 +26,13 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from twistdist.wire import registered
 from twistdist.wire.payload import canonical_digest, collecting, dumps, is_importable
 
-#: Types whose values are told by ``marshal`` (version 2: no references, and so the same bytes in every Python).
+#: Types whose values are encoded by ``marshal`` (version 2: no references, so the same bytes in every Python).
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 
-#: What a class has in its dictionary that says nothing about what it does, or repeats what is said elsewhere.
+#: Names in a class's dictionary that do not describe what the class does, or repeat what other names describe.
 _NOT_OF_A_CLASS = frozenset(
     {
         "__module__",
@@ -62,17 +62,21 @@ _OF_DATACLASSES = (reprlib.recursive_repr.__code__.co_filename, dataclasses.data
 
 _GLOBAL_OPCODES = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
 
-#: Fields of syntax trees that do not change what is computed.
+#: Fields of syntax trees that do not affect what is computed.
 _NOT_OF_A_TREE = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
 def identity_of(*values: Any) -> bytes:
-    """The digest (16 bytes) of ``values``.  Futures in them count by their keys.  ``SerializationError`` and whatever an
-    object's own ``__reduce__`` raises."""
+    """Return the digest (16 bytes) of ``values``.  Futures in them count by their keys.
+
+    Raises:
+        SerializationError: a value can't be pickled.
+        Exception: whatever an object's own ``__reduce__`` raises.
+    """
     try:
         with collecting() as inputs:
             return _Walk(inputs).digest(list(values))
-    except RecursionError:  # deeper than this can walk, and not than pickle can
+    except RecursionError:  # too deep for this walk, but perhaps not for pickle
         with collecting() as inputs:
             data = canonical_digest(dumps(list(values)))
             return _hash(b"deep", data, *(future.key.encode() for future in inputs))
@@ -87,12 +91,12 @@ def _hash(*parts: bytes) -> bytes:
 
 
 class _Walk:
-    """One digest: each object is looked at once, and one that is inside itself counts by how far up it is."""
+    """Computes one digest.  Each object is visited once; one that contains itself counts by how many levels up it is."""
 
     def __init__(self, inputs: list[Any]) -> None:
         self._inputs = inputs
         self._known: dict[int, bytes] = {}
-        self._alive: list[Any] = []  # or another object might get the same id
+        self._alive: list[Any] = []  # otherwise another object might get the same id
         self._inside: dict[int, int] = {}
 
     def digest(self, obj: Any) -> bytes:
@@ -147,7 +151,7 @@ class _Walk:
         return self._reduced(kind, obj)
 
     def _reduced(self, kind: type, obj: Any) -> bytes:
-        """By what pickle would make it of."""
+        """Digest an object by what pickle would reduce it to."""
         count = len(self._inputs)
         reduce = _reducer(kind)
         reduced = reduce(obj) if reduce is not None else obj.__reduce_ex__(5)
@@ -178,7 +182,7 @@ class _Walk:
         )
 
     def _bytecode(self, code: types.CodeType) -> list[Any]:
-        """Where there is no source: this Python's own instructions, without lines and file."""
+        """Describe code without source by this Python's own instructions, without lines and file."""
         consts = [self._bytecode(item) if isinstance(item, types.CodeType) else item for item in code.co_consts]
         counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
         return [code.co_name, code.co_code, consts, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, counts]
@@ -196,7 +200,7 @@ class _Walk:
             if name in _NOT_OF_A_CLASS or isinstance(item, types.MemberDescriptorType | types.GetSetDescriptorType):
                 continue
             if issubclass(kind, enum.Enum) and getattr(item, "__module__", None) != kind.__module__:
-                continue  # members are told above; the rest is made by enum
+                continue  # members are covered above; enum makes the rest
             if _is_generated(kind, item):
                 continue
             content.append((name, _fields_of(item) if name == "__dataclass_fields__" else item))
@@ -243,8 +247,8 @@ _SPECIAL: dict[type, Callable[[_Walk, Any], bytes]] = {
 
 
 def _reducer(kind: type) -> Callable[[Any], Any] | None:
-    """How pickle, or cloudpickle, reduces objects of a type that do not say so themselves."""
-    found = copyreg.dispatch_table.get(kind)
+    """Return how pickle or cloudpickle reduces objects of a type that does not define this itself; None if it does."""
+    found = registered.reducer(kind)
     if found is None and "__reduce__" not in vars(kind) and "__reduce_ex__" not in vars(kind):
         cloudpickle = importlib.import_module("cloudpickle")
         found = cloudpickle.Pickler(io.BytesIO()).dispatch_table.get(kind)
@@ -254,12 +258,12 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # nothing is in it yet
+    except ValueError:  # the cell is still empty
         return types.CellType
 
 
 def _fields_of(fields: Any) -> list[Any]:
-    """The fields of a dataclass; their own objects differ between Pythons."""
+    """Describe the fields of a dataclass; the field objects themselves differ between Pythons."""
     return [
         [item.name, item.type, item.default, item.default_factory, item.init, item.repr, item.hash, item.compare, item.kw_only]
         for item in fields.values()
@@ -267,7 +271,7 @@ def _fields_of(fields: Any) -> list[Any]:
 
 
 def _is_generated(kind: type, item: Any) -> bool:
-    """Whether a method was made by ``dataclass`` or ``namedtuple`` from what the class tells otherwise."""
+    """Return whether ``dataclass`` or ``namedtuple`` made a method from what the class declares anyway."""
     function = getattr(item, "__func__", item)
     made = "__dataclass_fields__" in vars(kind) or (issubclass(kind, tuple) and "_fields" in vars(kind))
     if not made or not isinstance(function, types.FunctionType):
@@ -291,14 +295,14 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _tree_of(code: types.CodeType) -> str | None:
-    """The syntax tree of a function as text, the same in every Python; None where its source can't be found for sure."""
+    """Return the syntax tree of a function as text, the same in every Python; None if its source can't be found for certain."""
     lines = linecache.getlines(code.co_filename)
     if not lines:
         return None
     trees, codes = _parsed(code.co_filename, "".join(lines))
     place = (code.co_name, code.co_firstlineno)
     found: set[str] = set(trees.get(place, ()))
-    # The file may have been changed since it was read; two lambdas of one line can't be told apart.
+    # The file may have changed since the code was loaded; two lambdas on one line can't be told apart.
     if len(found) != 1 or not any(_is_same(code, item) for item in codes.get(place, ())):
         return None
     return found.pop()
@@ -309,7 +313,7 @@ _Places = dict[tuple[str, int], list[Any]]
 
 @functools.lru_cache(maxsize=64)
 def _parsed(name: str, text: str) -> tuple[_Places, _Places]:
-    """(the trees of all functions in a file, their compiled code), by name and first line."""
+    """Return (the trees of all functions in a file, their compiled code), each by name and first line."""
     trees: _Places = {}
     codes: _Places = {}
     with contextlib.suppress(SyntaxError, ValueError, RecursionError):
@@ -326,7 +330,7 @@ def _parsed(name: str, text: str) -> tuple[_Places, _Places]:
 
 
 def _as_text(node: Any) -> str:
-    """A syntax tree without places, docstrings and empty fields (later Pythons have more of those)."""
+    """Return a syntax tree as text, without positions, docstrings and empty fields (later Pythons have more of these)."""
     if isinstance(node, list):
         return f"[{','.join(map(_as_text, node))}]"
     if not isinstance(node, ast.AST):
@@ -342,7 +346,7 @@ def _as_text(node: Any) -> str:
 
 
 def _is_text(body: list[Any]) -> bool:
-    """Whether a statement is a docstring."""
+    """Return whether a body starts with a docstring."""
     return (
         bool(body)
         and isinstance(body[0], ast.Expr)

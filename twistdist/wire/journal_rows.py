@@ -1,7 +1,7 @@
-"""The rows of the journal, format 1: what the scheduler writes down, and reads when it is started again.  docs/journal.rst.
+"""The rows of the journal, format 1: what the scheduler writes, and reads when it starts again.  See docs/journal.rst.
 
-A journal is a table of rows, each with a kind, a number and a body; the body is msgpack of one of the classes below, fields in
-the order written here.  A new field is added at the end with a default; anything else is a new ``FORMAT``.
+A journal is a table of rows, each with a kind, a number and a body.  The body is msgpack of one of the classes below, with the
+fields in the order given here.  A new field is added at the end with a default; any other change requires a new ``FORMAT``.
 
 =========  ==========================  ========================================================
 kind       number                      body
@@ -41,7 +41,7 @@ Key = tuple[int, int]
 
 
 class Meta(Struct, array_like=True, gc=False):
-    """The cluster: ``epoch`` of the scheduler's last life, ``lives`` that there were before it."""
+    """The cluster: the ``epoch`` of the scheduler's last life, and the number of ``lives`` before it."""
 
     format: int
     epoch: int
@@ -49,10 +49,10 @@ class Meta(Struct, array_like=True, gc=False):
 
 
 class Session(Struct, array_like=True, gc=False):
-    """A client session: the last frame received, and its functions by the numbers that it gave them.
+    """A client session: the last frame ``received``, and its ``functions`` by the numbers that it gave them.
 
-    A ``placeholder`` stands for the durable session of that ``name``, or for published names (""); ``next_cid`` numbers what it
-    keeps.
+    A ``placeholder`` stands for the durable session called ``name``, or for published names (""); ``next_cid`` is the next
+    number for the futures that it keeps.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Function(Struct, array_like=True, gc=False):
 
 
 class Batch(Struct, array_like=True, gc=False):
-    """Tasks of one submit: numbers, the futures of ``session`` that asked for them first, and how they are made.
+    """The tasks of one submit: their numbers, the futures of ``session`` that requested them first, and what they run.
 
     ``inputs`` are task numbers in the order of the arguments; ``rank`` is the batch's place in the order of submission.
     """
@@ -91,15 +91,15 @@ class Batch(Struct, array_like=True, gc=False):
 
 
 class Marks(Struct, array_like=True, gc=False):
-    """What has changed about a batch: bits, in the order of its tasks, of those that are forgotten, and of those whose first
-    future was released."""
+    """What has changed in a batch: one bit per task, in its order, for tasks that are forgotten (``gone``) and for tasks whose
+    first future was ``released``."""
 
     gone: bytes
     released: bytes
 
 
 class Outcome(Struct, array_like=True, gc=False):
-    """How a task ended: the accepted attempt with its value (None: in stores), or an error."""
+    """How a task ended: the accepted attempt with its value (None: it is in stores), or an error."""
 
     task: int
     attempt: int
@@ -117,7 +117,7 @@ class Outcomes(Struct, array_like=True, gc=False):
 
 
 class Watches(Struct, array_like=True, gc=False):
-    """Futures of ``session`` beside those that asked for a task first: cids and task numbers (0: cancelled)."""
+    """Futures of ``session`` other than those that requested a task first: cids and task numbers (0: cancelled)."""
 
     session: int
     cids: list[int]
@@ -125,9 +125,9 @@ class Watches(Struct, array_like=True, gc=False):
 
 
 class Data(Struct, array_like=True, gc=False):
-    """Scattered data: ``value`` where they are small; else the attempt that names their files, and how many copies where.
+    """Scattered data: the ``value`` if it is small, otherwise the attempt that names the files, and how many copies where.
 
-    ``sources`` are the (session, cid) that can bring them again, the first of them first.
+    ``sources`` are the (session, cid) pairs that can supply the data again, the first source first.
     """
 
     origin: str
@@ -145,13 +145,13 @@ class Data(Struct, array_like=True, gc=False):
 
 
 class Target(Struct, array_like=True, gc=False):
-    """A standing number of copies that somebody asked for."""
+    """A number of copies that a client asked to have maintained."""
 
     copies: int
 
 
 class Name(Struct, array_like=True, gc=False):
-    """A published name: the shape of what was published, pickled, with the futures' tasks in order."""
+    """A published name: the pickled shape of what was published, and the tasks of its futures in order."""
 
     name: str
     shape: bytes
@@ -197,10 +197,14 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def decode(kind: int, body: bytes) -> Any:
-    """The record in a row.  ``JournalError`` when there is none."""
+    """Return the record in the body of a row.
+
+    Raises:
+        JournalError: the kind is unknown, or the body can't be decoded.
+    """
     decoder = _DECODERS.get(kind)
     if decoder is None:
-        raise JournalError(f"the journal has a row of the unknown kind {kind}; was it written by a later twistdist?")
+        raise JournalError(f"the journal has a row of unknown kind {kind}; was it written by a later version of twistdist?")
     try:
         return decoder.decode(body)
     except UNDECODABLE as error:
@@ -208,5 +212,5 @@ def decode(kind: int, body: bytes) -> Any:
 
 
 def name_of(kind: int) -> str:
-    """The kind, for people."""
+    """Return the name of a kind, for people."""
     return KINDS[kind].__name__.lower() if kind in KINDS else f"kind {kind}"

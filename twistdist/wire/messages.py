@@ -1,8 +1,8 @@
-"""The message catalogue: every message between client, scheduler and worker, version 1.
+"""The message catalogue, version 1: every message between client, scheduler and worker.
 
-Messages are arrays on the wire: a tag, then the fields in the order written here.  A new field is added at the end
-with a default; a change of meaning is a new tag; anything else is a new ``PROTOCOL_VERSION``, which the handshake
-compares before a single message is read.
+Messages are arrays on the wire: a tag, then the fields in the order given here.  A new field is added at the end with a
+default; a change of meaning requires a new tag, and anything else a new ``PROTOCOL_VERSION``, which the handshake compares
+before any message is read.
 
 ========  ====================================================================================
 tags      between
@@ -10,15 +10,14 @@ tags      between
 1 - 9     greetings: the first frames on a connection, outside the session's numbers
 10 - 29   client and scheduler
 30 - 59   scheduler and worker (32 to 37 also worker and executor)
-60 - 69   bulk connections between holders of stored results and those who want them
+60 - 69   bulk connections, for stored results, between their holders and consumers
 70 - 79   a worker's control process and its executors
 ========  ====================================================================================
 
-Integers that name things: ``cid`` a future's number within its client session, ``task`` a task's number on the scheduler,
-``attempt`` one execution (epoch in the high bits), ``fn`` a function's number (within a client session in client messages,
-on the scheduler in worker messages), ``worker`` a worker's number on the scheduler.  Sizes are bytes, resources
-millionths (so that they add up), durations
-microseconds, limits seconds.
+Integers that name things: ``cid`` is a future's number within its client session, ``task`` a task's number on the scheduler,
+``attempt`` one execution (epoch in the high bits), ``fn`` a function's number (within a client session in client messages, on
+the scheduler in worker messages), and ``worker`` a worker's number on the scheduler.  Sizes are in bytes, resources in
+millionths (so that they add up exactly), durations in microseconds, and limits in seconds.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from msgspec import Meta, Struct
 
 PROTOCOL_VERSION = 1
 
-#: Bytes of one value: thousands of them add up to what can still be sent.
+#: Bytes of one value; bounded so that the sum of thousands of sizes can still be encoded.
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
 
 
 class Message(Struct, array_like=True, gc=False):
-    """Base of all messages.  Never changed after it was posted."""
+    """Base of all messages.  A message is never changed after it has been posted."""
 
 
 # ---- parts of messages ----------------------------------------------------------------------
 
 
 class Options(Struct, array_like=True, gc=False, frozen=True):
-    """What a user asked of a task beside its function and arguments (``docs/api``)."""
+    """What a user requested for a task besides its function and arguments (``docs/api``)."""
 
     retries: int = 0
     crash_limit: int = 3
@@ -58,8 +57,8 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
 class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
     """An exception in transit.  ``kind`` names a class of ``twistdist.errors``, or is "" for the user's own type.
 
-    ``pickled`` is the exception with its traceback, cause and context (b"" when it can't be pickled); ``type``, ``text``
-    and ``traceback`` describe it in words for everybody who does not unpickle.
+    ``pickled`` is the exception with its traceback, cause and context (b"" if it can't be pickled); ``type``, ``text`` and
+    ``traceback`` describe it in words for processes that do not unpickle.
     """
 
     kind: str
@@ -74,9 +73,9 @@ class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
 
 
 class Input(Struct, array_like=True, gc=False):
-    """One input of a task: its value inline, or the attempt that names its file, and the workers that hold it.
+    """One input of a task: its value inline, or the attempt that names its file and the workers that hold it.
 
-    ``path`` is filled in by the worker's control process for its executors; nobody else sends it.
+    A worker's control process fills in ``path`` for its executors; nobody else sends it.
     """
 
     task: int
@@ -101,8 +100,9 @@ class Stored(Struct, array_like=True, gc=False):
 
 
 class HelloClient(Message, tag=1):
-    """A client opens a session; ``name`` is the durable session that it is part of, "" for none.  ``parent`` is the task in
-    which it was made, 0 for one of a user's own: such a session is kept while that task is unfinished, and ends with it."""
+    """A client opens a session.  ``name`` is the durable session that it is part of, "" for none.  ``parent`` is the task that
+    created the client, 0 for a user's own client.  A session with a parent is kept while that task is unfinished, and ends
+    with it."""
 
     session: int
     name: str = ""
@@ -110,7 +110,7 @@ class HelloClient(Message, tag=1):
 
 
 class HelloWorker(Message, tag=2):
-    """A worker registers, with everything it has, in one message."""
+    """A worker registers, and reports everything it has, in one message."""
 
     session: int
     name: str
@@ -127,7 +127,7 @@ class HelloWorker(Message, tag=2):
 
 
 class Resume(Message, tag=3):
-    """The dialing side wants to go on with a session; ``received`` is the last frame number it got."""
+    """The dialing side asks to resume a session; ``received`` is the last frame number that it received."""
 
     session: int
     epoch: int
@@ -135,8 +135,8 @@ class Resume(Message, tag=3):
 
 
 class Ready(Message, tag=4):
-    """A Hello is accepted; numbers start at 1.  Who is silent for ``suspect_after`` seconds is suspected, for ``dead_after``
-    given up."""
+    """A Hello is accepted; frame numbers start at 1.  A peer is suspected after ``suspect_after`` seconds of silence, and given
+    up after ``dead_after``."""
 
     epoch: int
     name: str = ""
@@ -145,10 +145,11 @@ class Ready(Message, tag=4):
 
 
 class Resumed(Message, tag=5):
-    """A Resume is accepted; ``received`` is the last frame number the scheduler got.
+    """A Resume is accepted; ``received`` is the last frame number that the scheduler received.
 
-    ``epoch`` (0: as before) is that of a scheduler that was started again since and knows the session from its journal: its own
-    frames are numbered from 1 again, it tells anew how all futures are, and questions that it has not answered are asked again.
+    ``epoch`` (0: unchanged) is that of a scheduler that has been restarted in the meantime and knows the session from its
+    journal.  Its frames are numbered from 1 again, it reports the state of all futures again, and the other side repeats the
+    queries that it has not answered.
     """
 
     received: int
@@ -163,13 +164,12 @@ class Refused(Message, tag=6):
 
 
 class Beat(Message, tag=7):
-    """A heartbeat, outside the session's numbers: nothing is repeated when it is lost.
+    """A heartbeat, outside the session's numbers: it is not repeated if it is lost.
 
-    ``number`` counts the sender's beats, ``echo`` is the last one that it got from the other side, ``sent`` its last
-    frame, ``lag``
-    by how many microseconds its event loop was late at this beat.  A worker tells its load too: tasks ``running`` in
-    executors, ``queued`` for one, and ``fetching`` inputs.  ``jobs`` and ``stored`` are the digests of the attempts that it
-    works on and of the files that it holds (``core.digests.digest_of``); ``stored`` is left out (-1) of most beats.
+    ``number`` counts the sender's beats, ``echo`` is the last beat that it received from the other side, ``sent`` its last
+    frame, and ``lag`` by how many microseconds its event loop was late for this beat.  A worker also reports its load: tasks
+    ``running`` in executors, ``queued`` for one, and ``fetching`` inputs.  ``jobs`` and ``stored`` are the digests of the
+    attempts that it works on and of the files that it holds (``core.digests.digest_of``); most beats omit ``stored`` (-1).
     """
 
     number: int
@@ -184,8 +184,8 @@ class Beat(Message, tag=7):
 
 
 class Trouble(Message, tag=8):
-    """To clients, outside the session's numbers: the scheduler can't write its journal, and acknowledges nothing; "": it can
-    again."""
+    """To clients, outside the session's numbers: the scheduler can't write its journal and acknowledges nothing; "": it can
+    write again."""
 
     text: str
 
@@ -194,7 +194,7 @@ class Trouble(Message, tag=8):
 
 
 class Function(Message, tag=10):
-    """A function, once for a session: ``blob`` is its pickle, ``name`` what people read."""
+    """A function, sent once per session: ``blob`` is its pickle, ``name`` is for people."""
 
     fn: int
     name: str
@@ -203,11 +203,11 @@ class Function(Message, tag=10):
 
 
 class Submit(Message, tag=11):
-    """Tasks of one function and one set of options, numbered ``first``, ``first + 1``, …
+    """Tasks with one function and one set of options; their futures are numbered ``first``, ``first + 1``, …
 
-    ``inputs`` (None: no task has any) lists for each task the cids that its arguments name; ``keys`` (None: generated)
-    a name for each, and ``recipes`` a digest of function, arguments and inputs' keys for each that has a name.  With
-    ``replace`` a key that is in use with another recipe goes to the new task.
+    For each task, ``inputs`` (None: no task has any) lists the cids that its arguments refer to, and ``keys`` (None: generated)
+    has its name.  ``recipes`` has a digest of function, arguments and inputs' keys for each task with a name.  With ``replace``
+    a key that is in use with another recipe goes to the new task.
     """
 
     first: int
@@ -221,21 +221,21 @@ class Submit(Message, tag=11):
 
 
 class Release(Message, tag=12):
-    """The session does not want these any more; with ``durable`` the durable session that it is part of does not either."""
+    """The session no longer needs these futures; with ``durable``, the durable session that it is part of does not either."""
 
     cids: list[int]
     durable: bool = False
 
 
 class Cancel(Message, tag=13):
-    """Stop these, unless somebody else wants them too; with ``unstarted`` only those that no worker was given."""
+    """Cancel these futures' tasks unless somebody else needs them; with ``unstarted``, only those not yet given to a worker."""
 
     cids: list[int]
     unstarted: bool = False
 
 
 class Unreachable(Message, tag=14):
-    """The client could not get the value of ``attempt`` from these workers; an answer is another Finished or Erred."""
+    """The client could not fetch the value of ``attempt`` from these workers; the answer is another Finished or Erred."""
 
     cid: int
     attempt: int
@@ -243,9 +243,9 @@ class Unreachable(Message, tag=14):
 
 
 class Query(Message, tag=15):
-    """A question about the cluster, or an order; answered by Reply with the same ``query``.
+    """A question about the cluster, or a command; answered by a Reply with the same ``query``.
 
-    ``again``: it was asked of an earlier life of the scheduler, which may have carried it out.
+    ``again``: it was already sent to an earlier life of the scheduler, which may have carried it out.
     """
 
     query: int
@@ -255,20 +255,20 @@ class Query(Message, tag=15):
 
 
 class Bye(Message, tag=16):
-    """The session ends; what only it wanted is released."""
+    """The session ends; whatever only it needed is released."""
 
 
 class DropFunctions(Message, tag=17):
-    """The session will not submit these functions any more under these numbers."""
+    """The session will no longer submit these functions under these numbers."""
 
     fns: list[int]
 
 
 class Scatter(Message, tag=18):
-    """Data of the session's own, under the future ``cid``: inline, or to be supplied when Supply asks for it.
+    """The session's own data, as the future ``cid``: inline, or to be supplied when Supply asks for it.
 
-    ``replicas`` copies are to be kept (0: one on every worker), on ``workers`` alone if there are any; ``key`` "" is generated.
-    With ``resupply`` the session can supply it again as long as it holds the future.
+    ``replicas`` copies must be kept (0: one on every worker), only on ``workers`` if any are given; ``key`` "" is generated.
+    With ``resupply`` the session can supply the data again as long as it holds the future.
     """
 
     cid: int
@@ -282,7 +282,7 @@ class Scatter(Message, tag=18):
 
 
 class NotSupplied(Message, tag=19):
-    """The session could not bring the data of ``cid`` to ``worker`` (0: it does not have them any more)."""
+    """The session could not bring the data of ``cid`` to ``worker`` (0: it no longer has the data)."""
 
     cid: int
     worker: int
@@ -290,7 +290,7 @@ class NotSupplied(Message, tag=19):
 
 
 class Keeps(Message, tag=27):
-    """To a scheduler that was started again: the session keeps the data of these futures, to bring them again."""
+    """To a restarted scheduler: the session keeps the data of these futures and can supply them again."""
 
     cids: list[int]
 
@@ -307,14 +307,14 @@ class Finished(Message, tag=20):
 
 
 class Erred(Message, tag=21):
-    """A future has failed or was cancelled."""
+    """A future failed or was cancelled."""
 
     cid: int
     error: ErrorInfo
 
 
 class Reply(Message, tag=22):
-    """The answer to a Query; ``error`` is "" when it went well."""
+    """The answer to a Query; ``error`` is "" on success."""
 
     query: int
     error: str
@@ -322,7 +322,7 @@ class Reply(Message, tag=22):
 
 
 class Peer(Message, tag=23):
-    """Where a worker's stored results can be had, sent before the first message that names it."""
+    """Where a worker's stored results can be fetched; sent before the first message that names the worker."""
 
     worker: int
     name: str
@@ -341,20 +341,20 @@ class Supply(Message, tag=24):
 
 
 class Lacks(Message, tag=28):
-    """What these futures' tasks lack to be run at all (no ``cids``: all that are pending); "": nothing any more."""
+    """What these futures' tasks lack in order to run at all (no ``cids``: all pending futures); "": no longer anything."""
 
     cids: list[int]
     text: str
 
 
 class DropData(Message, tag=25):
-    """Nobody needs the data of these futures any more: they will not be asked for again."""
+    """The data of these futures are no longer needed: they will not be requested again."""
 
     cids: list[int]
 
 
 class PeerState(Message, tag=26):
-    """How a worker that was introduced is doing: "" reachable, "suspect" not heard of just now, "gone" given up."""
+    """The state of a worker that was announced by Peer: "" reachable, "suspect" silent at the moment, "gone" given up."""
 
     worker: int
     state: str
@@ -364,7 +364,7 @@ class PeerState(Message, tag=26):
 
 
 class WorkerFunction(Message, tag=32):
-    """A function, once for a worker, and once for an executor."""
+    """A function, sent once per worker and once per executor."""
 
     fn: int
     name: str
@@ -372,9 +372,9 @@ class WorkerFunction(Message, tag=32):
 
 
 class Compute(Message, tag=33):
-    """Run a task.  ``limit`` is its time limit (0: none), ``cost`` how long the scheduler expects it to run (-1: unknown),
-    ``key`` what people call it.  ``checkpoint`` is a place in the checkpoint store, which is looked at first; with
-    ``restore`` nothing else is done."""
+    """Run a task.  ``limit`` is its time limit (0: none), ``cost`` is how long the scheduler expects it to run (-1: unknown),
+    and ``key`` is its name.  ``checkpoint`` is a place in the checkpoint store that is checked first; with ``restore`` nothing
+    else is done."""
 
     task: int
     attempt: int
@@ -389,7 +389,7 @@ class Compute(Message, tag=33):
 
 
 class Done(Message, tag=34):
-    """An attempt has a value: inline, or (None) in the worker's store."""
+    """An attempt has a value: inline, or (None) in the worker's store.  It ran for ``us`` microseconds."""
 
     task: int
     attempt: int
@@ -401,7 +401,7 @@ class Done(Message, tag=34):
 
 
 class Failed(Message, tag=35):
-    """An attempt raised."""
+    """An attempt raised an exception."""
 
     task: int
     attempt: int
@@ -410,9 +410,9 @@ class Failed(Message, tag=35):
 
 
 class Crashed(Message, tag=36):
-    """An attempt's executor died; ``exit`` says how in words, ``kind`` names the error class when it was our doing.
+    """An attempt's executor died; ``exit`` says how in words, and ``kind`` names the error class if we ended it.
 
-    ``when`` it died, as people write times, after the attempt had run for ``us`` microseconds.
+    ``when`` is the time of death, formatted for people; the attempt had run for ``us`` microseconds.
     """
 
     task: int
@@ -425,7 +425,7 @@ class Crashed(Message, tag=36):
 
 
 class InputLost(Message, tag=37):
-    """The worker gives the attempt back: ``inputs`` are (attempt, worker) pairs that it could not get."""
+    """The worker returns the attempt: ``inputs`` are the (attempt, worker) pairs that it could not fetch."""
 
     task: int
     attempt: int
@@ -439,19 +439,19 @@ class Have(Message, tag=38):
 
 
 class Missing(Message, tag=39):
-    """The worker does not have these files (any more)."""
+    """The worker does not have these files, or no longer has them."""
 
     attempts: list[int]
 
 
 class Recalled(Message, tag=40):
-    """The answer to a Recall: the attempts that had not been started and now won't be."""
+    """The answer to Recall: the attempts that had not started and now will not."""
 
     attempts: list[int]
 
 
 class WorkerLog(Message, tag=41):
-    """Something a person should know: an executor that can't start, a template that died."""
+    """Something that people should know: an executor can't start, a template died."""
 
     kind: str
     text: str
@@ -459,28 +459,28 @@ class WorkerLog(Message, tag=41):
 
 
 class Intake(Message, tag=42):
-    """The worker runs no more than ``most`` tasks at a time from now on; ``why``, if that is fewer than its slots."""
+    """The worker runs at most ``most`` tasks at a time from now on; ``why`` is the reason if that is fewer than its slots."""
 
     most: int
     why: str
 
 
 class Parked(Message, tag=43):
-    """The attempt waits for other tasks and does not use a slot; with ``parked`` False it does again."""
+    """The attempt waits for other tasks and uses no slot; with ``parked`` False it uses one again."""
 
     attempt: int
     parked: bool
 
 
 class CopyFailed(Message, tag=44):
-    """The answer to a Copy that could not be made from any of ``holders``."""
+    """The answer to a Copy: none could be made from any of ``holders``."""
 
     attempt: int
     holders: list[int]
 
 
 class Rescued(Message, tag=45):
-    """The answer to Rescue: whether that worker's process is ``dead``, and what is in our store now that was in its."""
+    """The answer to Rescue: whether that worker's process is ``dead``, and what moved from its store to ours."""
 
     worker: int
     dead: bool
@@ -488,20 +488,20 @@ class Rescued(Message, tag=45):
 
 
 class Locate(Message, tag=46):
-    """All known holders of this file are busy: who else has it?"""
+    """All known holders of this file are busy: which other workers have it?"""
 
     task: int
     attempt: int
 
 
 class Leaving(Message, tag=47):
-    """The worker was told to stop: hand over what only it has, for at most ``seconds``, and say Stop."""
+    """The worker was told to stop: move what only it has, within ``seconds``, and then send Stop."""
 
     seconds: float
 
 
 class Inventory(Message, tag=48):
-    """The answer to Audit: the attempts that the worker works on, and those whose files it holds (None: not asked for)."""
+    """The answer to Audit: the attempts that the worker works on, and those whose files it holds (None: not requested)."""
 
     number: int
     jobs: list[int]
@@ -509,7 +509,7 @@ class Inventory(Message, tag=48):
 
 
 class Recall(Message, tag=50):
-    """Give these back unless they have been started."""
+    """Return these attempts unless they have started."""
 
     attempts: list[int]
 
@@ -521,14 +521,14 @@ class Free(Message, tag=51):
 
 
 class Abort(Message, tag=52):
-    """Nobody wants these attempts; with ``kill`` a running one is ended."""
+    """Nobody needs these attempts; with ``kill``, end those that are running."""
 
     attempts: list[int]
     kill: bool
 
 
 class Verify(Message, tag=53):
-    """Look whether you have these files; what you have not is told with Missing."""
+    """Check whether you have these files, and report the absent ones with Missing."""
 
     attempts: list[int]
 
@@ -540,39 +540,39 @@ class ForgetFunctions(Message, tag=54):
 
 
 class Stop(Message, tag=55):
-    """Finish: the worker process ends."""
+    """Stop: the worker process ends.  ``text`` says why."""
 
     text: str
 
 
 class Copy(Message, tag=56):
-    """Have a copy of this file in your store."""
+    """Copy this file to your store."""
 
     source: Input
 
 
 class Rescue(Message, tag=57):
-    """Look whether the process of ``worker`` on this host is dead, and if so take over what its ``store`` holds."""
+    """Check whether the process of ``worker`` on this host is dead and, if so, take over what its ``store`` holds."""
 
     worker: int
     store: str
 
 
 class Park(Message, tag=49):
-    """The attempt has a client whose tasks find no slot: it goes on beside its slot, which is for others now."""
+    """The attempt has a client whose tasks find no slot: it continues without its slot, which is free for others now."""
 
     attempt: int
 
 
 class Located(Message, tag=58):
-    """The answer to Locate."""
+    """The answer to Locate: the workers that have the file."""
 
     attempt: int
     holders: list[int]
 
 
 class Audit(Message, tag=59):
-    """Say what you work on, and with ``stored`` what you hold: the digests have differed for a while."""
+    """Report what you work on and, with ``stored``, what you hold: the digests have differed for a while."""
 
     number: int
     stored: bool
@@ -582,27 +582,27 @@ class Audit(Message, tag=59):
 
 
 class Fetch(Message, tag=60):
-    """Send the file of ``attempt`` from ``offset`` on."""
+    """Send the file of ``attempt``, starting at ``offset``."""
 
     attempt: int
     offset: Size
 
 
 class Data(Message, tag=61):
-    """The answer: this many raw bytes follow the frame."""
+    """The answer to Fetch: ``length`` raw bytes follow the frame."""
 
     attempt: int
     length: Size
 
 
 class Busy(Message, tag=63):
-    """The answer: later, or from somebody else."""
+    """The answer to Fetch: try later, or another holder."""
 
     attempt: int
 
 
 class Put(Message, tag=64):
-    """Take this file into the store: it lies at ``path`` on our host, or its bytes can be sent."""
+    """Take this file into your store: it is at ``path`` on our ``host``, or its bytes can be sent."""
 
     stored: Stored
     host: str
@@ -616,7 +616,7 @@ class Send(Message, tag=65):
 
 
 class Kept(Message, tag=66):
-    """The answer to Put, or to the bytes: whether the file is in the store, and why not."""
+    """The answer to Put, or to the bytes: whether the file is in the store and, if not, why."""
 
     attempt: int
     kept: bool
@@ -624,7 +624,7 @@ class Kept(Message, tag=66):
 
 
 class Absent(Message, tag=62):
-    """The answer: no such file."""
+    """The answer to Fetch: there is no such file."""
 
     attempt: int
 
@@ -637,14 +637,14 @@ class Started(Message, tag=71):
 
 
 class Waits(Message, tag=72):
-    """The running task waits for others.  ``unstarted`` attempts, given behind it, go back."""
+    """The running task waits for other tasks.  The ``unstarted`` attempts that were queued behind it are returned."""
 
     attempt: int
     unstarted: list[int]
 
 
 class Resumes(Message, tag=73):
-    """What the task waited for is there; it goes on when GoOn comes."""
+    """What the task waited for is available; it continues when GoOn arrives."""
 
     attempt: int
 
@@ -660,7 +660,7 @@ class GoOn(Message, tag=75):
 
 
 class Undecodable(NamedTuple):
-    """In the place of a message that must not be sent: what it consists of, its tag first, and what is wrong with it."""
+    """Replaces a message that must not be sent: its parts, the tag first, and what is wrong with it."""
 
     parts: list[Any]
     text: str

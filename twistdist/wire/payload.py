@@ -1,16 +1,17 @@
-"""User objects to bytes and back: pickle protocol 5, large buffers out of band.
+"""Converts user objects to bytes and back: pickle protocol 5, large buffers out of band.
 
-A value's bytes are either a plain pickle (first byte 0x80), or a container for a pickle and its out-of-band buffers::
+A value's bytes are either a plain pickle (first byte 0x80) or a container for a pickle and its out-of-band buffers::
 
     b"TWD1"  count (4)  length of pickle (8)  length of each buffer (8 each)  pickle  pad  buffer  pad  buffer …
 
 with every buffer at a multiple of 64 bytes from the start, so that a mapped file gives aligned arrays without a copy.
 
-Only clients and executors call the loading functions; the scheduler and the worker's control process carry bytes.
+Only clients and executors call the loading functions; the scheduler and the worker's control process only carry bytes.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import hashlib
@@ -30,6 +31,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from twistdist.errors import SerializationError, said, shown
+from twistdist.wire import registered
 
 _MAGIC = b"TWD1"
 _ALIGN = 64
@@ -39,7 +41,7 @@ Buffer = bytes | memoryview
 
 
 class _Context(threading.local):
-    """What the references inside one object mean while it is pickled or unpickled in this thread."""
+    """The meaning of the references inside an object while it is pickled or unpickled in this thread."""
 
     collected: list[Any] | None = None
     resolved: Sequence[Any] | None = None
@@ -50,7 +52,7 @@ _context = _Context()
 
 @contextmanager
 def collecting() -> Iterator[list[Any]]:
-    """While this lasts, :func:`reference` notes what it is given in the list."""
+    """Yield a list to which :func:`reference` appends its targets during the block."""
     outer, _context.collected = _context.collected, []
     try:
         yield _context.collected
@@ -59,13 +61,14 @@ def collecting() -> Iterator[list[Any]]:
 
 
 def reference(target: Any) -> tuple[Callable[[int], Any], tuple[int]]:
-    """A ``__reduce__`` value that stands for ``target`` among a task's inputs.
+    """Return a ``__reduce__`` value that refers to ``target`` as one of a task's inputs.
 
-    Raises ``SerializationError`` outside of :func:`collecting`: a future means something only as an argument of a task.
+    Raises:
+        SerializationError: called outside :func:`collecting`; a future has a meaning only in a task's arguments.
     """
     if _context.collected is None:
         raise SerializationError(
-            f"{target!r} can't be pickled: a Future travels only inside the arguments of a task; take its result() first"
+            f"{target!r} can't be pickled: a Future can be sent only in the arguments of a task; take its result() first"
         )
     _context.collected.append(target)
     return _input, (len(_context.collected) - 1,)
@@ -73,61 +76,82 @@ def reference(target: Any) -> tuple[Callable[[int], Any], tuple[int]]:
 
 def _input(index: int) -> Any:
     if _context.resolved is None:
-        raise SerializationError("a reference to a task's input was unpickled outside of its task")
+        raise SerializationError("a reference to a task's input was unpickled outside its task")
     return _context.resolved[index]
 
 
 def dumps(obj: Any) -> bytes:
-    """Pickle in one piece: plain pickle where that is enough, cloudpickle for what only it can (or ``__main__`` things)."""
+    """Pickle in one piece: with plain pickle if possible, with cloudpickle for what pickle can't do and for ``__main__``.
+
+    Raises whatever cloudpickle or an object's ``__reduce__`` raises.
+    """
     try:
-        data = pickle.dumps(obj, 5)
+        data = _pickle(obj)
     except Exception:
         return _cloudpickle(obj, None)
     return _cloudpickle(obj, None) if b"__main__" in data else data
 
 
+def _pickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """Plain pickle, as it is without Twisted in the process."""
+    table = registered.table()
+    if table is None:
+        return pickle.dumps(obj, 5, buffer_callback=buffer_callback)
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, 5, buffer_callback=buffer_callback)
+    pickler.dispatch_table = table
+    pickler.dump(obj)
+    return stream.getvalue()
+
+
 def _cloudpickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
-    import cloudpickle  # 27 ms to import, and not needed by most
+    import cloudpickle  # takes 27 ms to import, and most processes do not need it
 
     collected = _context.collected
     if collected:
-        collected.clear()  # references of the attempt before this one
+        collected.clear()  # references left by the attempt with plain pickle
     stream = io.BytesIO()
-    _pickler_class(cloudpickle.Pickler)(stream, 5, buffer_callback).dump(obj)
+    pickler = _pickler_class(cloudpickle.Pickler)(stream, 5, buffer_callback)
+    table = registered.table()
+    if table is not None:
+        pickler.dispatch_table = collections.ChainMap(cloudpickle.Pickler._dispatch_table, table)
+    pickler.dump(obj)
     return stream.getvalue()
 
 
 @functools.cache
 def _pickler_class(base: type[Any]) -> type[Any]:
     class Pickler(base):  # type: ignore[misc]
-        """cloudpickle's, but for what it can't send or sends otherwise than people expect: code keeps the name of its file (and
-        brings its lines), cached and dispatching functions and cached properties of a script travel, and open files don't, of
-        which it would send the content that is left as a file in memory."""
+        """cloudpickle's pickler, except for what that can't send or sends in a way that people do not expect.
+
+        Code keeps the name of its file and brings its lines.  Cached and dispatching functions and cached properties of a
+        script can be sent.  Open files can't: cloudpickle would send their remaining content as a file in memory.
+        """
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, types.CodeType):
                 return _reduce_code(obj, self.dispatch_table[types.CodeType](obj))
             if isinstance(obj, functools._lru_cache_wrapper) and not is_importable(obj):
                 return _cached, (obj.__wrapped__, obj.cache_parameters())
-            if isinstance(obj, functools.cached_property):  # before Python 3.12 it has a lock
+            if isinstance(obj, functools.cached_property):  # it has a lock before Python 3.12
                 return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
             if isinstance(obj, types.FunctionType) and _is_dispatching(obj) and not is_importable(obj):
                 registry: Any = getattr(obj, "registry")  # noqa: B009  made by singledispatch
                 return _dispatching, (registry[object], list(registry.items()))
             if isinstance(obj, io.TextIOWrapper | io.BufferedIOBase | io.FileIO) and not isinstance(obj, io.BytesIO):
-                raise pickle.PicklingError(f"an open file ({type(obj).__name__}) can't travel; send its name or its content")
+                raise pickle.PicklingError(f"an open file ({type(obj).__name__}) can't be sent; send its name or its content")
             return super().reducer_override(obj)
 
     return Pickler
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """A function with a cache of its own, empty at first."""
+    """Return a function with its own cache, initially empty."""
     return functools.lru_cache(**parameters)(function)
 
 
 def _is_dispatching(function: Any) -> bool:
-    """Whether ``functools.singledispatch`` has made it."""
+    """Return whether ``functools.singledispatch`` made the function."""
     return isinstance(getattr(function, "registry", None), types.MappingProxyType) and hasattr(function, "dispatch")
 
 
@@ -138,18 +162,18 @@ def _dispatching(function: Callable[..., Any], registry: list[tuple[type, Callab
     return made
 
 
-#: Longest source that travels with a function.
+#: Largest source (characters) that is sent with a function.
 _MOST_SOURCE = 64 << 10
 
 
 def _reduce_code(code: types.CodeType, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """As cloudpickle makes it, with the name of the file, and the lines for where that file can't be read."""
+    """Reduce code as cloudpickle does, plus the name of its file, and its lines for processes that can't read that file."""
     make, args = reduced
     name = code.co_filename
     named = tuple(name if isinstance(arg, str) and arg == "<dynamic-code>" else arg for arg in args)
     first = code.co_firstlineno
     lines = linecache.getlines(name)[first - 1 :]
-    with contextlib.suppress(SyntaxError, tokenize.TokenError):  # the file is another one by now
+    with contextlib.suppress(SyntaxError, tokenize.TokenError):  # the file has changed in the meantime
         lines = inspect.getblock(lines)
     if not 0 < sum(map(len, lines)) <= _MOST_SOURCE:
         return make, named
@@ -160,14 +184,14 @@ def _make_code(make: Callable[..., Any], args: tuple[Any, ...], name: str, first
     if not os.path.exists(name):
         known = linecache.cache.get(name)
         there: list[str] = list(known[2]) if known is not None and len(known) > 2 else []
-        there += ["...\n"] * (first - 1 + len(lines) - len(there))  # ends the block before it, as blank lines would not
+        there += ["...\n"] * (first - 1 + len(lines) - len(there))  # unlike blank lines, ends the preceding block
         there[first - 1 : first - 1 + len(lines)] = lines
         linecache.cache[name] = (sum(map(len, there)), None, there, name)
     return make(*args)
 
 
 def is_importable(obj: Any) -> bool:
-    """Whether a function or class travels as a mere name: found under it in a module that is not the script."""
+    """Return whether a function or class is sent by name only: it is found by its name in a module that is not the script."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
     found: Any
     if module in (None, "__main__") or "<locals>" in name:
@@ -182,10 +206,13 @@ def is_importable(obj: Any) -> bool:
 
 
 def dump_value(value: Any) -> list[Buffer]:
-    """The parts of a value's bytes, in order; joined they are what :func:`load_value` reads."""
+    """Return the parts of a value's bytes in order; joined, they are what :func:`load_value` reads.
+
+    Raises whatever pickling raises.
+    """
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        data = _pickle(value, buffers.append)
         plain = b"__main__" not in data
     except Exception:
         plain = False
@@ -206,11 +233,14 @@ def dump_value(value: Any) -> list[Buffer]:
 
 
 def load_value(data: Buffer) -> Any:
-    """The value in ``data``; its buffers are views of ``data``, not copies, where that can be written to."""
+    """Return the value in ``data``.  If ``data`` is writable, the value's buffers are views of it rather than copies.
+
+    Raises whatever unpickling raises.
+    """
     view = memoryview(data)
     if view[:4] != _MAGIC:
         return pickle.loads(view)
-    if view.readonly:  # arrays are to be writable, as they were
+    if view.readonly:  # arrays must be writable, as they were
         view = memoryview(bytearray(view))
     _, count, length = _FIXED.unpack_from(view)
     sizes = struct.unpack_from(f"<{count}Q", view, _FIXED.size)
@@ -225,12 +255,16 @@ def load_value(data: Buffer) -> Any:
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any]]:
-    """(pickle of a call's arguments, the futures found inside them in the order of their references).
+    """Pickle the arguments of a call.
 
-    Raises ``SerializationError`` naming the argument that can't be pickled.
+    Returns:
+        (the pickle, the futures found inside the arguments in the order of their references).
+
+    Raises:
+        SerializationError: names the argument that can't be pickled.
     """
     try:
-        if not kwargs and _ATOMS.issuperset(map(type, args)):  # nothing inside can be a future or need cloudpickle
+        if not kwargs and _ATOMS.issuperset(map(type, args)):  # nothing inside can be a future or needs cloudpickle
             return pickle.dumps((args, kwargs), 5), []
         with collecting() as inputs:
             return dumps((args, kwargs)), inputs
@@ -253,7 +287,7 @@ def _name_argument(args: tuple[Any, ...], kwargs: dict[str, Any], error: Excepti
 
 
 def load_call(data: Buffer, inputs: Sequence[Any] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(args, kwargs) with the references replaced by ``inputs``."""
+    """Return (args, kwargs) with the references replaced by ``inputs``.  Raises whatever unpickling raises."""
     _context.resolved = inputs
     try:
         args, kwargs = pickle.loads(data)
@@ -263,10 +297,10 @@ def load_call(data: Buffer, inputs: Sequence[Any] = ()) -> tuple[tuple[Any, ...]
 
 
 def canonical_digest(data: bytes) -> bytes:
-    """A digest (16 bytes) of what a pickle says: equal for pickles that differ only in which equal strings were one object.
+    """Return a digest (16 bytes) of a pickle's content that does not depend on which equal strings were one object.
 
-    Pickle writes a string once and refers to it where the same object comes again, so equal values may have different bytes,
-    in one process and in another.
+    Pickle writes a string once and refers to it wherever the same object occurs again, so equal values may have different bytes
+    within one process and across processes.
     """
     digest = hashlib.blake2b(digest_size=16)
     strings: dict[int, Any] = {}
@@ -300,16 +334,21 @@ def canonical_digest(data: bytes) -> bytes:
 
 
 def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
-    """(pickle of a function, whether that is a mere reference to an importable name).
+    """Pickle a function.
 
-    Raises ``SerializationError`` when it can't be pickled or has a future in its closure.
+    Returns:
+        (the pickle, whether it is only a reference to an importable name).
+
+    Raises:
+        TypeError: ``function`` is not callable.
+        SerializationError: it can't be pickled, or has a future in its closure.
     """
     if not callable(function):
-        raise TypeError(f"{shown(function)} is not callable; submit takes a function first")
+        raise TypeError(f"{shown(function)} is not callable; the first argument of submit must be a function")
     try:
         with collecting() as inputs:
             try:
-                data, by_name = pickle.dumps(function, 5), True
+                data, by_name = _pickle(function), True
             except Exception:
                 by_name = False
             if not by_name or b"__main__" in data:
