@@ -73,10 +73,10 @@ def test_futures_are_taken_up_by_key(story):
     finished(story, story.worker("a"), key="k")
     assert story.ask("watch", [50, "k"], [51, "unknown"]) == [50]
     assert story.client.futures[50] is story.core.registry.keys["k"]
-    with pytest.raises(ValueError, match="numbers of their own"):
+    with pytest.raises(ValueError, match="out of range or in use"):
         story.ask("watch", [50, "k"])
     assert story.ask("watch", [50, "k"], again=True) == [50]
-    with pytest.raises(ValueError, match="numbers of their own"):
+    with pytest.raises(ValueError, match="out of range or in use"):
         story.ask("watch", [-1, "k"])
 
 
@@ -126,7 +126,7 @@ def test_workers_are_retired_by_name(story):
     worker = story.worker("b")
     assert story.ask("retire", 10.0, "b", "unknown") == ["b"]
     assert "retired by client" in story.said(worker, m.Stop)[0].text
-    with pytest.raises(ValueError, match=r"no number of seconds|must be"):
+    with pytest.raises(ValueError, match="number of seconds"):
         story.ask("retire", -1.0, "b")
 
 
@@ -134,7 +134,7 @@ def test_published_names(story):
     cid = finished(story, story.worker("a"), key="k")
     story.ask("publish", "name", b"shape", [cid])
     assert story.ask("datasets") == ["name"] and story.ask("dataset", "name") == [b"shape", ["k"]]
-    with pytest.raises(ValueError, match="published already"):
+    with pytest.raises(ValueError, match="already published"):
         story.ask("publish", "name", b"shape", [cid])
     assert story.ask("publish", "name", b"shape", [cid], again=True) is None
     story.tell(story.client, m.Release([cid]))

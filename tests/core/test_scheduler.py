@@ -536,7 +536,7 @@ def test_attempt_0_is_none(story):
 
 def test_a_worker_with_less_than_nothing_is_refused(story):
     for fields in ({"slots": -1}, {"resources": {"GPU": -1}}):
-        with pytest.raises(ProtocolError, match="less than nothing"):
+        with pytest.raises(ProtocolError, match="negative slots or resources"):
             story.worker(**fields)
     assert not story.core.workers
 

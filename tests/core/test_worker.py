@@ -442,6 +442,6 @@ def test_an_attempt_whose_file_is_there_is_not_run_again_over_it():
     worker = make()
     worker.receive(0.0, [compute(1)])
     worker.executor_outcomes(0.0, 0, [m.Done(1, 1, None, 10_000, b"d", 5)])
-    with pytest.raises(ProtocolError, match="given twice"):
+    with pytest.raises(ProtocolError, match="assigned twice"):
         worker.receive(0.0, [compute(1)])
     assert not worker.jobs

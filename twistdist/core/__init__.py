@@ -1,1 +1,1 @@
-"""Decisions: the scheduler, the worker and the client as pure state machines."""
+"""The decisions of the scheduler, the worker and the client, as pure state machines."""

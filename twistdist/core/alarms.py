@@ -1,4 +1,4 @@
-"""Things that a core wants done at a time: the edge asks when the next one is due, and says when it is."""
+"""Actions that a core wants performed at given times: the edge asks when the next one is due, and says when it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Alarms:
-    """Actions in order of time, and of setting where times are equal."""
+    """Actions ordered by time, and by insertion where times are equal."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
@@ -21,11 +21,11 @@ class Alarms:
 
     @property
     def next(self) -> float | None:
-        """When the first one is due."""
+        """When the first action is due."""
         return self._heap[0][0] if self._heap else None
 
     def ring(self, now: float) -> None:
-        """Do what is due."""
+        """Perform every action that is due."""
         while self._heap and self._heap[0][0] <= now:
             _, _, action, subject = heapq.heappop(self._heap)
             action(now, subject)

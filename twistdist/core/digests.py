@@ -1,4 +1,4 @@
-"""A number by which two sides see whether they have the same set of attempts."""
+"""A number by which two sides can tell whether they have the same set of attempts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _PRIME = (1 << 61) - 1
 
 
 def digest_of(attempts: Iterable[int]) -> int:
-    """A number that two sets of attempts share if they are equal, and almost never otherwise: a sum of squares modulo a prime.
+    """A number that is equal for equal sets of attempts, and almost never otherwise: a sum of squares modulo a prime.
 
-    It tells accidents apart, not attacks.
+    It detects accidental differences, not attacks.
     """
     return sum([attempt * attempt % _PRIME for attempt in attempts]) % _PRIME

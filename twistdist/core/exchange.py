@@ -1,6 +1,6 @@
-"""The dialing side of a session over one connection after another: greetings, frames, acknowledgements, silence.
+"""The dialing side of a session over successive connections: greetings, frames, acknowledgements, silence.
 
-The edge (``net.dialing``) and the simulator have the connections and the time; what is said over them is decided here, once.
+The edge (``net.dialing``) and the simulator provide connections and time; what is sent over them is decided here, once.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import attrs
 from twistdist.core.session import Dialer, Hearing
 from twistdist.wire import messages as m
 
-#: A connection is given up, and another one tried, when nothing was heard for this share of ``dead_after``.
+#: A connection is given up, and another one tried, when nothing was received for this share of ``dead_after``.
 PATIENCE = 1 / 3
 
-#: Seconds after which an acknowledgement is sent although nothing else is.
+#: Seconds after which an acknowledgement is sent by itself, if no other frame has carried it.
 ACK_S = 0.05
 
 
 class Core(Protocol):
-    """What an exchange needs of a client's or a worker's core."""
+    """What an exchange needs from a client's or a worker's core."""
 
     dialer: Dialer
 
     def hello(self, now: float) -> Any:
-        """The opening of a new session."""
+        """The opening message of a new session."""
 
     def resumed(self) -> None:
-        """The session is there, a new one or the old one."""
+        """A session is established, a new one or the old one."""
 
 
 @attrs.frozen
 class Answered:
-    """What follows from the scheduler's answer to a greeting: ``frames`` to send; with ``ready`` the session is there, with
-    ``fresh`` a new one."""
+    """What follows from the scheduler's answer to a greeting: ``frames`` to send; ``ready``: the session is established;
+    ``fresh``: it is a new one."""
 
     frames: list[m.Frame]
     ready: bool
@@ -42,7 +42,7 @@ class Answered:
 
 
 class Exchange:
-    """One dialing party's side.  ``core.dialer`` has the session."""
+    """The dialing side's end.  ``core.dialer`` has the session."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -53,12 +53,12 @@ class Exchange:
         return self.core.dialer
 
     def opened(self, now: float) -> m.Frame:
-        """There is a connection: the greeting to send."""
+        """A connection was made.  Return the greeting to send."""
         self._hearing.heard(now)
         return (0, 0, [self.dialer.greeting() or self.core.hello(now)])
 
     def answered(self, now: float, answer: Any) -> Answered:
-        """The scheduler's answer to the greeting.  Raises :class:`.Fatal` when it refuses for good."""
+        """The scheduler has answered the greeting.  Raises :class:`.Fatal` if it refuses permanently."""
         before = self.dialer.fresh
         again = self.dialer.greeted(answer)
         if again is None:  # it does not know the session
@@ -67,33 +67,33 @@ class Exchange:
         return Answered(again, ready=True, fresh=self.dialer.fresh != before)
 
     def accept(self, frame: m.Frame) -> tuple[list[Any], list[Any]]:
-        """A frame came: (what was said outside the session's numbers, the session's messages).  Raises :class:`.Gap`."""
+        """A frame arrived.  Return (messages outside the numbered frames, the session's messages).  Raises :class:`.Gap`."""
         messages = self.dialer.session.accept(frame)
         return ([] if frame[0] else frame[2]), messages
 
     def heard(self, now: float) -> None:
-        """Bytes came: a sign of life."""
+        """Bytes arrived: a sign of life."""
         self._hearing.heard(now)
 
     def silence(self, now: float) -> float:
-        """At the pace of the heartbeats: seconds of a silence for which the connection is to be given up; 0: there is none."""
+        """Call once per heartbeat.  Return the seconds of silence if the connection must be given up for it, else 0."""
         silence = self._hearing.look(now, self.dialer.beat_every)
         if silence <= self.dialer.dead_after * PATIENCE:
             return 0.0
-        self._hearing.heard(now)  # of the connection that is to follow
+        self._hearing.heard(now)  # on behalf of the next connection
         return silence
 
     def take(self) -> list[m.Frame]:
-        """The frames to send now; none while there is no session over a connection."""
+        """The frames to send now; none while no session is established over a connection."""
         return self.dialer.session.take() if self.dialer.connected else []
 
     def background(self, message: Any) -> m.Frame:
-        """A frame for a heartbeat, outside the session's numbers."""
+        """A frame for a heartbeat, outside the numbered frames."""
         return (*self.dialer.session.bare_ack()[:2], [message])
 
     @property
     def owes_ack(self) -> bool:
-        """Whether an acknowledgement is to be sent after ``ACK_S`` seconds, unless a frame leaves before."""
+        """Whether an acknowledgement must be sent after ``ACK_S`` seconds, unless a frame is sent before."""
         return self.dialer.connected and self.dialer.session.owes_ack
 
     def ack(self) -> m.Frame:
@@ -101,6 +101,6 @@ class Exchange:
         return self.dialer.session.bare_ack()
 
     def lost(self) -> bool:
-        """The connection is gone.  True when the session had been there."""
+        """The connection was lost.  Return True if the session had been established."""
         was_there, self.dialer.connected = self.dialer.connected, False
         return was_there

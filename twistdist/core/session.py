@@ -1,9 +1,9 @@
-"""A session: messages in order, once, over connections that break and come back.
+"""A session: messages in order, once, over connections that break and are replaced.
 
 Rules.  Frames are numbered from 1 in each direction.  A frame is kept until the other side has acknowledged it.  A frame
 with the number expected next is accepted; one with a smaller number is a repetition and is dropped; one with a larger
 number means that something is missing, and :class:`Gap` tells the edge to close the connection, which leads to a resume.
-Number 0 is outside the numbers: greetings and bare acknowledgements.
+Number 0 is outside the numbered frames: greetings and bare acknowledgements.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import attrs
 
 from twistdist.wire import messages as m
 
-#: Messages and weight (bytes, given for heavy messages only) after which a frame is closed and the next begun.
+#: Messages and weight (bytes, given for heavy messages only) after which a frame is closed and the next one begun.
 FRAME_MESSAGES = 2048
 FRAME_WEIGHT = 4 << 20
 
-#: Frames received after which an acknowledgement is owed at once and not just soon.
+#: Number of received frames after which an acknowledgement is owed at once rather than soon.
 ACK_AFTER = 32
 
 
-#: Heartbeats of a worker come this share of ``suspect_after`` apart: one may be late.
+#: Interval between a worker's heartbeats, as a share of ``suspect_after``: one may be late.
 BEATS = 0.4
 
 
 class Gap(Exception):
-    """A frame is missing before the one that came."""
+    """A frame before the one that arrived is missing."""
 
 
 @attrs.define(eq=False)
 class Session:
-    """One side of a session.  ``post`` messages, ``take`` frames to send, ``accept`` frames that came.
+    """One side of a session.  ``post`` messages, ``take`` frames to send, ``accept`` frames that arrived.
 
-    ``delivered`` is the last of our frames that the other side has acknowledged.  What came is acknowledged up to ``safe``,
-    which may lag behind ``received`` where that must be durable first; None: it need not be.
+    ``delivered`` is the last of our frames that the other side has acknowledged.  Received frames are acknowledged up to
+    ``safe``, which may lag behind ``received`` if they must be durable first; None if they need not be.
     """
 
     sent: int = 0
@@ -50,7 +50,7 @@ class Session:
     _weight: int = 0
 
     def post(self, message: Any, weight: int = 0) -> None:
-        """Queue a message; ``weight`` is its size in bytes where that is more than a few KiB."""
+        """Queue a message; ``weight`` is its size in bytes if that is more than a few KiB."""
         last = self._queue[-1]
         if len(last) >= FRAME_MESSAGES or (last and self._weight + weight > FRAME_WEIGHT):
             last = []
@@ -61,17 +61,17 @@ class Session:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is queued that no frame holds yet."""
+        """Whether something is queued that is not in a frame yet."""
         return bool(self._queue[0])
 
     @property
     def owes_ack(self) -> bool:
-        """Whether frames came that no frame of ours has acknowledged, and may be."""
+        """Whether received frames may be acknowledged and have not been."""
         return self.sure > self.acknowledged
 
     @property
     def sure(self) -> int:
-        """The last frame that came and may be acknowledged."""
+        """The last received frame that may be acknowledged."""
         return self.received if self.safe is None else self.safe
 
     def _ack(self) -> int:
@@ -97,7 +97,7 @@ class Session:
         return (0, self._ack(), [])
 
     def accept(self, frame: m.Frame) -> list[Any]:
-        """The new messages in a frame that came; empty for a repetition.  Raises :class:`Gap`."""
+        """The new messages in a frame that arrived; empty for a repetition.  Raises :class:`Gap`."""
         number, acknowledged, messages = frame
         self._drop_delivered(acknowledged)
         if number == 0:
@@ -106,12 +106,12 @@ class Session:
             self.repeated += 1
             return []
         if number != self.received + 1:
-            raise Gap(f"frame {number} came, {self.received + 1} is missing")
+            raise Gap(f"frame {number} arrived, but {self.received + 1} is missing")
         self.received = number
         return messages
 
     def resume(self, received: int) -> list[m.Frame]:
-        """The other side got frames up to ``received``: the ones to send again, in order."""
+        """The other side has received frames up to ``received``.  Return those to send again, in order."""
         self._drop_delivered(received)
         ack = self._ack()
         return [(number, ack, batch) for number, _, batch in self._unacked]
@@ -132,9 +132,9 @@ class Session:
 
 
 class Hearing:
-    """For how long nothing was heard of the other side, not counting time in which we were late ourselves.
+    """How long nothing was received from the other side, not counting time by which we were late ourselves.
 
-    ``look`` is to be called every ``every`` seconds; a call that comes later than twice that was held up on our side.
+    ``look`` must be called every ``every`` seconds; a call that is later than twice that was delayed on our side.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Hearing:
 
 
 class Fatal(Exception):
-    """The greeting was refused for good; ``code`` and text say why."""
+    """The greeting was refused permanently; ``code`` and text say why."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -163,12 +163,12 @@ class Fatal(Exception):
 
 @attrs.define(eq=False)
 class Dialer:
-    """The dialing side's end of a session: what to say on a new connection, and what the answer means.
+    """The dialing side's end of a session: what to send on a new connection, and what the answer means.
 
     ``number`` identifies the session to the scheduler; ``epoch`` is the scheduler's, 0 before the first Ready.
-    ``fresh`` counts the Readys: when it changes, a new session began and nothing of the old one will be delivered;
-    ``refused`` tells that the old one was refused and no other has begun.  ``restarts`` counts how often a scheduler that was
-    started again went on with the session.
+    ``fresh`` counts the Readys: when it changes, a new session has begun and nothing of the old one will be delivered;
+    ``refused``: the old one was refused and no other has begun.  ``restarts`` counts how often a restarted scheduler continued
+    the session.
     """
 
     number: int
@@ -183,18 +183,18 @@ class Dialer:
 
     @property
     def beat_every(self) -> float:
-        """The pause between heartbeats, in seconds, as the scheduler wants it."""
+        """The pause between heartbeats, in seconds, as the scheduler requests it."""
         return self.suspect_after * BEATS
 
     def greeting(self) -> m.Resume | None:
-        """The first message on a new connection; None: say Hello."""
+        """The first message on a new connection; None: send Hello."""
         self.connected = False
         if not self.epoch:
             return None
         return m.Resume(self.number, self.epoch, self.session.received)
 
     def greeted(self, answer: Any) -> list[m.Frame] | None:
-        """The scheduler's answer: frames to send again, or None when Hello is to be said.  Raises :class:`Fatal`."""
+        """The scheduler's answer: frames to send again, or None if Hello must be sent.  Raises :class:`Fatal`."""
         if isinstance(answer, m.Resumed):
             self.connected = True
             if answer.epoch and answer.epoch != self.epoch:

@@ -67,6 +67,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.executions: Counter[int] = Counter()
         self.taken: Counter[tuple[str, str]] = Counter()
+        self.pairs: Counter[tuple[str, str]] = Counter()
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._count = self._foreground = 0
         self.journaled = self.rng.random() < 0.6
@@ -154,6 +155,7 @@ class World:
         self.lives += 1
         self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S), Ledger() if self.journaled else None)
         self.core.transitions.taken = self.taken
+        self.core.observe(self._count_pair)
         self.gate: Gate | None = None
         if self.journaled:
             self.gate = Gate(self.core.ledger)
@@ -165,6 +167,24 @@ class World:
         self._wake = None
         self._ack_due = False
         self.links = {}
+
+    def _count_pair(self, peer: Peer, message: Any) -> None:
+        """The scheduler is about to handle a message: in which state is the task that it is about?"""
+        number, attempt = getattr(message, "task", None), getattr(message, "attempt", None)
+        cids = [message.cid] if hasattr(message, "cid") else getattr(message, "cids", None)
+        if number is not None:
+            task = self.core.tasks.get(number)
+            state = "forgotten" if task is None else task.state.value
+            if task is not None and attempt is not None and task.attempt != attempt:
+                state += ", another attempt"
+            self.pairs[type(message).__name__, state] += 1
+        elif cids is not None and isinstance(peer, records.Client):
+            for cid in cids:
+                future = peer.futures.get(cid)
+                state = "no task" if future is None else future.state.value
+                self.pairs[type(message).__name__, state] += 1
+        else:
+            self.pairs[type(message).__name__, "-"] += 1
 
     def _look_for(self, name: str, life: int) -> None:
         """Tell the scheduler if no process listens where a worker was before the restart."""
@@ -664,12 +684,14 @@ class Report:
     schedules: int = 0
     faults: Counter[str] = attrs.field(factory=Counter)
     taken: Counter[tuple[str, str]] = attrs.field(factory=Counter)
+    pairs: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     failed: list[tuple[int, str]] = attrs.field(factory=list)
 
     def add(self, other: Report) -> None:
         self.schedules += other.schedules
         self.faults += other.faults
         self.taken += other.taken
+        self.pairs += other.pairs
         self.failed += other.failed
 
     def never_taken(self) -> list[tuple[str, str]]:
@@ -688,6 +710,7 @@ def run_seeds(first: int, count: int, trace: bool = False) -> Report:
             report.failed.append((seed, traceback.format_exc()))
         report.faults += world.faults
         report.taken += world.taken
+        report.pairs += world.pairs
     return report
 
 
@@ -697,6 +720,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="number of schedules")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--pairs", action="store_true", help="count which message came in which state of its task")
     parser.add_argument("--trace", action="store_true", help="print every event")
     options = parser.parse_args(argv)
     began = time.monotonic()
@@ -719,6 +743,9 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{report.schedules} schedules in {seconds:.1f} s, {report.faults.total()} faults {faults}, {len(report.failed)} failed"
     )
+    if options.pairs:
+        for (message, state), times in sorted(report.pairs.items()):
+            print(f"{message:12} {state:28} {times}")
     for source, name in report.never_taken():
         print(f"never taken: from {source}, {name}")
     return 1 if report.failed else 0

@@ -1,4 +1,4 @@
-"""A client session's core: what was asked for, and what is known of it.
+"""A client session's core: what was requested, and what is known about it.
 
 ``records`` and ``effects`` are data; ``submits`` collects tasks into messages; ``client`` is the facade.
 """

@@ -1,4 +1,4 @@
-"""One client session: orders and messages in, messages for the scheduler, changed records and effects out."""
+"""One client session: takes requests and messages, produces messages for the scheduler, changed records and effects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twistdist.wire import messages as m
 
 
 class Client:
-    """The pure core of one session; ``parent`` is the task in which it was made, 0 outside of tasks.
+    """The pure core of one session; ``parent`` is the task in which it was created, 0 outside of tasks.
 
-    Values stay bytes here; the edge unpickles them when somebody asks.  Messages for the scheduler lie in the dialer's session.
+    Values stay bytes here; the edge unpickles them on demand.  Messages for the scheduler are queued in the dialer's session.
     """
 
     def __init__(self, session: int, name: str = "", parent: int = 0) -> None:
@@ -32,9 +32,9 @@ class Client:
         self._open: dict[int, m.Query] = {}
         self._kept: set[int] = set()
         self._restarts = 0
-        #: Why the scheduler acknowledges nothing at the moment.
+        #: Why the scheduler acknowledges nothing at the moment; "" if it does.
         self.trouble = ""
-        #: The last question that was put before the session began that is there now.
+        #: The last question that was asked before the current session began.
         self.questions_before = 0
         self._changed: list[Record] = []
         self._lost: list[Record] = []
@@ -44,7 +44,7 @@ class Client:
             m.Erred: self._erred,
             m.Peer: self._peer,
             m.PeerState: self._peer_state,
-            m.Beat: lambda message: None,  # these two have a meaning only outside the numbers
+            m.Beat: lambda message: None,  # these two only matter outside the numbered frames
             m.Trouble: lambda message: None,
             m.Reply: self._reply,
             m.Supply: self._supply,
@@ -52,7 +52,7 @@ class Client:
             m.Lacks: self._lacks,
         }
 
-    # ---- orders -----------------------------------------------------------------------------
+    # ---- requests ---------------------------------------------------------------------------
 
     def submit(
         self,
@@ -65,7 +65,7 @@ class Client:
         recipe: bytes = b"",
         replace: bool = False,
     ) -> None:
-        """One task.  Tasks that follow one another with the same function and options leave as one message."""
+        """Add one task.  Consecutive tasks with the same function and options are sent as one message."""
         self._submits.add(record, function, args, inputs, key, options, recipe, replace)
         self.records[record.cid] = record
 
@@ -74,12 +74,12 @@ class Client:
         self._submits.close_batch()
 
     def let_go(self, cid: int) -> None:
-        """The durable session that this one is part of is not to keep this one; to be followed by ``release``."""
+        """Tell the durable session that this one belongs to not to keep this task; ``release`` must follow."""
         if self.name and cid in self.records:
             self._submits.post(m.Release([cid], True))
 
     def release(self, cids: Sequence[int]) -> None:
-        """These futures are not wanted any more."""
+        """These futures are no longer wanted."""
         known = []
         for cid in cids:
             record = self.records.pop(cid, None)
@@ -90,27 +90,27 @@ class Client:
             self._submits.post(m.Release(known))
 
     def cancel(self, cids: Sequence[int], unstarted: bool = False) -> None:
-        """Stop these where nobody else wants them; pending ones are cancelled when the scheduler says so."""
+        """Stop these tasks if nobody else wants them; pending futures are cancelled once the scheduler says so."""
         pending = [cid for cid in cids if cid in self.records and self.records[cid].state is State.PENDING]
         if pending:
             self._submits.post(m.Cancel(pending, unstarted))
 
     def unreachable(self, record: Record) -> None:
-        """The value could not be had from where it is said to be; the record is pending again until it is told anew."""
+        """Report that the value could not be fetched from its holders; the scheduler then sends its place again."""
         place = record.place
         if place is not None and record.cid in self.records:
             self._submits.post(m.Unreachable(record.cid, place.attempt, place.holders))
 
     def query(self, what: str, args: Iterable[Any] = ()) -> int:
-        """Ask about the cluster; the number of the Reply to come."""
+        """Ask about the cluster.  Return the number of the Reply to expect."""
         self._queries += 1
         question = self._open[self._queries] = m.Query(self._queries, what, list(args))
         self._submits.post(question)
         return self._queries
 
     def watch(self, records: Sequence[tuple[Record, str]], what: str = "watch") -> int:
-        """Take up tasks by key: any ("watch"), or the durable session's ("take_up"); the Reply lists the cids that were
-        found."""
+        """Attach to tasks by key: to any task ("watch"), or to those of the durable session ("take_up").  The Reply lists the
+        cids that were found."""
         for record, _ in records:
             self.records[record.cid] = record
         return self.query(what, [[record.cid, key] for record, key in records])
@@ -126,7 +126,7 @@ class Client:
         workers: Sequence[str] = (),
         resupply: bool = True,
     ) -> None:
-        """Data of our own: ``value`` where they are small, else they are brought when :class:`.Supply` says where."""
+        """Scatter data.  A small ``value`` is sent inline; otherwise :class:`.Supply` says where to send the data."""
         self.records[record.cid] = record
         if value is None:
             self._kept.add(record.cid)
@@ -134,23 +134,23 @@ class Client:
         self._submits.post(scatter, len(value or b""))
 
     def not_supplied(self, cid: int, worker: int, text: str) -> None:
-        """The data of ``cid`` could not be brought to ``worker`` (0: they are not here any more)."""
+        """The data of ``cid`` could not be sent to ``worker`` (0: this client no longer has them)."""
         self._submits.post(m.NotSupplied(cid, worker, text))
 
     def bye(self) -> None:
-        """Leave; what only this session wants is released."""
+        """Leave; whatever only this session wants is released."""
         self._submits.post(m.Bye())
 
     # ---- events -----------------------------------------------------------------------------
 
     def hello(self, now: float) -> m.HelloClient:
-        """The opening of a new session.  Whatever an earlier one had asked for is lost with the scheduler's memory."""
+        """The opening message of a new session.  What an earlier session requested was lost with the scheduler's memory."""
         session = self.dialer.session
         if self.dialer.refused:
-            self.dialer.refused = False  # once: what is asked for from now on is for the new session
+            self.dialer.refused = False  # once: what is requested from now on belongs to the new session
             if session.delivered:
                 self._start_over()
-            else:  # nothing of it was ever acknowledged, so nothing is lost: all of it is said again
+            else:  # nothing of it was ever acknowledged, so nothing is lost: everything is sent again
                 session.other_side_anew()
         return m.HelloClient(self.dialer.number, self.name, self.parent)
 
@@ -163,7 +163,7 @@ class Client:
         lost = m.ErrorInfo(
             "DataLost",
             "",
-            "the scheduler does not know this session any more: it was started anew, or the "
+            "the scheduler no longer knows this session: it was restarted, or the "
             "connection was away for too long; submit again",
         )
         self._lost = [
@@ -181,14 +181,14 @@ class Client:
         return effects
 
     def receive(self, messages: Iterable[Any]) -> list[Record]:
-        """Messages that the session accepted; the records that changed, each once or more, in order."""
+        """Process messages that the session accepted.  Return the changed records in order; one may occur more than once."""
         handlers = self._handlers
         for message in messages:
             handlers[type(message)](message)
         return self.changed()
 
     def changed(self) -> list[Record]:
-        """The records changed since this was last asked.  Nothing changes a record but this and ``receive``."""
+        """The records changed since the last call; lost ones get their new state only now."""
         lost, self._lost = self._lost, []
         for record in lost:
             record.state, record.place, record.error = State.LOST, None, self._why_lost
@@ -218,12 +218,12 @@ class Client:
 
     def _check_peers(self, numbers: Iterable[int]) -> None:
         if not self.peers.keys() >= set(numbers):
-            raise ProtocolError(f"workers {list(numbers)} were named before it was told where they are")
+            raise ProtocolError(f"workers {list(numbers)} were named before their addresses were sent")
 
     def _supply(self, message: m.Supply) -> None:
         self._check_peers(message.workers)
         if not message.workers:
-            raise ProtocolError("data are to be brought to nobody")
+            raise ProtocolError("data must be supplied, but no worker is named")
         self._effects.append(Supply(message, self.peers[message.workers[0]]))
 
     def _peer(self, message: m.Peer) -> None:
@@ -235,13 +235,13 @@ class Client:
             self._effects.append(PeerTrouble(peer.address, message.state == "gone"))
 
     def notice(self, message: Any) -> list[Record]:
-        """What came outside the numbers: the scheduler can't write its journal, or can again."""
+        """A message outside the numbered frames: the scheduler can't write its journal, or can again."""
         if isinstance(message, m.Trouble):
             self.trouble = message.text
         return self.fail_unsure()
 
     def fail_unsure(self) -> list[Record]:
-        """In trouble: what has been submitted and was never acknowledged fails, and is taken back; the records that changed."""
+        """In trouble: fail and release what was submitted and never acknowledged.  Return the changed records."""
         if not self.trouble or not self.dialer.connected:
             return []
         self.close_batch()
@@ -252,7 +252,7 @@ class Client:
             elif isinstance(message, m.Scatter):
                 cids.append(message.cid)
         failed = [one for cid in cids if (one := self.records.get(cid)) is not None and one.state is State.PENDING]
-        text = f"it was not accepted, since the scheduler can't write its journal: {self.trouble}; submit it again later"
+        text = f"it was not accepted, because the scheduler can't write its journal: {self.trouble}; submit it again later"
         error = m.ErrorInfo("JournalError", "", text)
         for record in failed:
             record.state, record.error = State.ERROR, error
@@ -260,14 +260,14 @@ class Client:
         return failed
 
     def unsendable(self, message: Any, why: str) -> bool:
-        """A message of ours can't be encoded and was taken out: what it asked for fails.  False when it asked for nothing."""
+        """A message could not be encoded and was taken out: fail what it requested.  Return False if it requested nothing."""
         cids: Iterable[int] = ()
         if isinstance(message, m.Submit):
             cids = range(message.first, message.first + len(message.args))
         elif isinstance(message, m.Scatter):
             cids = [message.cid]
         elif isinstance(message, m.Query):
-            self._reply(m.Reply(message.query, f"the question {message.what!r} can't be sent: {why}"))
+            self._reply(m.Reply(message.query, f"the query {message.what!r} can't be sent: {why}"))
         else:
             return False
         error = m.ErrorInfo("SerializationError", "", f"it can't be sent to the scheduler: {why}")
@@ -279,7 +279,7 @@ class Client:
         return True
 
     def _lacks(self, message: m.Lacks) -> None:
-        """Told to people who look at a pending future."""
+        """Shown to users who look at a pending future."""
         if not message.cids:
             self.lacks, self.all_lack = {}, message.text
             return
@@ -287,18 +287,18 @@ class Client:
         self.lacks = {cid: text for cid, text in told.items() if text and cid in self.records}
 
     def lack_of(self, record: Record) -> str:
-        """What a pending record's task lacks to be run at all, as far as that was told."""
+        """What a pending record's task lacks to be able to run, as far as the scheduler has reported it."""
         return self.lacks.get(record.cid) or self.all_lack if record.state is State.PENDING else ""
 
     def _drop_data(self, message: m.DropData) -> None:
-        gone = [cid for cid in message.cids if cid in self._kept]  # after a restart it may be said twice
+        gone = [cid for cid in message.cids if cid in self._kept]  # after a restart this may be sent twice
         self._kept.difference_update(gone)
         if gone:
             self._effects.append(DropData(gone))
 
     def resumed(self) -> None:
-        """The session goes on; when the scheduler was started again meanwhile, it is asked and told again what it forgot."""
-        self.trouble = ""  # if there is some now, it is told at once
+        """The session continues; a scheduler that was restarted meanwhile is sent again what it has forgotten."""
+        self.trouble = ""  # the scheduler reports a current one immediately
         if self._restarts == self.dialer.restarts:
             return
         self._restarts = self.dialer.restarts

@@ -1,4 +1,4 @@
-"""What a client's core wants done: carried out by the edge, in order."""
+"""What a client's core wants done; the edge carries it out in order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from twistdist.wire import messages as m
 
 @attrs.frozen
 class Answer:
-    """The reply to a question that was asked."""
+    """The reply to a question."""
 
     reply: m.Reply
 
 
 @attrs.frozen
 class Supply:
-    """Bring scattered data to a worker; where that can't be, :meth:`.Client.not_supplied` says so."""
+    """Send scattered data to a worker; if that fails, :meth:`.Client.not_supplied` reports it."""
 
     supply: m.Supply
     worker: m.Peer
@@ -33,8 +33,8 @@ class DropData:
 
 @attrs.frozen
 class PeerTrouble:
-    """A worker is silent, or gone: what is fetched from it is to come from others, where there are any; if it is ``gone``, not
-    from there at all."""
+    """A worker is silent or gone: fetch from other holders instead, if there are any; if it is ``gone``, do not fetch from it
+    at all."""
 
     address: str
     gone: bool

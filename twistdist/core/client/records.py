@@ -1,4 +1,4 @@
-"""What a client remembers: futures, and functions as they are handed in."""
+"""What a client remembers: futures, and functions as they are passed in."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class State(enum.Enum):
 
 @attrs.define(eq=False)
 class Record:
-    """What the client knows of one future.
+    """What the client knows about one future.
 
-    ``value`` is the pickled value when it came inline or was fetched; otherwise ``place`` says where it lies.  ``callbacks``
-    are called by the edge, each once, when the record has changed from pending, in the order they were added.  An
-    ``orphan`` is not known to the session that is there now, or to none.  ``seen`` is the digest of a value that was fetched.
+    ``value`` is the pickled value if it arrived inline or was fetched; otherwise ``place`` says where it is stored.  The edge
+    calls each of the ``callbacks`` once, in the order they were added, when the record is no longer pending.  An ``orphan``
+    is unknown to the current session, or there is no session.  ``seen`` is the digest of a fetched value.
     """
 
     cid: int
@@ -42,7 +42,7 @@ class Record:
 
 @attrs.frozen
 class FunctionRef:
-    """A pickled function, as the edge hands it in."""
+    """A pickled function, as the edge passes it in."""
 
     name: str
     digest: bytes

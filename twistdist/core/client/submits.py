@@ -1,4 +1,4 @@
-"""Tasks that are submitted, collected into few messages, and the functions that the scheduler has been sent."""
+"""Submitted tasks, collected into few messages, and the functions that the scheduler has been sent."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from twistdist.core.client.records import FunctionRef, Record
 from twistdist.core.session import Dialer
 from twistdist.wire import messages as m
 
-#: Bytes of arguments after which a batch of submits is closed and the next begun.
+#: Bytes of arguments after which a batch of submits is closed and the next one begun.
 BATCH_BYTES = 1 << 20
 
-#: Functions that a session keeps on the scheduler, and their bytes: with more, the longest unused ones are dropped.
+#: Functions that a session keeps on the scheduler, and their bytes: beyond these, the least recently used are dropped.
 MAX_FUNCTIONS = 500
 FUNCTION_BYTES = 32 << 20
 
 
 @attrs.define(eq=False)
 class Submits:
-    """Tasks that follow one another with the same function and options leave as one message."""
+    """Consecutive tasks with the same function and options are sent as one message."""
 
     dialer: Dialer
-    _functions: dict[bytes, tuple[int, int]] = attrs.field(factory=dict)  # number and bytes, the last used one last
+    _functions: dict[bytes, tuple[int, int]] = attrs.field(factory=dict)  # number and bytes, most recently used last
     _function_bytes: int = 0
     _last_function: int = 0
     _batch: m.Submit | None = None
     _batch_bytes: int = 0
 
     def post(self, message: Any, weight: int = 0) -> None:
-        """Say something behind all that was submitted so far."""
+        """Post a message after everything that was submitted so far."""
         self.close_batch()
         self.dialer.session.post(message, weight)
 
@@ -46,7 +46,7 @@ class Submits:
         recipe: bytes,
         replace: bool,
     ) -> None:
-        """One task."""
+        """Add one task."""
         fn = self._number_of(function)
         batch = self._batch
         if (
@@ -80,7 +80,7 @@ class Submits:
             self._batch_bytes = 0
 
     def start_over(self) -> None:
-        """A scheduler that knows nothing: it has no functions, and what was collected is lost."""
+        """The scheduler knows nothing: it has no functions, and what was collected is lost."""
         self._batch, self._batch_bytes = None, 0
         self._functions.clear()
         self._function_bytes = 0

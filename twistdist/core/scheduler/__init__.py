@@ -1,49 +1,49 @@
-"""The scheduler's core: events from its peers in, messages for them and wishes to the edge out.
+"""The scheduler's core: takes events from its peers, produces messages for them and effects for the edge.
 
-Read it in this order.  Each module may use those before it and none behind it; each class owns the fields that its docstring
+Read it in this order.  Each module may use those before it and none after it; each class owns the fields that its docstring
 names, and is given the parts that it needs.
 
 Data: ``records``, ``settings``.  Decisions without a state of their own: ``lineage``, ``possible``, ``nesting``, ``refusals``,
 ``stories``.
 
 ===================  ===========================================================================================
-``outputs``          what one event leaves for the edge
-``registry``         all records by number and name
-``reach``            who can reach whom
+``outputs``          what one event produces for the edge
+``registry``         all records, by number and by name
+``reach``            which peers can reach each other
 ``targets``          which values need more than one copy
 ``holdings``         which worker holds which value
 ``placement``        which worker gets the next task
-``slots``            what each worker has been given to run
+``slots``            the tasks assigned to each worker
 ``queues``           the tasks that are ready
-``watchers``         which futures want which task, and what they are told
-``supplies``         who is asked for scattered data
-``transitions``      the table of states
+``watchers``         which futures want which task, and what they are sent
+``supplies``         which session is asked for scattered data
+``transitions``      the table of task states
 ``lifecycle``        what happens to a task, and what follows for its inputs and dependents
-``dispatch``         ready tasks are given to workers, and taken back
-``attempts``         what came of attempts
-``garbage``          what nobody wants goes
-``copies``           values are kept at their targets
+``dispatch``         gives ready tasks to workers, and takes them back
+``attempts``         outcomes of attempts
+``garbage``          drops what nobody wants
+``copies``           keeps values at their targets
 ``recovery``         values that are lost, and values that return
-``scattered``        data come from sessions
+``scattered``        data that sessions scatter
 ``detours``          inputs that could not be fetched
-``leaving``          workers that are told to leave
-``fleet``            the stories of a worker: it comes, is replaced, is away, is gone
+``leaving``          workers that must leave
+``fleet``            the stories of a worker: it joins, is replaced, is away, is gone
 ``liveness``         silence, suspicion, death by silence
-``watchdog``         what does not move although it could
-``audits``           what a worker has is compared with what it should have
+``watchdog``         work that makes no progress although it could
+``audits``           compares what a worker has with what it should have
 ``nested``           tasks that wait for tasks of their own
 ``client_sessions``  sessions of clients
-``cancelling``       futures that are cancelled, or can't be fetched
+``cancelling``       futures that are cancelled, or whose values can't be fetched
 ``durable``          durable sessions and published names
-``lacks``            tasks that nobody may run
-``submits``          submits become tasks
+``lacks``            tasks that no connected worker may run
+``submits``          turns submits into tasks
 ``rejoining``        the wait for workers after a restart
-``restoring``        records from a journal
+``restoring``        creates the records from a journal
 ``queries``          answers about the cluster
-``scheduler``        the facade: the parts are made, and events go to them
+``scheduler``        the facade: creates the parts and passes events to them
 ===================  ===========================================================================================
 
-``ledger``           and ``gate`` stand beside them: what is to be written, and what waits until it is.
+Beside them, ``ledger`` composes what must be written and ``gate`` holds what waits until it is.
 """
 
 from twistdist.core.scheduler.fleet import LEFT

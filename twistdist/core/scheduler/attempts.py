@@ -1,4 +1,4 @@
-"""What came of attempts: values, errors, dead executors.  Each changes something only if its attempt is the current one."""
+"""Outcomes of attempts: values, errors, dead executors.  Each takes effect only if its attempt is the current one."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from twistdist.core.scheduler.transitions import (
 )
 from twistdist.wire import messages as m
 
-#: Durations are counted up to this many microseconds (eleven days).
+#: Durations count up to this many microseconds (eleven days).
 LONGEST_US = 10**12
 
 
 @attrs.define(eq=False)
 class Attempts:
-    """Owns ``Task.value``, ``Task.history`` and what is known of a function's durations."""
+    """Owns ``Task.value``, ``Task.history`` and what is known about a function's durations."""
 
     outputs: Outputs
     registry: Registry
@@ -47,7 +47,7 @@ class Attempts:
     lifecycle: Lifecycle
 
     def current(self, worker: Worker, number: int, attempt: int) -> Task | None:
-        """The task whose current attempt this is; None (and counted) when the message is stale."""
+        """The task whose current attempt this is; None (and counted) if the message is stale."""
         task = self.registry.tasks.get(number)
         if task is None or task.attempt != attempt or task.worker is not worker:
             self.registry.statistics.stale += 1
@@ -55,7 +55,7 @@ class Attempts:
         return task
 
     def done(self, now: float, worker: Worker, message: m.Done) -> None:
-        """An attempt gave a value."""
+        """An attempt produced a value."""
         task = self.current(worker, message.task, message.attempt)
         if task is None:
             if message.value is None and not self._is_accepted(worker, message):
@@ -87,11 +87,11 @@ class Attempts:
         self.lifecycle.accept(task)
 
     def _differs(self, task: Task, worker: Worker, message: m.Done) -> None:
-        """A second execution gave another value: that is told, and neither value is passed on."""
+        """A second execution produced a different value: report that, and pass on neither value."""
         if message.value is None:
             self.holdings.refuse(worker, [message.attempt])
         text = (
-            f"{task.key} gave another value when it was run again: attempt {task.value_attempt} had the digest "
+            f"{task.key} returned a different value when it was run again: attempt {task.value_attempt} had the digest "
             f"{task.digest.hex()}, attempt {message.attempt} on {worker.name} has {message.digest.hex()}; the function "
             'depends on more than its arguments (replay="verify")'
         )
@@ -99,12 +99,12 @@ class Attempts:
         self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
 
     def _is_accepted(self, worker: Worker, message: m.Done) -> bool:
-        """Whether this very file is the accepted value already: the outcome came a second time."""
+        """Whether this very file is already the accepted value: the outcome arrived a second time."""
         task = self.registry.tasks.get(message.task)
         return task is not None and task.value_attempt == message.attempt and worker in (task.holders or ())
 
     def failed(self, now: float, worker: Worker, message: m.Failed) -> None:
-        """An attempt raised an exception: the task is run again, or it has failed when that was its last retry."""
+        """An attempt raised an exception: run the task again, or fail it if that was its last retry."""
         task = self.current(worker, message.task, message.attempt)
         if task is None:
             return
@@ -120,7 +120,7 @@ class Attempts:
             self.lifecycle.fail(task, _about(message.error, task, worker, message.attempt))
 
     def crashed(self, now: float, worker: Worker, message: m.Crashed) -> None:
-        """An attempt ended its process, or was ended with it."""
+        """An attempt ended its process, or was ended together with it."""
         task = self.current(worker, message.task, message.attempt)
         if task is None:
             return
@@ -137,12 +137,12 @@ class Attempts:
         self._charge(now, task, worker, how, message)
 
     def _record_history(self, task: Task, history: History, attempt: int) -> None:
-        """How often it has failed is remembered by a scheduler that is started again, and a repeated report is known."""
+        """Record the failures, so that a restarted scheduler remembers them and recognizes a repeated report."""
         history.last = attempt
         self.ledger.history(task)
 
     def _charge(self, now: float, task: Task, worker: Worker, how: str, message: m.Crashed) -> None:
-        """The task has ended a process (or a worker): it is run again, or it fails when that was its last chance."""
+        """The task has ended a process (or a worker): run it again, or fail it if that was its last chance."""
         history = history_of(task)
         history.crashes.append(f"attempt {len(history.crashes) + 1} {how}: {message.exit}")
         self._record_history(task, history, message.attempt)
@@ -163,7 +163,7 @@ class Attempts:
         self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
 
     def expose(self, worker: Worker) -> Task | None:
-        """The worker has died: each task that was running there may have ended it.  The one that ran alone there, if any."""
+        """The worker has died: each task running there may be the cause.  Return the one that ran alone there, if any."""
         assigned = list(worker.assigned)
         running = [*worker.parked, *[task for task in assigned if task not in worker.parked][: worker.hello.slots]]
         for task in running:
@@ -172,16 +172,16 @@ class Attempts:
         return worker.exclusive if assigned == [worker.exclusive] else None
 
     def lost(self, now: float, task: Task, worker: Worker, cause: str, ran_alone: bool) -> None:
-        """The attempt was lost with its worker.  It is charged to a task that ran alone there; the others are run again."""
+        """The attempt was lost with its worker.  A task that ran alone there is charged; any other is run again."""
         if ran_alone:
-            died = m.Crashed(task.number, task.attempt, f"the worker was lost while it ran alone there: {cause}", "")
+            died = m.Crashed(task.number, task.attempt, f"the worker was lost while the task ran alone on it: {cause}", "")
             self._charge(now, task, worker, f"on {worker.name}", died)
         else:
             self.registry.statistics.reruns += 1
             self.lifecycle.requeue(task, same=True)
 
     def adopt(self, now: float, worker: Worker) -> None:
-        """Attempts that were taken for lost, and that no others have replaced, go on; the rest is stopped."""
+        """Continue attempts that were considered lost and have not been replaced; stop the others."""
         hello = worker.hello
         orphans = [attempt for number, attempt in hello.running if not self._readopt(worker, number, attempt)]
         for outcome in hello.finished:
@@ -199,13 +199,13 @@ class Attempts:
             self.crashed(now, worker, outcome)
 
     def _readopt(self, worker: Worker, number: int, attempt: int) -> bool:
-        """An attempt that was taken for lost, or is of an earlier life of the scheduler, and that no other has replaced,
-        goes on."""
+        """Continue an attempt that was considered lost, or is of an earlier life of the scheduler, unless another one has
+        replaced it."""
         task = self.registry.tasks.get(number)
         if task is None or not attempt or not placement.allowed(task, worker) or not placement.has_resources(worker, task):
-            return False  # it was never given that
+            return False  # it was never given this attempt
         if self._is_of_earlier_life(task, attempt):
-            if task.state is ASSIGNED and task.worker is not None:  # of two the later one is the right one
+            if task.state is ASSIGNED and task.worker is not None:  # of two attempts, the later one counts
                 self.outputs.post(task.worker, m.Abort([task.attempt], True))
                 self.slots.give_back(task)
                 self.transitions.move(task, transitions.OUTRUN)
@@ -219,7 +219,7 @@ class Attempts:
         return True
 
     def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
-        """Whether the attempt was begun before the scheduler was started again, and nothing later is known of the task."""
+        """Whether the attempt began before the scheduler was restarted, and nothing later is known about the task."""
         known = max(task.attempt, task.history.last if task.history is not None else 0)
         return attempt >> ATTEMPT_BITS < self.registry.epoch and known < attempt and task.state in (READY, WAITING, ASSIGNED)
 

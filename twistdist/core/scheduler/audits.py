@@ -20,7 +20,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Audits:
-    """Owns ``Worker.audit`` and what belongs to it."""
+    """Owns ``Worker.audit`` and the fields that belong to it."""
 
     tuning: Tuning
     outputs: Outputs
@@ -38,7 +38,7 @@ class Audits:
             self._ask(now, worker, stored=True)
 
     def _compare(self, now: float, worker: Worker, beat: m.Beat) -> None:
-        """Nothing is on its way: both sides should have the same books."""
+        """Nothing is in transit: both sides should have the same records."""
         stored = beat.stored >= 0 and beat.stored != digest_of([task.value_attempt for task in worker.holds])
         if stored or beat.jobs != digest_of([task.attempt for task in worker.assigned]):
             worker.differs += 1
@@ -48,14 +48,14 @@ class Audits:
             worker.differs = 0
 
     def _ask(self, now: float, worker: Worker, stored: bool) -> None:
-        """What do you have?  (With ``stored`` also: which files?)"""
+        """Ask the worker what it has; with ``stored``, also which files."""
         if worker.audit is None:
             files = {task: task.value_attempt for task in worker.holds} if stored else None
             worker.audit = Audit(self.registry.next("audit"), {task: task.attempt for task in worker.assigned}, files)
             self.outputs.post(worker, m.Audit(worker.audit.number, stored))
 
     def inventory(self, now: float, worker: Worker, message: m.Inventory) -> None:
-        """What the worker had when it was asked; whatever it told before that has been heard already."""
+        """What the worker had when it was asked; everything that it reported before has been processed already."""
         audit = worker.audit
         if audit is None or audit.number != message.number or (audit.stored is not None) != (message.stored is not None):
             self.registry.statistics.stale += 1
@@ -75,8 +75,8 @@ class Audits:
             return
         worker.audit_pause = 0.0
         text = (
-            f"of the tasks that it was given it has not got {len(lost)} and has {len(unexpected)} others; of the results "
-            f"that it held it has not got {len(gone)} and has {len(unknown)} others"
+            f"of the tasks assigned to it, it lacks {len(lost)} and has {len(unexpected)} others; of the results "
+            f"that it held, it lacks {len(gone)} and has {len(unknown)} others"
         )
         self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)))
         for task in lost:
@@ -90,7 +90,7 @@ class Audits:
 
     @staticmethod
     def _compare_files(worker: Worker, audit: Audit, message: m.Inventory) -> tuple[list[int], list[m.Stored]]:
-        """(attempts that it should hold and does not, files that it should not hold)."""
+        """(attempts that it should hold but does not, files that it should not hold)."""
         if audit.stored is None or message.stored is None:
             return [], []
         has = {file.attempt for file in message.stored}

@@ -26,7 +26,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Cancelling:
-    """What a client says of single futures."""
+    """What a client says about single futures."""
 
     tuning: Tuning
     alarms: Alarms
@@ -38,7 +38,7 @@ class Cancelling:
     detours: Detours
 
     def cancel(self, now: float, client: Client, message: m.Cancel) -> None:
-        """The client wants these no more, nor what can't be computed without them."""
+        """The client no longer wants these, nor anything that can't be computed without them."""
         for cid in message.cids:
             task = client.futures.get(cid)
             if task is None or task.state not in UNFINISHED or (message.unstarted and task.state is ASSIGNED):
@@ -52,7 +52,7 @@ class Cancelling:
 
     @staticmethod
     def _unfinished_dependents(task: Task) -> list[Task]:
-        """What can't be computed without ``task``, at any depth, the deepest first."""
+        """The unfinished tasks that can't be computed without ``task``, at any depth, deepest first."""
         found: dict[Task, None] = {}
         todo = [task]
         while todo:
@@ -63,7 +63,7 @@ class Cancelling:
         return sorted(found, key=lambda task: -task.depth)
 
     def _cancel_futures(self, client: Client, task: Task, cids: list[int], error: m.ErrorInfo) -> None:
-        """These futures of ``client`` are cancelled; the task is stopped when nobody else wants it."""
+        """Cancel these futures of ``client``, and stop the task if nobody else wants it."""
         for cid in cids:
             self.watchers.cut(client, cid, error, task)
         for name in (client.name, UNTIL_ENDED):
@@ -74,10 +74,10 @@ class Cancelling:
         self.registry.reconsider(task)
 
     def unreachable(self, now: float, client: Client, message: m.Unreachable) -> None:
-        """A client can't get a value: check the holders; the answer comes when the value is placed anew, or again."""
+        """A client can't fetch a value: check the holders; notify it when the value has a new place, or again after a while."""
         task = client.futures.get(message.cid)
         if task is None or task.state is not DONE:
-            return  # it will be told when the task is done (again)
+            return  # it will be notified when the task is done (again)
         if task.holders is None or task.value_attempt != message.attempt:
             self.watchers.tell(task, [(client, message.cid)])
             return

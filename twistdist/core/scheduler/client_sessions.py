@@ -1,4 +1,4 @@
-"""Sessions of clients: they begin, break and end, and bring their functions."""
+"""Sessions of clients: how they begin, break and end, and the functions that they bring."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class ClientSessions:
-    """``fatherless`` are the sessions of tasks that are away."""
+    """``fatherless`` are the sessions that tasks have opened and that are away."""
 
     alarms: Alarms
     settings: Settings
@@ -41,18 +41,18 @@ class ClientSessions:
     fatherless: dict[Client, None] = attrs.field(factory=dict)
 
     def greet(self, hello: m.HelloClient) -> Client:
-        """A new session; ``ProtocolError`` for one that no client opens."""
+        """A new session; ``ProtocolError`` for a number that no client uses."""
         if not 0 <= hello.session < FIRST_PLACEHOLDER:
-            raise ProtocolError("a session with an impossible number")
-        parent = hello.parent if hello.parent in self.registry.tasks else 0  # one that came later would be a child of its own
+            raise ProtocolError("the session number is out of range")
+        parent = hello.parent if hello.parent in self.registry.tasks else 0  # a later one would be its own child
         client = Client(hello.session, hello.name, self.registry.new_session(), parent=parent)
-        if hello.session in self.registry.clients:  # its Ready never arrived, and so it has asked for nothing yet
+        if hello.session in self.registry.clients:  # its Ready never arrived, so it has not requested anything yet
             self.end(self.registry.clients[hello.session])
         self.registry.add_client(client)
         return client
 
     def away(self, now: float, client: Client) -> None:
-        """Its connection broke: the session lives on for a while."""
+        """Its connection broke: keep the session for a while."""
         if client.parent:
             self.fatherless[client] = None
         else:
@@ -63,7 +63,7 @@ class ClientSessions:
             self.end(client)
 
     def returned(self, client: Client) -> None:
-        """A client resumes a session that was read from the journal: it is told how everything is that it waits for."""
+        """A client resumes a session that was read from the journal: send it the state of everything that it waits for."""
         client.restored = False
         for cid, task in client.futures.items():
             if task is None:
@@ -73,7 +73,7 @@ class ClientSessions:
                 self.watchers.tell(task, [(client, cid)])
 
     def end_with_parents(self) -> None:
-        """A task's session that is away ends with the task; until then the task may be run again and find its children."""
+        """A task's session that is away ends with the task; until then the task may run again and find its children."""
         for client in list(self.fatherless):
             parent = self.registry.tasks.get(client.parent)
             if client.connected or parent is None or parent.state not in UNFINISHED:
@@ -86,7 +86,7 @@ class ClientSessions:
         self.end(client)
 
     def end(self, client: Client) -> None:
-        """The session has ended: nothing that it alone wanted is wanted any more."""
+        """The session has ended: whatever only it wanted is no longer wanted."""
         if self.registry.clients.get(client.number) is not client:
             return  # ended before; the number may be that of a later session
         if client.name and not client.placeholder:
@@ -101,7 +101,7 @@ class ClientSessions:
         self.outputs.drop(client)
 
     def clear(self) -> int:
-        """Drop the sessions of clients that are not connected, and are not meant to outlive them; how many there were."""
+        """Drop the sessions of clients that are not connected and need not outlive them.  Return how many there were."""
         away = [
             client
             for client in self.registry.clients.values()
@@ -112,9 +112,9 @@ class ClientSessions:
         return len(away)
 
     def function(self, now: float, client: Client, message: m.Function) -> None:
-        """The session will submit tasks of this function, by the number that it gives it."""
+        """The session will submit tasks of this function, by the number that it assigns to it."""
         if message.fn in client.functions:
-            raise ProtocolError(f"the function {message.fn} was sent twice")
+            raise ProtocolError(f"function {message.fn} was sent twice")
         function = self.registry.functions.get(message.digest)
         if function is None:
             function = Function(self.registry.next("function"), message.name, message.digest, message.blob)
@@ -132,12 +132,12 @@ class ClientSessions:
                 self.registry.drop_function_user(function)
 
     def refuse(self, now: float, client: Client, message: Any, text: str) -> None:
-        """A client's message is not carried out: its futures fail, its question is answered, and the session goes on."""
+        """Do not carry out a client's message: its futures fail, its question is answered, and the session continues."""
         cids, query = refusals.concerned(message)
         for cid in cids:
             if cid not in client.futures and cid not in client.sources:
                 self.watchers.cut(client, cid, m.ErrorInfo("ProtocolError", "", f"the scheduler refused it: {text}"))
         if query is not None:
-            self.outputs.post(client, m.Reply(query, f"the scheduler refused the question: {text}"))
+            self.outputs.post(client, m.Reply(query, f"the scheduler refused the query: {text}"))
         kind = "message" if isinstance(message, m.Undecodable) else type(message).__name__
         self.outputs.incident(Incident(now, "message refused", client.name or f"{client.number:x}", f"{kind}: {text}"))

@@ -1,8 +1,8 @@
-"""Standing targets: how many copies of a value there should be, and on whom.  docs/data.rst.
+"""Standing targets: how many copies of a value there should be, and on which workers.  docs/data.rst.
 
-One mechanism serves replicas, scattered data, broadcasts, workers that leave, and rebalancing: ``_tend`` compares the copies
-that a value has with those that it should have, and starts what is missing.  It is called, at the end of an event, for
-every value whose holders or target have changed; when a worker comes or goes, for every value with a target.
+One mechanism serves replicas, scattered data, broadcasts, leaving workers, and rebalancing: ``_tend`` compares the copies
+that a value has with those that it should have, and starts the missing ones.  It is called, at the end of an event, for
+every value whose holders or target have changed; when a worker joins or leaves, for every value with a target.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Copies:
-    """Owns what is in ``Task.care`` but its source."""
+    """Owns what is in ``Task.retention`` except its source."""
 
     tuning: Tuning
     alarms: Alarms
@@ -47,14 +47,14 @@ class Copies:
     supplies: Supplies
 
     def tend(self) -> None:
-        """The end of an event: values whose holders or target changed."""
+        """The end of an event: tend the values whose holders or target have changed."""
         while self.targets.to_check:
             for task in self.targets.take_to_check():
                 if task.retention is not None and task.number in self.registry.tasks:
                     self._tend(task, task.retention)
 
     def look_at_all(self) -> None:
-        """A worker has come, gone or changed its mind: all targets are looked at again."""
+        """A worker has joined, left or changed its state: check all targets again."""
         for task in list(self.targets.tasks):
             if task.retention is None or task.number not in self.registry.tasks:
                 self.targets.forget(task)
@@ -64,7 +64,7 @@ class Copies:
                 self.targets.look_at(task)
 
     def not_to(self, worker: Worker) -> None:
-        """The worker is gone, and the copies on their way there with it."""
+        """The worker is gone, and with it the copies that were on their way there."""
         for task in self.targets.tasks:
             if task.retention is not None:
                 task.retention.copying.pop(worker, None)
@@ -75,13 +75,13 @@ class Copies:
         return retention is not None and bool(retention.copying or self.free_for(task, retention))
 
     def arrived(self, task: Task, worker: Worker) -> None:
-        """The worker has the value, whether it was on its way there or not."""
+        """The worker has the value, whether or not a copy was on its way there."""
         if task.retention is not None:
             task.retention.copying.pop(worker, None)
             self.targets.look_at(task)
 
     def set_target(self, task: Task, copies: int) -> None:
-        """``copies`` of the value are to be kept from now on (0: one on every worker)."""
+        """Keep ``copies`` of the value from now on (0: one on every worker)."""
         retention = self.targets.of(task)
         retention.copies, retention.failures = copies, 0
         retention.failed.clear()
@@ -90,12 +90,12 @@ class Copies:
 
     @staticmethod
     def staying(task: Task, retention: Retention) -> list[Worker]:
-        """The holders that are not about to lose their copy."""
+        """The holders that are not about to lose their copies."""
         return [holder for holder in task.holders or () if holder.retiring is None and holder is not retention.moving]
 
     def _tend(self, task: Task, retention: Retention) -> None:
         if task.state is not DONE or task.holders is None:
-            if task.state is DONE:  # inline: on the scheduler, which is all the safety there is
+            if task.state is DONE:  # inline: on the scheduler, which is all the safety it gets
                 self._announce(task, retention)
             return
         staying, free = self.staying(task, retention), self.free_for(task, retention)
@@ -110,7 +110,7 @@ class Copies:
             self._unload(task, retention, retention.moving)
 
     def free_for(self, task: Task, retention: Retention) -> list[Worker]:
-        """The workers that could have one more copy, and have not failed to."""
+        """The workers that could take one more copy, and have not failed to."""
         names = retention.source.workers if retention.source is not None else ()
         return [
             worker
@@ -124,7 +124,7 @@ class Copies:
         ]
 
     def _copy(self, task: Task, retention: Retention, free: list[Worker], staying: list[Worker]) -> None:
-        """One more copy: on another host if there is one, on the worker that holds least."""
+        """Make one more copy: on another host if there is one, on the worker that holds the least."""
         hosts = {one.hello.host for one in (*staying, *retention.copying)}
         chosen = min(free, key=lambda worker: (worker.hello.host in hosts, worker.bytes_held, worker.number))
         free.remove(chosen)
@@ -133,9 +133,9 @@ class Copies:
         self.outputs.post(chosen, m.Copy(m.Input(task.number, task.value_attempt, None, task.size, task.digest, holders)))
 
     def relay(self, task: Task, peer: Client | Worker) -> bool:
-        """``peer`` can't fetch the value from its holders: one more copy, on a worker that both sides can reach.
+        """``peer`` can't fetch the value from its holders: make one more copy, on a worker that both sides can reach.
 
-        False when there is no such worker, and no copy under way.
+        Return False if there is no such worker and no copy is under way.
         """
         retention, holders = task.retention or Retention(), task.holders or ()
         links = self.reach.links
@@ -153,7 +153,7 @@ class Copies:
         return bool(free or retention.copying)
 
     def _announce(self, task: Task, retention: Retention) -> None:
-        """There are as many copies as there can be: futures are told, and a source that need not supply again is let go."""
+        """There are as many copies as there can be: notify futures, and drop a source that need not supply again."""
         source = retention.source
         if not retention.announced:
             if source is not None:
@@ -164,14 +164,14 @@ class Copies:
             self.supplies.drop(task, source)
 
     def _unload(self, task: Task, retention: Retention, worker: Worker) -> None:
-        """The copy elsewhere is made: the one that was to move goes."""
+        """The copy elsewhere exists: delete the one that was to be moved."""
         retention.moving = None
         if task.holders is not None and worker in task.holders:
             self.holdings.drop(worker, task)
             self.outputs.post(worker, m.Free([task.value_attempt]))
 
     def copy_failed(self, now: float, worker: Worker, message: m.CopyFailed) -> None:
-        """None of the holders gave it: they are asked whether they have it, and another try follows."""
+        """No holder provided the value: ask the holders whether they have it, and try again later."""
         for task in self._targets_of(worker, message.attempt):
             retention = self.targets.of(task)
             retention.copying.pop(worker, None)
@@ -201,14 +201,14 @@ class Copies:
             self.targets.look_at(task)
 
     def locate(self, now: float, worker: Worker, message: m.Locate) -> None:
-        """All that the worker knew of are busy: who has it by now."""
+        """All holders that the worker knows are busy: tell it who has the value by now."""
         task = self.registry.tasks.get(message.task)
         holders = task.holders or () if task is not None and task.value_attempt == message.attempt else ()
         numbers = self.reach.introduce(worker, [holder for holder in holders if holder.reachable])
         self.outputs.post(worker, m.Located(message.attempt, numbers))
 
     def rebalance(self, tasks: list[Task] | None) -> int:
-        """Move copies from workers that hold much to those that hold little; how many moves were started."""
+        """Move copies from workers that hold much to those that hold little.  Return how many moves were started."""
         workers = [worker for worker in self.registry.workers.values() if worker.reachable and worker.retiring is None]
         if len(workers) < 2:
             return 0
@@ -235,7 +235,7 @@ class Copies:
         return task.retention is not None and (task.retention.moving is not None or bool(task.retention.copying))
 
     def move(self, task: Task, source: Worker, target: Worker) -> None:
-        """Copy the value to ``target``; the copy at ``source`` goes when that is done."""
+        """Copy the value to ``target``; the copy at ``source`` is deleted when that is done."""
         retention = self.targets.of(task)
         retention.moving = source
         self.targets.add(task)
@@ -247,6 +247,6 @@ class Copies:
 
 
 def _may_be_at(task: Task, worker: Worker) -> bool:
-    """Whether scattered data were not meant for other workers alone."""
+    """Whether the worker may have a copy: scattered data may be meant for certain workers only."""
     names = task.retention.source.workers if task.retention is not None and task.retention.source is not None else ()
     return not names or worker.name in names

@@ -1,4 +1,4 @@
-"""Inputs that could not be fetched, though their holders are there: other ways, pauses, and values made again."""
+"""Inputs that could not be fetched although their holders exist: alternative ways, pauses, and values computed again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Detours:
     recovery: Recovery
 
     def input_lost(self, now: float, worker: Worker, message: m.InputLost) -> None:
-        """The worker could not get inputs: ask the holders, and try again after a pause that doubles."""
+        """The worker could not fetch inputs: ask the holders, and try again after a pause that doubles each time."""
         task = self.attempts.current(worker, message.task, message.attempt)
         if task is None:
             return
@@ -73,15 +73,15 @@ class Detours:
         if history.lost_inputs >= self.tuning.max_lost_inputs_in_all:
             count = history.lost_inputs
             text = (
-                f"the inputs of {task.key} could not be had {count} times, last on {worker.name}, though others have them; "
-                "can the workers reach the addresses that the others listen at?"
+                f"the inputs of {task.key} could not be fetched {count} times, last on {worker.name}, though other workers "
+                "have them; check that the workers can reach the addresses that the others listen at"
             )
             self.lifecycle.fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
             return
         self.alarms.set(now + pause, self._after_pause, (task, task.attempt))
 
     def mark_link(self, now: float, peer: Client | Worker, holder: int) -> None:
-        """``peer`` could not fetch from a worker that is reachable otherwise: the link is marked, not the worker."""
+        """``peer`` could not fetch from a worker that is reachable otherwise: mark the link, not the worker."""
         if self.reach.mark(now, peer, holder):
             self.alarms.set(now + max(self.tuning.link_s, 2 * self.settings.dead_after), self._link_over, (peer, holder))
             other = self.registry.workers.get(holder)
@@ -94,8 +94,8 @@ class Detours:
         self.queues.offer_again()
 
     def _goes_another_way(self, task: Task, worker: Worker) -> bool:
-        """Whether another worker can run the task; where nobody who may can fetch its inputs, a third worker that can is
-        to have a copy of them."""
+        """Whether another worker can run the task.  If no worker that may run it can fetch its inputs, they are copied to a
+        third worker that can."""
         able = [other for other in self.registry.workers.values() if other.reachable and placement.allowed(task, other)]
         if any(self.reach.can_fetch(other, task) for other in able):
             return True
@@ -103,7 +103,7 @@ class Detours:
         return any([self.copies.relay(upstream, worker) for upstream in stored])
 
     def _may_be_mended(self, now: float, worker: Worker, message: m.InputLost) -> bool:
-        """Whether one of the links has not been bad for long enough to have what lies behind it made again, which could be."""
+        """Whether one of the links has been bad too briefly for computing what is behind it again, which would be possible."""
         workers = self.registry.workers
         return any(
             self.reach.cut_for(now, worker, holder) < self.settings.dead_after
@@ -114,8 +114,8 @@ class Detours:
 
     @staticmethod
     def _can_be_made_again(holder: Worker, attempt: int) -> Task | None:
-        """The task whose value can't be had from its holder, if it may be given up there, to be computed where it
-        can be fetched."""
+        """The task whose value can't be fetched from its holder, if it may be given up there and computed where it can be
+        fetched."""
         task = next((one for one in holder.holds if one.value_attempt == attempt), None)
         if task is None or task.options.replay == "never" or (task.retention is not None and task.retention.source is not None):
             return None

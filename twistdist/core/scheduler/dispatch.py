@@ -1,4 +1,4 @@
-"""Ready tasks are given to workers, ahead of time too, and taken back from those that have too many."""
+"""Gives ready tasks to workers, ahead of time too, and takes them back from those that have too many."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Dispatch:
-    """The end of every event calls ``schedule``."""
+    """``schedule`` is called at the end of every event."""
 
     tuning: Tuning
     alarms: Alarms
@@ -44,29 +44,29 @@ class Dispatch:
     _recall_alarm: bool = False
 
     def schedule(self, now: float) -> None:
-        """Give out what is ready, as far as somebody has room."""
+        """Assign what is ready, as long as a worker has room."""
         place, queues = self.placement, self.queues
         if queues.isolated:
             self._place_isolated(now)
         if not place:
             return
-        # Restricted tasks are never given ahead: they could not be recalled for another worker that may run them.
+        # Restricted tasks are never given ahead of time: they could not be recalled for another worker that may run them.
         for worker in [w for w in place.idle if w.own] if queues.restricted else ():
             while worker in place.idle and (task := place.next_restricted(worker)) is not None:
-                if task in queues.restricted:  # else it waits elsewhere by now: to run alone, or for whoever is idle
+                if task in queues.restricted:  # else it waits elsewhere by now: to run alone, or in the queue for any worker
                     bound = task in queues.pinned or queues.is_cut_off(task)  # it was offered where its inputs can be fetched
                     self._assign(now, task, worker if bound else place.wished_for(task, worker))
         while place:
             task = queues.ready.pop()
             if task is None:
                 break
-            if task not in queues.isolated and task not in queues.restricted:  # else the entry is an old one
+            if task not in queues.isolated and task not in queues.restricted:  # else the entry is stale
                 self._assign(now, task, place.choose(task))
         if place.idle and place.ahead:
             self._recall(now)
 
     def _place_isolated(self, now: float) -> None:
-        """Tasks that must run alone: each reserves a worker, and starts when that has nothing else to run."""
+        """Tasks that must run alone: each reserves a worker, and starts when that worker has nothing else to run."""
         for task in list(self.queues.isolated):
             reserved = next((worker for worker in self.registry.workers.values() if worker.exclusive is task), None)
             if reserved is None or not reserved.reachable or reserved.resting or not reserved.most:
@@ -92,7 +92,7 @@ class Dispatch:
                     self.slots.release(reserved)
 
     def _assign(self, now: float, task: Task, worker: Worker) -> None:
-        """An attempt of the task is the worker's; one that is too large for a frame fails."""
+        """Give the worker an attempt of the task; a task that is too large for a frame fails."""
         weight = len(task.args) + sum([len(upstream.value) for upstream in task.inputs if upstream.value is not None])
         if weight > self.tuning.max_compute_bytes:
             text = (
@@ -146,7 +146,7 @@ class Dispatch:
         self.outputs.post(worker, compute, weight)
 
     def _recall(self, now: float) -> None:
-        """Idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
+        """There are idle workers, and others with tasks ahead: ask the most loaded one for half of those."""
         for worker in self.placement.overloaded(now):
             given = [
                 task
@@ -164,22 +164,22 @@ class Dispatch:
             self.alarms.set(now + self.tuning.recall_stall_s, self._look_again, None)
 
     def _look_again(self, now: float, subject: None) -> None:
-        """The end of this turn will see whether somebody is overloaded now."""
+        """The end of this turn checks whether a worker is overloaded now."""
         self._recall_alarm = False
 
     def recalled(self, now: float, worker: Worker, message: m.Recalled) -> None:
-        """The worker gives these attempts back, which it had not begun."""
+        """The worker returns these attempts, which it had not begun."""
         worker.recalling = False
         if not message.attempts:
             worker.recall_after = now + 2 * self.tuning.recall_stall_s
         given = {task.attempt: task for task in worker.assigned}
         for attempt in message.attempts:
-            task = given.pop(attempt, None)  # the same one twice would be let go of twice
+            task = given.pop(attempt, None)  # an attempt that is listed twice must be requeued once
             if task is not None:
                 self.lifecycle.requeue(task)
 
 
 def _checkpoint_of(store: str, task: Task) -> str:
-    """The place of the task's value in the checkpoint store."""
-    name = task.key.encode() + task.recipe[:16]  # the function's half: a changed one finds no old result
+    """The path of the task's value in the checkpoint store."""
+    name = task.key.encode() + task.recipe[:16]  # the function's half: after a change of the function, no old result is found
     return f"{store}/{hashlib.blake2b(name, digest_size=20).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The stories of a worker: it comes, it is replaced, its connection breaks, it is gone."""
+"""The stories of a worker: it joins, it is replaced, its connection breaks, it is gone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from twistdist.core.scheduler.settings import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
-#: The kind of incident of a worker that was told to stop and did: no fault.
+#: The kind of incident for a worker that was told to stop and did: no fault.
 LEFT = "worker left"
 
 
 @attrs.define(eq=False)
 class Fleet:
-    """Each story is one method, which tells all that is concerned, in order."""
+    """Each story is one method, which informs every part concerned, in order."""
 
     tuning: Tuning
     outputs: Outputs
@@ -48,12 +48,12 @@ class Fleet:
     outlived: dict[int, None] = attrs.field(factory=dict)  # incarnations that were replaced by a later one
 
     def greet(self, now: float, hello: m.HelloWorker) -> Worker:
-        """A worker comes: for the first time, again after it was given up, or in the place of one of its name.
+        """A worker registers: for the first time, again after it was given up, or instead of another one with its name.
 
-        Values first, so that what an earlier incarnation held and this one brings is never taken for lost.
+        Values come first, so that what an earlier incarnation held and this one brings is never considered lost.
         """
         if hello.slots < 0 or min(hello.resources.values(), default=0) < 0:
-            raise ProtocolError(f"worker {hello.name} has less than nothing: {hello.slots} slots, resources {hello.resources}")
+            raise ProtocolError(f"worker {hello.name} has negative slots or resources: {hello.slots} slots, {hello.resources}")
         worker = Worker(
             self.registry.next("worker"),
             hello,
@@ -73,38 +73,38 @@ class Fleet:
         self.attempts.adopt(now, worker)
         self.queues.offer_restricted(worker)
         self.placement.update(worker)
-        if leaving is not None:  # a process that is to leave is to leave, also when it says Hello again
+        if leaving is not None:  # a process that must leave must leave even if it says Hello again
             self.leaving.retire(now, worker, max(0.0, leaving.deadline - now), leaving.why)
         self.came(worker)
         return worker
 
     def came(self, worker: Worker) -> None:
-        """A worker is here, or here again: what waits for one is looked at."""
+        """A worker has joined or returned: check what waits for one."""
         self.copies.look_at_all()
         self.scattered.look_at_awaited()
-        for other in self.registry.workers.values():  # nobody may have been there when it was lost
+        for other in self.registry.workers.values():  # nobody may have been connected when it was lost
             if not other.connected and other.hello.host == worker.hello.host and other is not worker:
                 self.outputs.post(worker, m.Rescue(other.number, other.hello.store))
 
     def _replace(self, now: float, old: Worker, hello: m.HelloWorker) -> None:
-        """A worker of the name that ``old`` has says Hello: the same process again, or another one that takes its place."""
+        """A worker with the name of ``old`` says Hello: the same process again, or another one that replaces it."""
         if old.hello.incarnation == hello.incarnation:
-            self.gone(now, old, "it was not heard for so long that it registered anew", alive=True)
+            self.gone(now, old, "it was silent for so long that it registered again", alive=True)
             return
-        self.gone(now, old, "a new incarnation took its place")
+        self.gone(now, old, "a new incarnation has replaced it")
         self.outputs.replace(old)
         self.outlived[old.hello.incarnation] = None
         if len(self.outlived) > self.tuning.max_outlived:
             del self.outlived[next(iter(self.outlived))]
 
     def away(self, worker: Worker) -> None:
-        """It is silent, or its connection broke: it gets no more work, and it is looked whether its process lives."""
+        """It is silent, or its connection broke: it gets no more work, and its process is probed."""
         self.placement.remove(worker)
         self._rescue(worker)
         self.outputs.probe(worker)
 
     def _rescue(self, worker: Worker) -> None:
-        """Have another worker of the same host look whether the process of ``worker`` is dead, and take over its store."""
+        """Have another worker on the same host check whether the process of ``worker`` is dead, and take over its store."""
         hello = worker.hello
         for other in self.registry.workers.values():
             if other.reachable and other.hello.host == hello.host and other.retiring is None and hello.store:
@@ -112,18 +112,18 @@ class Fleet:
                 return
 
     def rescued(self, now: float, by: Worker, message: m.Rescued) -> None:
-        """Values first, so that what is there again is never taken for lost."""
+        """Values come first, so that what exists again is never considered lost."""
         worker = self.registry.workers.get(message.worker)
-        self.recovery.adopt(now, by, message.stored, f"{by.name} took over a store of its host")
+        self.recovery.adopt(now, by, message.stored, f"{by.name} took over a store on its host")
         if message.dead and worker is not None and not worker.reachable:
             self.gone(now, worker, "its process died")
 
     def gone(self, now: float, worker: Worker, cause: str, alive: bool = False) -> None:
         """Everything that the end of a worker means, in order.  ``alive``: its process is only saying Hello again."""
         if not self.registry.drop_worker(worker):
-            return  # it was given up before
+            return  # it was already given up
         self.ledger.worker_gone(worker.number)
-        worker.connected = False  # its connection may not have been seen to break; nothing is given to it any more
+        worker.connected = False  # the break of its connection may have gone unnoticed; it is given nothing any more
         self.placement.remove(worker)
         self.outputs.drop(worker)
         self.reach.drop_links(worker)
@@ -131,7 +131,7 @@ class Fleet:
         incident = self._incident_of(now, worker, cause, alive)
         attempts = list(worker.assigned)
         alone = None if alive else self.attempts.expose(worker)
-        # Values first, so that the plan for the tasks that were running sees what is missing.
+        # Values come first, so that the plan for the tasks that were running sees what is missing.
         self.recovery.lose(worker, self.holdings.clear(worker), incident)
         for task in attempts:
             self.attempts.lost(now, task, worker, cause, ran_alone=task is alone)
@@ -156,6 +156,6 @@ class Fleet:
             self.outputs.post(worker, m.Stop(text))
 
     def log(self, now: float, worker: Worker, message: m.WorkerLog) -> None:
-        """The worker tells of trouble of its own."""
+        """The worker reports trouble of its own."""
         worker.troubles.append(f"{message.kind}: {message.text}")
         self.outputs.incident(Incident(now, message.kind, worker.name, message.text))

@@ -1,4 +1,4 @@
-"""What nobody wants goes: activity, then value, then record."""
+"""Drops what nobody wants: activity, then value, then record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Garbage:
-    """``failures`` is what became of tasks that failed and are forgotten, by key."""
+    """``failures`` says, by key, what became of tasks that failed and were forgotten."""
 
     tuning: Tuning
     outputs: Outputs
@@ -43,7 +43,7 @@ class Garbage:
     failures: dict[str, dict[str, Any]] = attrs.field(factory=dict)
 
     def collect(self) -> None:
-        """Let go of what nobody wants: activity, then value, then record, and then look at its inputs."""
+        """Drop what nobody wants: activity, then value, then record; then reconsider its inputs."""
         garbage = self.registry.unwanted
         while garbage:
             task = garbage.pop()
@@ -60,14 +60,14 @@ class Garbage:
             self._forget(task)
 
     def _free(self, task: Task) -> None:
-        """DONE and not needed: the bytes go, the recipe stays."""
+        """DONE and not needed: drop the bytes, keep the recipe."""
         for worker in (*(task.holders or ()), *(task.retention.copying if task.retention is not None else ())):
             self.holdings.remove(worker, task)
             self.outputs.post(worker, m.Free([task.value_attempt]))
         self.lifecycle.free_value(task)
 
     def _forget(self, task: Task) -> None:
-        """The record goes, and its hold on its inputs' records with it."""
+        """Drop the record, and with it the task's hold on the records of its inputs."""
         if task.state is FAILED and task.error is not None and task.error.kind != "TaskCancelled":
             self._remember(task)
         if task.retention is not None and task.retention.source is not None:
@@ -80,14 +80,14 @@ class Garbage:
         self.registry.drop_function_user(task.function)
 
     def _remember(self, task: Task) -> None:
-        """Of one that failed it is kept why, for a while."""
+        """Remember for a while why a task failed."""
         self.failures.pop(task.key, None)
         self.failures[task.key] = story_of(task)
         if len(self.failures) > self.tuning.max_failures:
             del self.failures[next(iter(self.failures))]
 
     def find(self, key: str) -> Task | None:
-        """The task of that key, unless nobody wants it any more."""
+        """The task with that key, unless nobody wants it any more."""
         task = self.registry.keys.get(key)
         if task is not None and not task.watchers and not task.pending:
             self.collect()
@@ -96,7 +96,7 @@ class Garbage:
 
 
 def _is_irreplaceable(task: Task) -> bool:
-    """Whether a value that is given up can't be had again, though a replay of what depends on it might want it."""
+    """Whether a dropped value could not be made again, although a replay of what depends on it might need it."""
     retention = task.retention
     if retention is not None and (retention.checkpointed or retention.source is not None):
         return retention.source is not None and retention.source.client is None

@@ -1,8 +1,9 @@
-"""Nothing leaves the scheduler before that on which it rests is in the journal.
+"""Nothing leaves the scheduler before the state that it depends on is in the journal.
 
-The rule is that of output commit in rollback recovery (Strom and Yemini, ACM TOCS 3(3), 1985): a message waits until all that
-the scheduler knew when it was made is durable.  Many turns share one write: while one is under way the next collects.  Frames
-received are acknowledged by the same rule, so the other side keeps them as long as they might be forgotten here.
+The rule is that of output commit in rollback recovery (Strom and Yemini, ACM TOCS 3(3), 1985): a message waits until
+everything that the scheduler knew when the message was made is durable.  Many turns share one write: while one is under way,
+the next one collects.  Received frames are acknowledged by the same rule, so the other side keeps them as long as they might
+be forgotten here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from twistdist.wire import journal_rows as j
 
 
 class Gate:
-    """``begin`` gives rows to write, ``written`` what may leave then; ``hold`` keeps what may not leave yet."""
+    """``begin`` returns rows to write, ``written`` what may leave after that; ``hold`` keeps what may not leave yet."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -27,18 +28,18 @@ class Gate:
         self._snapshot: dict[Session, int] = {}
 
     def __len__(self) -> int:
-        """How many items wait."""
+        """The number of items that wait."""
         return len(self._held)
 
     def touch(self, session: Session) -> None:
-        """Frames of this session were received; what followed from them is in the ledger."""
+        """Frames of this session were received; their consequences are in the ledger."""
         if self._writing is None and not self._ledger.dirty:
             session.safe = session.received
         else:
             self._touched[session] = None
 
     def hold(self, item: Any) -> bool:
-        """Keep ``item`` until what is known now is written; False: it is, and nothing waits, so it may leave at once."""
+        """Keep ``item`` until what is known now is written.  False if it is, and nothing waits: it may leave at once."""
         if self._ledger.dirty:
             ticket = self._number + 1
         elif self._writing is not None or self._held:
@@ -49,7 +50,7 @@ class Gate:
         return True
 
     def begin(self) -> dict[j.Key, bytes | None] | None:
-        """The rows to write now; None when a write is under way, or nothing has changed."""
+        """The rows to write now; None if a write is under way or nothing has changed."""
         if self._writing is not None or not self._ledger.dirty:
             return None
         self._number += 1
@@ -59,12 +60,12 @@ class Gate:
         return self._writing
 
     def written(self) -> list[Any]:
-        """The rows of ``begin`` are durable: what may leave now, in order."""
+        """The rows of ``begin`` are durable.  Return what may leave now, in order."""
         self._writing = None
         for session, received in self._snapshot.items():
             session.safe = max(session.safe or 0, received)
         self._snapshot = {}
-        clean = not self._ledger.dirty  # also if what had changed meanwhile was changed back: then no other write follows
+        clean = not self._ledger.dirty  # even if later changes were reverted: then no other write follows
         if clean:
             for session in self._touched:
                 session.safe = session.received
@@ -75,7 +76,7 @@ class Gate:
         return free
 
     def again(self) -> dict[j.Key, bytes | None]:
-        """The rows of ``begin`` could not be written: they, with what has changed since, to be tried again."""
+        """The rows of ``begin`` could not be written.  Return them, with what has changed since, to be tried again."""
         assert self._writing is not None
         if self._ledger.dirty:
             self._writing |= self._ledger.take()
@@ -90,11 +91,11 @@ class Gate:
         return self._writing is not None
 
     def holds(self, wanted: Any) -> bool:
-        """Whether an item waits for which ``wanted(item)``."""
+        """Whether ``wanted(item)`` is true for an item that waits."""
         return any(wanted(item) for _, item in self._held)
 
     def take_if(self, wanted: Any) -> list[Any]:
-        """Take out the held items for which ``wanted(item)``, in order."""
+        """Remove and return the held items for which ``wanted(item)`` is true, in order."""
         taken = [item for _, item in self._held if wanted(item)]
         if taken:
             self._held = deque(entry for entry in self._held if not wanted(entry[1]))

@@ -28,12 +28,12 @@ class Holdings:
         if task not in worker.holds:
             worker.holds[task] = None
             worker.bytes_held += task.size
-        if worker.retiring is not None:  # it has to go elsewhere at once
+        if worker.retiring is not None:  # it must be copied elsewhere immediately
             self.targets.keep(task)
 
     @staticmethod
     def remove(worker: Worker, task: Task) -> None:
-        """``worker`` has no copy (any more); the task's own list is the caller's."""
+        """``worker`` has no copy (any more); the caller updates the task's own list."""
         if task in worker.holds:
             if worker.audit is not None:
                 worker.audit.left.add(task.value_attempt)
@@ -41,20 +41,20 @@ class Holdings:
             worker.bytes_held -= task.size
 
     def refuse(self, worker: Worker, attempts: list[int]) -> None:
-        """``worker`` told of files that are of no use: it is to delete them, and an answer of before that may name them."""
+        """``worker`` reported files that are not needed: it must delete them, and an earlier inventory may still name them."""
         if worker.audit is not None:
             worker.audit.left.update(attempts)
         self.outputs.post(worker, m.Free(attempts))
 
     def drop(self, worker: Worker, task: Task) -> None:
-        """``worker`` has no copy any more, of a value that may have others."""
+        """``worker`` no longer has a copy of a value that may have others."""
         if task.holders is not None:
             task.holders.pop(worker, None)
         self.remove(worker, task)
 
     @staticmethod
     def clear(worker: Worker) -> list[Task]:
-        """The worker is gone: what it held, whose own lists are the caller's."""
+        """The worker is gone.  Return what it held; the caller updates the tasks' own lists."""
         held = list(worker.holds)
         worker.holds.clear()
         worker.bytes_held = 0

@@ -1,4 +1,4 @@
-"""What must hold of a scheduler between any two events.  Checked after every event in the simulation."""
+"""What must hold for a scheduler between any two events.  The simulation checks it after every event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _must(condition: object, what: str, subject: object = "") -> None:
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
-    """Raises :class:`Broken` with the first thing found wrong.  O(tasks + edges)."""
+    """Raise :class:`Broken` with the first violation found.  O(tasks + edges)."""
     pending: dict[Task, int] = dict.fromkeys(scheduler.registry.tasks.values(), 0)
     for number, task in scheduler.registry.tasks.items():
         _must(task.number == number, "a task is filed under its number", task)
@@ -56,7 +56,7 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         source = task.retention.source if task.retention is not None else None
         recovering = scheduler.rejoining.active and task.value_attempt
         comes = source is not None and source.client is not None
-        _must(recovering or comes, "awaited data have somebody to bring them", task)
+        _must(recovering or comes, "awaited data have a session that supplies them", task)
         _must(recovering or task in scheduler.supplies.awaited, "awaited data are asked for", task)
     restores = task.retention is not None and task.retention.checkpointed
     if task.state is READY and not restores:
@@ -85,14 +85,14 @@ def _check_workers(scheduler: Scheduler) -> None:
         _must(all(task in worker.assigned for task in worker.parked), "parked tasks are assigned", worker.name)
         if worker.exclusive is not None:
             task = worker.exclusive
-            _must(task in isolated or task in worker.assigned, "a reserved worker is reserved for somebody", task)
-            _must(not scheduler.placement.has_room(worker), "nothing else for a worker where one runs alone", worker.name)
+            _must(task in isolated or task in worker.assigned, "a reserved worker is reserved for a task", task)
+            _must(not scheduler.placement.has_room(worker), "a reserved worker has no room for other tasks", worker.name)
         _must(worker.bytes_held == sum(task.size for task in worker.holds), "bytes held add up", worker.name)
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
             _must(task.number in scheduler.registry.tasks, "held tasks are kept", task)
         able = worker.reachable and not worker.resting
-        _must(able or not scheduler.placement.has_room(worker), "no work for who is away or suspected", worker.name)
+        _must(able or not scheduler.placement.has_room(worker), "a worker that is away or suspected has no room", worker.name)
         for name, amount in worker.resources.items():
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
             _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")

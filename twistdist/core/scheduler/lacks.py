@@ -1,4 +1,4 @@
-"""Tasks that nobody who is here may ever run: their clients are told what they lack."""
+"""Tasks that no connected worker may run: their clients are told what they lack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Lacks:
-    """What is lacking is found in :mod:`.possible`."""
+    """What is lacking is determined in :mod:`.possible`."""
 
     tuning: Tuning
     alarms: Alarms
@@ -34,13 +34,13 @@ class Lacks:
     _looking: bool = False
 
     def settle(self, now: float) -> None:
-        """The end of an event: is a look worthwhile?"""
+        """The end of an event: is a check worthwhile?"""
         if not self._looking and (self.queues.restricted or (self.transitions.unfinished and not self.registry.workers)):
             self._looking = True
             self.alarms.set(now + self.tuning.lacks_look_s, self._look, None)
 
     def _look(self, now: float, _: None) -> None:
-        """Tell of tasks that nobody who is here may ever run, and of those that somebody may run again."""
+        """Report tasks that no connected worker may run, and those that one may run again."""
         for change in self._tracker.look(self.queues.restricted, self.registry.workers.values(), self.transitions.unfinished):
             self._tell(change)
             if change.new:

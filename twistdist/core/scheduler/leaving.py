@@ -1,4 +1,4 @@
-"""Workers that are told to leave."""
+"""Workers that must leave."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Leaving:
     retiring: dict[Worker, None] = attrs.field(factory=dict)
 
     def retire(self, now: float, worker: Worker, seconds: float, why: str) -> None:
-        """``worker`` is to leave: no new work, what has not been started goes elsewhere, sole copies are copied away."""
+        """``worker`` must leave: it gets no new work, unstarted tasks go elsewhere, sole copies are copied to others."""
         if worker.retiring is not None:
-            if worker.retiring.told:  # it asks although it was told: once more
-                self.outputs.post(worker, m.Stop(f"{worker.name} leaves: {why}"))
+            if worker.retiring.told:  # it asks although it was told to stop: repeat that
+                self.outputs.post(worker, m.Stop(f"{worker.name} is leaving: {why}"))
             return
         worker.retiring = Retiring(now + seconds, why)
         self.retiring[worker] = None
@@ -50,7 +50,7 @@ class Leaving:
         self.retire(now, worker, max(0.0, min(message.seconds, 3600.0)), "it was told to stop")
 
     def of_incarnation(self, incarnation: int) -> Retiring | None:
-        """Whether, and until when, that process is to leave."""
+        """Whether, and until when, that process must leave."""
         return next(
             (
                 worker.retiring
@@ -61,15 +61,15 @@ class Leaving:
         )
 
     def _time_is_up(self, now: float, worker: Worker) -> None:
-        """The end of the event looks at it."""
+        """Nothing to do: the end of the event calls ``look``."""
 
     def look(self, now: float) -> None:
-        """The end of an event: who can be told to stop?"""
+        """The end of an event: which workers can be told to stop?"""
         for worker in list(self.retiring):
             self._look_at(now, worker)
 
     def _look_at(self, now: float, worker: Worker) -> None:
-        """Say Stop when nothing is left that could be saved, or when the time is up."""
+        """Send Stop when nothing is left that could be saved, or when the time is up."""
         leaving = worker.retiring
         if leaving is None or worker.number not in self.registry.workers or leaving.told:
             del self.retiring[worker]
@@ -82,4 +82,4 @@ class Leaving:
             return
         leaving.told = True
         left = f"; {len(sole)} results were held by it alone and could not be handed over" if sole else ""
-        self.outputs.post(worker, m.Stop(f"{worker.name} leaves: {leaving.why}{left}"))
+        self.outputs.post(worker, m.Stop(f"{worker.name} is leaving: {leaving.why}{left}"))

@@ -1,8 +1,8 @@
 """What the scheduler writes down: which rows of the journal (``wire.journal``) its state needs, and which have changed.
 
-The core tells of every change that must survive it; ``take`` gives the rows to be written, composed from the state at that
-moment, so that changes which cancel out between two writes are never written.  A row is deleted when nothing in it is of use
-any more; a row of which little is left is replaced by a shorter one.
+The core reports every change that must survive it.  ``take`` returns the rows to write, composed from the state at that
+moment, so changes that cancel out between two writes are never written.  A row is deleted when nothing in it is needed any
+more; a row of which little is needed is replaced by a shorter one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from twistdist.core.scheduler.ledger_rows import Batch, Segment, data_row, name_
 from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Worker
 from twistdist.wire import journal_rows as j
 
-#: A row of at least this many entries is written anew when fewer than a quarter of them are of use.
+#: A row of at least this many entries is rewritten when fewer than a quarter of them are needed.
 SPARSE_ENTRIES = 64
 
-#: Futures in one row: it is written anew whenever one of them is let go.
+#: Futures in one row, which is rewritten whenever one of them is released.
 MAX_WATCHES = 256
 
 
 class Ledger:
-    """The rows that are on disk, or to be, and those that have changed since ``take`` was last called."""
+    """The rows that are on disk, or should be, and those that have changed since ``take`` was last called."""
 
     kept = True
 
@@ -40,11 +40,11 @@ class Ledger:
 
     @property
     def dirty(self) -> bool:
-        """Whether something is to be written."""
+        """Whether anything must be written."""
         return bool(self._changes or self._ended or self._new_watches)
 
     def take(self) -> dict[j.Key, bytes | None]:
-        """The rows that have changed, encoded; None: to be deleted."""
+        """The rows that have changed, encoded; None: the row must be deleted."""
         self._compose_outcomes()
         self._compose_watches()
         changes, self._changes = self._changes, {}
@@ -73,7 +73,7 @@ class Ledger:
     # ---- sessions, functions, workers, names ----------------------------------------------------
 
     def session(self, client: Client) -> None:
-        """A session has begun to matter, has received frames, or has other functions."""
+        """A session has become relevant, has received frames, or has other functions."""
         client.recorded = True
         self._put((j.SESSION, client.number), lambda: session_row(client))
 
@@ -103,7 +103,7 @@ class Ledger:
     # ---- tasks ------------------------------------------------------------------------------
 
     def batch(self, client: Client, tasks: Sequence[Task]) -> None:
-        """New tasks of one submit; each has the future that asked for it."""
+        """New tasks of one submit; each has the future that requested it."""
         if not tasks:
             return
         first, bits = tasks[0], (len(tasks) + 7) >> 3
@@ -135,18 +135,18 @@ class Ledger:
         return (batch, place) if place < len(batch.numbers) and batch.tasks[place] is task else None
 
     def data(self, task: Task) -> None:
-        """Scattered data are there, or can be brought by others than before."""
+        """Scattered data have arrived, or can be supplied by other sessions than before."""
         self._put((j.DATA, task.number), lambda: data_row(task))
 
     def target(self, task: Task, copies: int) -> None:
         self._put((j.TARGET, task.number), lambda: j.Target(copies))
 
     def ended(self, task: Task) -> None:
-        """A task has an outcome, another one than before, or a checkpoint."""
+        """A task has an outcome, a different one than before, or a checkpoint."""
         self._ended[task] = None
 
     def history(self, task: Task) -> None:
-        """What went wrong with a task has changed, or does not matter any more."""
+        """The record of what went wrong with a task has changed, or no longer matters."""
         key = (j.HISTORY, task.number)
         history = task.history
         if history is None:
@@ -155,7 +155,7 @@ class Ledger:
             self._put(key, lambda: j.History(history.last, history.raised, list(history.crashes), history.exposed))
 
     def forget(self, task: Task) -> None:
-        """A task's record goes."""
+        """A task's record is dropped."""
         if task.history is not None:
             self._drop((j.HISTORY, task.number))
         self._ended.pop(task, None)
@@ -186,7 +186,7 @@ class Ledger:
         self._put((j.MARKS, batch.numbers[0]), lambda: j.Marks(bytes(batch.gone), bytes(batch.released)))
 
     def _thin(self, batch: Batch) -> None:
-        """Few of its tasks are of use: the row is written anew with these."""
+        """Few of its tasks are needed: rewrite the row with only these."""
         first = batch.numbers[0]
         batch.thin()
         del self._batches[first]
@@ -202,16 +202,16 @@ class Ledger:
     # ---- who wants what -----------------------------------------------------------------------
 
     def _is_origin(self, task: Task, client: Client, cid: int) -> tuple[Batch, int] | None:
-        """Where the row of ``task`` says that this future asked for it first."""
+        """Where the row of ``task`` says that this future requested it first."""
         found = self._find(task) if task.cid == cid else None
         return found if found is not None and found[0].session == client.number else None
 
     def watch(self, task: Task | None, client: Client, cid: int) -> None:
-        """A future for a task that was there already; None: for one that was cancelled."""
+        """A future for an existing task; None: for one that was cancelled."""
         self._new_watches[(client.number, cid)] = task.number if task is not None else 0
 
     def unwatch(self, task: Task | None, client: Client, cid: int) -> None:
-        """The future is not wanted any more."""
+        """The future is no longer wanted."""
         key = (client.number, cid)
         if self._new_watches.pop(key, None) is not None:
             return
@@ -231,7 +231,7 @@ class Ledger:
             self._mark(batch)
 
     def _compose_watches(self) -> None:
-        """New futures of each session, in rows of their own."""
+        """Put the new futures of each session into rows of their own."""
         new, self._new_watches = self._new_watches, {}
         rows: dict[int, list[tuple[int, int]]] = {}
         for key in new:
@@ -251,7 +251,7 @@ class Ledger:
     # ---- outcomes ---------------------------------------------------------------------------
 
     def _outcome_gone(self, task: Task) -> None:
-        """What was written of the task's outcome is of no use any more."""
+        """What was written about the task's outcome is no longer needed."""
         segment = self._outcomes.get(task.row)
         task.row = 0
         if segment is None:
@@ -297,7 +297,7 @@ class Ledger:
         self._add_batch(batch)
 
     def restored_outcomes(self, number: int, tasks: list[Task]) -> None:
-        """The tasks of a row of outcomes for which it is the valid one."""
+        """The tasks for which a row of outcomes is the valid one."""
         if not tasks:
             self._drop((j.OUTCOMES, number))
             return
@@ -315,5 +315,5 @@ class Ledger:
             self._watched[key] = (segment, task)
 
     def drop(self, key: j.Key) -> None:
-        """A row that turned out to be of no use."""
+        """A row that turned out to be useless."""
         self._drop(key)

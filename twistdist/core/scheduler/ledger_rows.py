@@ -13,7 +13,7 @@ from twistdist.wire.messages import Options
 
 @attrs.define(eq=False)
 class Batch:
-    """The row of one submit: tasks by number, and which of them are of no use any more."""
+    """The row of one submit: tasks by number, and which of them are no longer needed."""
 
     session: int
     origin: str
@@ -27,7 +27,7 @@ class Batch:
     released: bytearray
 
     def thin(self) -> None:
-        """Keep only the tasks that are still of use."""
+        """Keep only the tasks that are still needed."""
         keep = [at for at in range(len(self.tasks)) if not has_bit(self.gone, at)]
         released = bytearray((len(keep) + 7) >> 3)
         for to, at in enumerate(keep):
@@ -58,7 +58,7 @@ class Batch:
 
 @attrs.define(eq=False)
 class Segment:
-    """A row of entries that were written together: how many there were, and how many are of use."""
+    """A row of entries that were written together: how many there were, and how many are still needed."""
 
     number: int
     entries: list[Any]
@@ -66,12 +66,12 @@ class Segment:
 
 
 def set_bit(bits: bytearray, at: int) -> None:
-    """Set the bit ``at``, counted from the low end of the first byte."""
+    """Set bit ``at``, counted from the low end of the first byte."""
     bits[at >> 3] |= 1 << (at & 7)
 
 
 def has_bit(bits: bytes | bytearray, at: int) -> bool:
-    """Whether the bit is set."""
+    """Whether bit ``at`` is set."""
     return at >> 3 < len(bits) and bool(bits[at >> 3] >> (at & 7) & 1)
 
 

@@ -1,4 +1,4 @@
-"""What happens to a task: from what state to what other one, and what follows for its inputs and dependents."""
+"""What happens to a task: its changes of state, and what follows for its inputs and dependents."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Lifecycle:
-    """Every change of a task's state but its being placed; the table of states is in :mod:`.transitions`.
+    """Makes every change of a task's state except placement; the table of states is in :mod:`.transitions`.
 
-    Owns ``Task.missing``, ``pending``, ``dependents`` and ``error``.  ``recover`` is the one way to bring values back.
+    Owns ``Task.missing``, ``pending``, ``dependents`` and ``error``.  ``recover`` is the only way to bring values back.
     """
 
     outputs: Outputs
@@ -54,7 +54,7 @@ class Lifecycle:
     supplies: Supplies
 
     def admit(self, task: Task) -> None:
-        """A new task: it holds its inputs' records, and is started; inputs without a value are brought back first."""
+        """A new task: it holds its inputs' records, and is started; inputs without a value are recovered first."""
         for upstream in task.inputs:
             if upstream.dependents is None:
                 upstream.dependents = {}
@@ -65,7 +65,7 @@ class Lifecycle:
         self._start(task)
 
     def _start(self, task: Task) -> None:
-        """From no activity to WAITING or READY; fails at once with an input that has failed."""
+        """From no activity to WAITING or READY; fails at once if an input has failed."""
         retention = task.retention
         if retention is not None and self._comes_otherwise(task, retention):
             return
@@ -84,7 +84,7 @@ class Lifecycle:
             self.make_ready(task, transitions.INPUTS_THERE)
 
     def _comes_otherwise(self, task: Task, retention: Retention) -> bool:
-        """Whether the value is not to be computed: it was scattered, is checkpointed, or must not be computed twice."""
+        """Whether the value must not be computed: it was scattered, is checkpointed, or must not be computed twice."""
         if retention.source is not None:
             self.await_data(task)
             return True
@@ -93,7 +93,7 @@ class Lifecycle:
             return True
         if task.options.replay == "never" and task.value_attempt:
             text = (
-                f'the value of {task.key} is lost with every worker that had it, and replay="never" forbids to compute '
+                f'the value of {task.key} is lost with every worker that had it, and replay="never" forbids computing '
                 "it again; more replicas or a checkpoint would have kept it"
             )
             self.fail(task, m.ErrorInfo("DataLost", "", text))
@@ -101,12 +101,12 @@ class Lifecycle:
         return False
 
     def make_ready(self, task: Task, cause: Cause) -> None:
-        """It may be given to a worker from now on."""
+        """The task may be given to a worker from now on."""
         self.transitions.move(task, cause)
         self.queues.add(task)
 
     def recover(self, lost: list[Task], incident: Incident | None = None) -> None:
-        """The resilience manager's one way to bring values back: make the plan, start what it names."""
+        """The resilience manager's only way to bring values back: make the plan and start the tasks that it names."""
         plan = recovery_plan(lost, _has_or_gets_value, _inputs)
         for task in plan:
             self._start(task)
@@ -116,9 +116,9 @@ class Lifecycle:
             incident.replayed += again
 
     def requeue(self, task: Task, same: bool = False) -> None:
-        """ASSIGNED no more, and still wanted: back to the queue, or to waiting when an input was lost meanwhile.
+        """No longer ASSIGNED, and still wanted: back to the queue, or to waiting if an input was lost meanwhile.
 
-        ``same``: the attempt may still be going on somewhere, and is taken up again if its worker comes back in time.
+        ``same``: the attempt may still be running somewhere, and is continued if its worker comes back in time.
         """
         self.slots.give_back(task)
         if not same:
@@ -127,7 +127,7 @@ class Lifecycle:
         self.recover([task])
 
     def end(self, task: Task) -> None:
-        """From WAITING, READY or ASSIGNED to no activity: the inputs are not needed for this any more."""
+        """From any unfinished state to no activity: the inputs are no longer needed for it."""
         came_otherwise = task.state is AWAITED
         self.transitions.move(task, transitions.ENDED)
         if task.history is not None:
@@ -141,7 +141,7 @@ class Lifecycle:
                 self.registry.reconsider(upstream)
 
     def pause(self, task: Task) -> None:
-        """The attempt is over, and the next one comes later: WAITING, with the pause as one more thing that is missing."""
+        """The attempt is over, and the next one follows later: WAITING, with the pause as one more thing that is missing."""
         self.slots.give_back(task)
         self.end(task)
         self.transitions.move(task, transitions.PAUSED)
@@ -156,14 +156,14 @@ class Lifecycle:
         self.recover([task])
 
     def stop(self, task: Task, kill: bool = False) -> None:
-        """Nobody wants the task: take back what was going on for it."""
+        """Nobody wants the task: stop what is being done for it."""
         if task.state is ASSIGNED and task.worker is not None:
             self.outputs.post(task.worker, m.Abort([task.attempt], kill))
         self.slots.give_back(task)
         self.end(task)
 
     def accept(self, task: Task) -> None:
-        """The task is DONE: whoever waits for it is told, and dependents come nearer to running."""
+        """The task is DONE: notify whoever waits for it; dependents come closer to running."""
         self.transitions.move(task, transitions.ACCEPTED)
         if task.retention is not None:
             self.targets.look_at(task)
@@ -179,7 +179,7 @@ class Lifecycle:
             self.registry.reconsider(task)
 
     def lose_value(self, task: Task) -> None:
-        """DONE no more.  Dependents that have not been given out wait for the value again."""
+        """No longer DONE.  Dependents that have not been assigned wait for the value again."""
         self._drop_value(task, transitions.LOST)
         for dependent in task.dependents or ():
             if dependent.state is READY:
@@ -190,7 +190,7 @@ class Lifecycle:
                 dependent.missing += 1
 
     def free_value(self, task: Task) -> None:
-        """DONE and not needed: the value goes, the recipe stays."""
+        """DONE and not needed: drop the value, keep the recipe."""
         self._drop_value(task, transitions.FREED)
 
     def _drop_value(self, task: Task, cause: Cause) -> None:
@@ -200,7 +200,7 @@ class Lifecycle:
             task.retention.copying.clear()
 
     def cut_lineage(self, task: Task) -> None:
-        """The value can't be lost, or never will be: the inputs' records are not held for it."""
+        """The value can't be lost, or will never exist: the records of the inputs are no longer held for it."""
         for upstream in task.inputs:
             if upstream.dependents is not None:
                 upstream.dependents.pop(task, None)
@@ -209,12 +209,12 @@ class Lifecycle:
         task.inputs = ()
 
     def fail(self, task: Task, error: m.ErrorInfo) -> None:
-        """The task and everything that waits for its value fail with the same error."""
+        """Fail the task, and everything that waits for its value, with the same error."""
         failing = [task]
         while failing:
             one = failing.pop()
             if one.state is FAILED:
-                continue  # reached by two ways
+                continue  # reached in two ways
             if one.state in UNFINISHED:
                 self.end(one)
             self.transitions.move(one, transitions.BROKEN)
@@ -227,7 +227,7 @@ class Lifecycle:
             self.registry.reconsider(one)
 
     def await_data(self, task: Task) -> None:
-        """The data are to come (again) from their session; without one they are lost."""
+        """The data must be supplied (again) by their session; without one they are lost."""
         source = task.retention.source if task.retention is not None else None
         if source is None or source.client is None:
             self.data_lost(task, "the session that scattered them is gone, or can't supply them again")
@@ -236,13 +236,13 @@ class Lifecycle:
         self.supplies.begin(task, source)
 
     def data_lost(self, task: Task, why: str) -> None:
-        """Nobody can bring the scattered data again."""
+        """Nobody can supply the scattered data again."""
         self.supplies.stop_asking(task)
         text = f"the scattered data {task.key} are lost with every worker that had them, and {why}; scatter them again"
         self.fail(task, m.ErrorInfo("DataLost", "", text, key=task.key))
 
     def watch(self, task: Task, client: Client, cid: int) -> None:
-        """One more future for a task that is there already."""
+        """One more future for an existing task."""
         self.watchers.add(task, client, cid)
         if task.state is DONE or task.state is FAILED:
             self.watchers.tell(task, [(client, cid)])

@@ -11,10 +11,10 @@ T = TypeVar("T")
 def recovery_plan(lost: Iterable[T], available: Callable[[T], bool], inputs: Callable[[T], Iterable[T]]) -> list[T]:
     """The smallest set of tasks whose execution gives every task of ``lost`` a value, deepest first.
 
-    ``available(task)`` says that the task has a value, or is already on its way to one: nothing below it is looked at.
-    ``inputs(task)`` are the tasks whose values it takes.  The set is the smallest one because a task is in it only if it
-    is lost itself or an execution in the set takes its value, and values come from nowhere else; the order puts each
-    task behind its inputs.  Iterative, since lineages are longer than Python's stack: O(tasks + edges visited).
+    ``available(task)`` says whether the task has a value or is already on its way to one: nothing below it is examined.
+    ``inputs(task)`` are the tasks whose values it takes.  The set is the smallest because a task is in it only if it is lost
+    itself or an execution in the set takes its value, and values come from nowhere else; the order puts each task after its
+    inputs.  Iterative, since lineages can be deeper than Python's stack: O(tasks + edges visited).
     """
     plan: dict[T, None] = {}
     entered: set[T] = set()

@@ -1,4 +1,4 @@
-"""Who is alive: silence, suspicion, and death by silence.  docs/network.rst."""
+"""Which workers are alive: silence, suspicion, and death by silence.  docs/network.rst."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from twistdist.core.scheduler.settings import Settings
 
 @attrs.define(eq=False)
 class Liveness:
-    """The edge hands in every sign of life (``heard``), calls ``pulse`` every ``Settings.look_every`` seconds, looks whether a
-    process listens at the addresses of ``Outputs.probes`` (the answer is ``probed``), and closes the connections of those in
-    ``Outputs.given_up``.
+    """The edge reports every sign of life (``heard``), calls ``pulse`` every ``Settings.look_every`` seconds, checks for each
+    ``Probe`` whether a process listens at the worker's address (the answer is ``probed``), and closes the connections of
+    workers for which it gets a ``GiveUp``.
     """
 
     alarms: Alarms
@@ -38,7 +38,7 @@ class Liveness:
     _pulse_at: float | None = None
 
     def pulse(self, now: float) -> None:
-        """Look who has been silent.  The time by which this call is late was ours, and is not held against anybody."""
+        """Check who has been silent.  If this call is late, the delay is ours and is not held against any worker."""
         every = self.settings.look_every
         late = now - self._pulse_at - every if self._pulse_at is not None else 0.0
         self._pulse_at = now
@@ -48,12 +48,12 @@ class Liveness:
             silence = now - worker.heard_at
             if silence >= self.settings.dead_after:
                 self.outputs.give_up(worker)
-                self.fleet.gone(now, worker, f"nothing was heard of it for {silence:.1f} s (--dead-after)")
+                self.fleet.gone(now, worker, f"nothing was received from it for {silence:.1f} s (--dead-after)")
             elif silence >= self.settings.suspect_after and not worker.suspect:
-                self._suspect(now, worker, f"nothing was heard of it for {silence:.1f} s (--suspect-after)")
+                self._suspect(now, worker, f"nothing was received from it for {silence:.1f} s (--suspect-after)")
 
     def _suspect(self, now: float, worker: Worker, cause: str) -> None:
-        """No new work for it, and whoever knows it looks elsewhere."""
+        """No new work for it; peers that know it use other workers."""
         worker.suspect = True
         if worker.retiring is None or not worker.retiring.told:  # else it does what it should
             self.outputs.incident(Incident(now, "worker suspected", worker.name, cause))
@@ -71,12 +71,12 @@ class Liveness:
             self.scattered.look_at_awaited()
 
     def bytes_came(self, now: float, worker: Worker) -> None:
-        """A part of a frame came, which may be a large one on a slow line."""
+        """Part of a frame arrived, possibly a large one on a slow connection."""
         if self.registry.is_here(worker):
             self.heard(now, worker)
 
     def probed(self, now: float, worker: Worker, refused: bool) -> None:
-        """The answer to a probe.  Nobody listening means that the process is gone; it has a moment to come back."""
+        """The answer to a probe.  If nothing listens, the process is gone; it has ``worker_grace`` seconds to come back."""
         if refused and self.registry.is_here(worker) and not worker.reachable:
             self.alarms.set(now + self.settings.worker_grace, self._refused, (worker, worker.heard_at))
 

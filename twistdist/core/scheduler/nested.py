@@ -1,4 +1,4 @@
-"""Tasks that wait for tasks of their own: a slot is lent where these find none."""
+"""Tasks that wait for tasks of their own: a slot is lent if these find none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Nested:
-    """What is to be lent is decided in :mod:`.nesting`."""
+    """Which slot to lend is decided in :mod:`.nesting`."""
 
     tuning: Tuning
     alarms: Alarms
@@ -30,7 +30,7 @@ class Nested:
     registry: Registry
 
     def look_after(self, now: float, client: Client) -> None:
-        """The client of a task has submitted something: see that it can begin although the task has a slot."""
+        """The client of a task has submitted something: make sure that it can begin although the task has a slot."""
         if client.parent and not client.look_after:
             client.look_after = self.tuning.nested_look_s
             self.alarms.set(now + client.look_after, self._look_at, client)
@@ -48,6 +48,6 @@ class Nested:
         found = nesting.slot_to_free(parent, wanted, workers, parents, self.tuning.max_looked_at)
         if found is not None:
             worker, task = found
-            text = f"{len(wanted)} tasks of {parent.key} can't begin: tasks that have tasks of their own hold every slot"
-            self.outputs.incident(Incident(now, "slot lent", worker.name, f"{text}; {task.key} goes on beside its slot"))
+            text = f"{len(wanted)} tasks of {parent.key} can't begin: every slot is held by tasks that have tasks of their own"
+            self.outputs.incident(Incident(now, "slot lent", worker.name, f"{text}; {task.key} continues without its slot"))
             self.outputs.post(worker, m.Park(task.attempt))

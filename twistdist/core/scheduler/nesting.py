@@ -1,8 +1,8 @@
-"""Tasks that wait for tasks of their own in a way that nobody sees: in threads, in asyncio, by looking again and again.
+"""Tasks that wait for tasks of their own without saying so: in threads, in asyncio, by polling.
 
-A task that calls ``result()`` in its main thread says so and gives up its slot.  Of one that waits otherwise only this is
-known: it has a client whose tasks do not begin, since every slot that they could use is held by tasks with clients.  Then one
-of these is to be parked where it is: it goes on, and another executor runs beside it.
+A task that calls ``result()`` in its main thread reports that and gives up its slot.  Of a task that waits in another way, only
+this is known: it has a client whose tasks do not begin, because every slot that they could use is held by tasks with clients.
+Then one of these is parked where it is: it continues, and another executor runs beside it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from twistdist.core.scheduler.transitions import ASSIGNED, READY, UNFINISHED
 def slot_to_free(
     parent: Task, wanted: Iterable[Task], workers: Collection[Worker], parents: Collection[Task], limit: int
 ) -> tuple[Worker, Task] | None:
-    """The worker, and the one of ``parents`` there, without whose slot a task of ``wanted``, or what that needs, can't begin.
+    """A worker, and one of ``parents`` there, whose slot a task of ``wanted``, or what that task needs, must have to begin.
 
-    ``parents`` are the tasks that have clients; ``parent``, whose client wants the tasks, is chosen where that helps.  None
+    ``parents`` are the tasks that have clients; ``parent``, whose client wants the tasks, is chosen if that helps.  None
     while every wanted task either runs, or may begin as soon as a task without a client ends.  ``limit`` tasks are examined.
     """
     full = {worker: holding for worker in workers if worker.connected and (holding := _holding(worker, parents)) is not None}
     if not full:
         return None
-    looked_at: set[int] = set()  # options of those that are ready: the tasks of a map share theirs
+    looked_at: set[int] = set()  # options of ready tasks: the tasks of a map share theirs
     for task in _next_to_begin(wanted, limit):
         if task.state is ASSIGNED and (task in parents or not any(task in worker.assigned for worker in full)):
             continue  # it runs, or is next
@@ -40,13 +40,13 @@ def slot_to_free(
 
 
 def _holding(worker: Worker, parents: Collection[Task]) -> list[Task] | None:
-    """The tasks with clients that hold all slots of a worker; None where one is free, or held by another task."""
+    """The tasks with clients that hold all slots of a worker; None if a slot is free or held by another task."""
     holding = [task for task in worker.assigned if task in parents and task not in worker.parked]
     return holding if len(holding) >= max(1, worker.most) else None
 
 
 def _next_to_begin(wanted: Iterable[Task], limit: int) -> Iterable[Task]:
-    """What of ``wanted``, or of what that waits for, is ready or with a worker."""
+    """Those of ``wanted``, or of what they wait for, that are ready or assigned."""
     seen: set[Task] = set()
     todo = [task for task in wanted if task.state in UNFINISHED]
     while todo and len(seen) < limit:

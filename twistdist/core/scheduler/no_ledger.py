@@ -10,7 +10,7 @@ from twistdist.wire import journal_rows as j
 
 
 class NoLedger(Ledger):
-    """Without a journal: nothing is to be written."""
+    """Without a journal, nothing must be written."""
 
     kept = False
 

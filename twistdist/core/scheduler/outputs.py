@@ -1,4 +1,4 @@
-"""What one event leaves for the edge: frames for peers, and what it is to do beside."""
+"""What one event produces for the edge: frames for peers, and what else it must do."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ Peer: TypeAlias = Client | Worker
 
 @attrs.frozen
 class Probe:
-    """Look whether a process listens at the worker's address; :meth:`.Scheduler.probed` takes the answer."""
+    """Check whether a process listens at the worker's address; :meth:`.Scheduler.probed` takes the answer."""
 
     worker: Worker
 
 
 @attrs.frozen
 class GiveUp:
-    """The worker is no part of the cluster any more: its connection is to be closed, if it has one."""
+    """The worker is no longer part of the cluster: close its connection, if it has one."""
 
     worker: Worker
 
 
 @attrs.frozen
 class Replaced:
-    """As :class:`GiveUp`, for a worker whose name another one has taken."""
+    """Like :class:`GiveUp`, for a worker whose name another one has taken."""
 
     worker: Worker
 
 
 @attrs.frozen
 class Log:
-    """A fault that was seen, to be logged."""
+    """A fault that must be logged."""
 
     incident: Incident
 
 
 @attrs.frozen
 class End:
-    """The scheduler is to end, for the reason ``text``."""
+    """The scheduler must end, for the reason ``text``."""
 
     text: str
 
@@ -54,7 +54,7 @@ Effect: TypeAlias = Probe | GiveUp | Replaced | Log | End
 
 @attrs.define
 class Bundle:
-    """``frames`` to be sent, by peer, and then ``effects`` to be carried out, in order."""
+    """``frames`` to send, by peer, and then ``effects`` to carry out, in order."""
 
     frames: list[tuple[Peer, list[m.Frame]]] = attrs.field(factory=list)
     effects: list[Effect] = attrs.field(factory=list)
@@ -62,7 +62,7 @@ class Bundle:
 
 @attrs.define(eq=False)
 class Outputs:
-    """What is collected during an event.  ``dirty`` are the peers with something to send."""
+    """What is collected during an event.  ``dirty`` are the peers for which something is queued."""
 
     tuning: Tuning
     statistics: Statistics
@@ -74,28 +74,28 @@ class Outputs:
     _end: str = ""
 
     def post(self, peer: Peer, message: Any, weight: int = 0) -> None:
-        """Say something to a peer at the end of this event; ``weight`` is its size in bytes where that is large."""
+        """Send a message to a peer at the end of this event; ``weight`` is its size in bytes if that is large."""
         peer.session.post(message, weight)
         self.dirty[peer] = None
 
     def look_at(self, peer: Peer) -> None:
-        """The peer can be sent to again, after all others: what was posted while it was away has no other occasion to leave."""
+        """The peer can be sent to again, after all others: messages posted while it was away have no other chance to leave."""
         self.dirty.pop(peer, None)
         self.dirty[peer] = None
 
     def drop(self, peer: Peer) -> None:
-        """The peer's session has ended: nothing is sent to it any more."""
+        """The peer's session has ended: nothing more is sent to it."""
         self.dirty.pop(peer, None)
 
     def incident(self, incident: Incident) -> None:
-        """Remember a fault, and have it logged."""
+        """Remember a fault and have it logged."""
         self.statistics.incidents.append(incident)
         self._logs.append(Log(incident))
         if len(self._logs) > self.tuning.max_incidents:
             del self._logs[0]
 
     def probe(self, worker: Worker) -> None:
-        """Have it looked whether the worker's process is there."""
+        """Have the edge check whether the worker's process exists."""
         self._probes[worker] = None
 
     def give_up(self, worker: Worker) -> None:
@@ -103,7 +103,7 @@ class Outputs:
         self._given_up.append(GiveUp(worker))
 
     def replace(self, worker: Worker) -> None:
-        """Have the connection closed of a worker whose name another one has taken."""
+        """Have the connection of a worker closed whose name another one has taken."""
         self._replaced.append(Replaced(worker))
 
     def end(self, text: str) -> None:
@@ -111,7 +111,7 @@ class Outputs:
         self._end = text
 
     def take(self, reads: Callable[[Peer], bool]) -> Bundle:
-        """All of it, once.  What is for a peer that does not read stays until it does, or has a new connection."""
+        """Everything collected, once.  What is for a peer that does not read stays until it does, or has a new connection."""
         bundle = Bundle()
         if self.dirty:
             dirty, self.dirty = self.dirty, {}

@@ -1,8 +1,8 @@
-"""Which worker gets the next task, and how many it is given ahead of time.
+"""Which worker gets the next task, and how many tasks it is given ahead of time.
 
-A worker is *idle* while it has a slot without a task, and *open* while it may be given tasks ahead: one in any case, more
-while all that it has is expected to take less than ``Tuning.horizon_us`` for each slot.  Late binding: a task that waits on the
-scheduler can still go anywhere, so the window is no longer than it takes to send the next frame.
+A worker is *idle* while it has a slot without a task, and *open* while it may be given tasks ahead of time: one in any case,
+more while everything it has is expected to take less than ``Tuning.horizon_us`` per slot.  Late binding: a task that waits on
+the scheduler can still go anywhere, so the window is no longer than it takes to send the next frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Placement:
         self.ahead: dict[Worker, None] = {}  # those with more tasks than slots
 
     def update(self, worker: Worker) -> None:
-        """Something about ``worker`` changed: put it where it belongs, at the end of the rotation."""
+        """``worker`` has changed: put it where it belongs, at the end of the rotation."""
         self.remove(worker)
         if not worker.connected or worker.suspect or worker.resting:
             return
@@ -63,7 +63,7 @@ class Placement:
 
     @staticmethod
     def next_restricted(worker: Worker) -> Task | None:
-        """The first ready task of ``worker``'s own queues, of those whose kind of resources is free."""
+        """The first ready task in ``worker``'s own queues whose kind of resources is free."""
         best: list[tuple[int, Task]] | None = None
         for kind in list(worker.own):
             queue = worker.own[kind]
@@ -78,7 +78,7 @@ class Placement:
         return heapq.heappop(best)[1] if best else None
 
     def wished_for(self, task: Task, worker: Worker) -> Worker:
-        """``worker``, or one that the task would rather have, where such a one is idle too."""
+        """``worker``, or an idle one that the task prefers."""
         names = task.options.workers
         if not task.options.allow_other_workers or not names or worker.name in names:
             return worker
@@ -88,7 +88,7 @@ class Placement:
         return worker in self.idle or worker in self.open
 
     def overloaded(self, now: float) -> list[Worker]:
-        """The workers from which tasks should be recalled for an idle one, the most loaded first."""
+        """The workers from which tasks should be recalled for an idle one, most loaded first."""
         found = []
         for worker in self.ahead:
             stalled = now >= worker.progress_at + self._recall_stall_s
@@ -98,7 +98,7 @@ class Placement:
 
 
 def allowed(task: Task, worker: Worker) -> bool:
-    """Whether the task may run on ``worker`` at all (its names and total resources)."""
+    """Whether the task may run on ``worker`` at all, by its names and total resources."""
     names = task.options.workers
     if names and worker.name not in names and not task.options.allow_other_workers:
         return False
@@ -107,7 +107,7 @@ def allowed(task: Task, worker: Worker) -> bool:
 
 
 def has_resources(worker: Worker, task: Task) -> bool:
-    """Whether what the task asks for is free on ``worker`` now."""
+    """Whether the resources that the task needs are free on ``worker`` now."""
     return all(worker.resources.get(name, 0) >= amount for name, amount in (task.options.resources or {}).items())
 
 

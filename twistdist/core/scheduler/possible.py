@@ -1,4 +1,4 @@
-"""What a task that is ready lacks: nobody who is here may ever run it, so it waits without an end unless somebody comes."""
+"""What a ready task lacks when no connected worker may run it: it waits until one connects that may."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import attrs
 from twistdist.core.scheduler import placement
 from twistdist.core.scheduler.records import Task, Worker
 
-#: The lack of everything.
+#: What every task lacks when there are no workers.
 NOBODY = "no worker is connected"
 
-#: Workers that are named in a text.
+#: Workers that a text names at most.
 MAX_NAMED = 8
 
-#: Units of a resource on the wire that make 1.
+#: A resource amount of 1, in the units of the wire.
 UNITS = 1_000_000
 
 
 def lack_of(task: Task, workers: Collection[Worker]) -> str:
-    """In words; "" when a worker that is here may run the task, now or when it has a slot."""
+    """What the task lacks, in words; "" if a connected worker may run it, now or when it has a slot."""
     here = [worker for worker in workers if worker.connected]
     if not here:
         return NOBODY
@@ -34,7 +34,7 @@ def lack_of(task: Task, workers: Collection[Worker]) -> str:
 
 
 def lacking(restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> dict[str, dict[Task, None]]:
-    """What ``restricted`` tasks lack, and which lack it.  Without any worker: ``NOBODY``, and no tasks."""
+    """What ``restricted`` tasks lack, and which tasks lack it.  Without any worker: ``NOBODY``, and no tasks."""
     if not any(worker.connected for worker in workers):
         return {NOBODY: {}} if unfinished else {}
     found: dict[str, dict[Task, None]] = {}
@@ -61,9 +61,9 @@ def _listed(names: Collection[str]) -> str:
 
 @attrs.frozen
 class Change:
-    """``tasks`` (with ``all``: every unfinished one) lack ``text`` now, or nothing any more ("").
+    """``tasks`` (with ``all``: every unfinished one) now lack ``text``, or nothing any more ("").
 
-    ``new``: nothing lacked it before.
+    ``new``: no task lacked it before.
     """
 
     text: str
@@ -73,18 +73,18 @@ class Change:
 
 
 class Tracker:
-    """What is lacking now and has been told, with the tasks that wait for it."""
+    """What is lacking now and has been reported, with the tasks that wait for it."""
 
     def __init__(self) -> None:
         self._told: dict[str, dict[Task, None]] = {}
 
     @property
     def any(self) -> bool:
-        """Whether something is lacking."""
+        """Whether anything is lacking."""
         return bool(self._told)
 
     def look(self, restricted: Iterable[Task], workers: Collection[Worker], unfinished: int) -> Iterator[Change]:
-        """What has changed since the last look: ``restricted`` tasks are ready and bound to certain workers or resources."""
+        """What has changed since the last check.  ``restricted`` tasks are ready and bound to certain workers or resources."""
         found = lacking(restricted, workers, unfinished)
         before, self._told = self._told, found
         for text, tasks in before.items():

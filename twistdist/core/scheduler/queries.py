@@ -1,4 +1,4 @@
-"""Answers about the cluster, read from the records, and orders that come as questions."""
+"""Answers about the cluster, read from the records, and commands that arrive as questions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from twistdist.core.scheduler.transitions import Transitions
 from twistdist.core.scheduler.watchers import PUBLISHED, UNTIL_ENDED, Watchers
 from twistdist.wire import messages as m
 
-#: Names under which tasks are kept that are no sessions of users.
+#: Names under which tasks are kept that are not sessions of users.
 HIDDEN = (PUBLISHED, UNTIL_ENDED)
 
 
 @attrs.define(eq=False)
 class Queries:
-    """``query`` answers; each other method is one question.  ``journal`` is what the edge tells of it."""
+    """``query`` answers; each other method is one question.  ``journal`` is what the edge reports about it."""
 
     outputs: Outputs
     registry: Registry
@@ -50,24 +50,24 @@ class Queries:
     journal: dict[str, Any] = attrs.field(factory=lambda: {"state": "none"})
 
     def journal_is(self, status: dict[str, Any]) -> None:
-        """What the edge has to tell of the journal."""
+        """What the edge reports about the journal."""
         self.journal = status
 
     def query(self, now: float, client: Client, message: m.Query) -> None:
-        """A question comes, and its answer or refusal goes."""
+        """A question arrives, and is answered or refused."""
         try:
             answer = self.answer(now, client, message.what, message.args, message.again)
         except ValueError as error:
             self.outputs.post(client, m.Reply(message.query, str(error)))
         except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            self.outputs.post(client, m.Reply(message.query, f"the question {message.what!r} can't be answered: {error}"))
+            self.outputs.post(client, m.Reply(message.query, f"the query {message.what!r} can't be answered: {error}"))
         else:
             self.outputs.post(client, m.Reply(message.query, "", answer))
 
     def answer(self, now: float, client: Client, what: str, args: list[Any], again: bool = False) -> Any:
-        """The answer to ``what``, as plain data.  ``LookupError``, ``TypeError`` or ``ValueError`` for an odd question.
+        """The answer to ``what``, as plain data.  ``LookupError``, ``TypeError`` or ``ValueError`` for an invalid question.
 
-        ``again``: it may have been carried out before, and then not be refused for that reason.
+        ``again``: it may have been carried out before, and must not be refused for that reason.
         """
         query = (_AGAIN.get(what) if again else None) or _QUERIES.get(what)
         if query is None:
@@ -89,7 +89,7 @@ class Queries:
         return found
 
     def _find(self, client: Client, name: int | str) -> Task | None:
-        """A task by this client's cid, or by anybody's key."""
+        """A task by this client's cid, or by any client's key."""
         if isinstance(name, int):
             return client.futures.get(name)
         task = self.registry.keys.get(name)
@@ -111,21 +111,21 @@ class Queries:
         return {worker.name: [task.key for task in worker.holds] for worker in chosen}
 
     def _watch(self, now: float, client: Client, args: list[Any]) -> list[int]:
-        """Take up tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
+        """Watch tasks by key: ``args`` are pairs of a new cid and a key; the answer lists the cids whose key is known."""
         known = []
         if any(type(cid) is not int or not 0 <= cid < MAX_CIDS or cid in client.futures for cid, _ in args):
-            raise ValueError("futures have numbers of their own")
+            raise ValueError("the number of a new future is out of range or in use")
         for cid, key in args:
             task = self._find(client, str(key))
             if task is not None:
                 if cid in client.futures:
-                    raise ValueError(f"the future {cid} comes twice")
+                    raise ValueError(f"the future {cid} is listed twice")
                 self.lifecycle.watch(task, client, cid)
                 known.append(cid)
         return known
 
     def _why(self, now: float, client: Client, args: list[Any]) -> dict[str, Any] | None:
-        """What is known of the one task that ``args`` names by cid or key; None when there is no such task."""
+        """What is known about the task that ``args`` names by cid or key; None if there is no such task."""
         task = self._find(client, args[0])
         if task is None:
             return self.garbage.failures.get(args[0])
@@ -133,7 +133,7 @@ class Queries:
         return {**story_of(task), "lacks": lack}
 
     def _lacks(self) -> dict[str, int]:
-        """What ready tasks lack to be run at all: how many lack it."""
+        """What ready tasks lack to be able to run, and how many lack it."""
         found = possible.lacking(self.queues.restricted, self.registry.workers.values(), self.transitions.unfinished)
         return {text: len(tasks) or self.transitions.unfinished for text, tasks in found.items()}
 
@@ -161,13 +161,13 @@ class Queries:
         }
 
     def _clear(self, now: float, client: Client, args: list[Any]) -> dict[str, int]:
-        """``args``: names of durable sessions that go too."""
+        """``args``: names of durable sessions to end too."""
         names = list(dict.fromkeys(str(name) for name in args))
         self.durable.check_sessions(names)
         return self._clear_again(now, client, names)
 
     def _clear_again(self, now: float, client: Client, args: list[Any]) -> dict[str, int]:
-        """Sessions that are gone have gone before."""
+        """Like ``_clear``, but sessions that are gone are not refused: they ended the first time."""
         before = len(self.registry.tasks)
         for name in args:
             self.durable.end_named_session(name)
@@ -176,7 +176,7 @@ class Queries:
         return {"sessions": sessions, "tasks": before - len(self.registry.tasks)}
 
     def _replicate(self, now: float, client: Client, args: list[Any]) -> int:
-        """``args``: the number of copies to be kept, then cids and keys; how many of them are known."""
+        """``args``: the number of copies to keep, then cids and keys.  Return how many of those are known."""
         copies, names = max(0, int(args[0])), args[1:]
         tasks = [task for name in names if (task := self._find(client, name)) is not None]
         for task in tasks:
@@ -184,7 +184,7 @@ class Queries:
         return len(tasks)
 
     def _until_ended(self, now: float, client: Client, args: list[Any]) -> int:
-        """``args``: cids; how many are known."""
+        """``args``: cids.  Return how many are known."""
         tasks = [task for cid in args if (task := client.futures.get(cid)) is not None]
         self.durable.keep_until_ended(tasks)
         return len(tasks)
@@ -197,42 +197,44 @@ class Queries:
         return sum(len(task.retention.copying) if task.retention is not None else 0 for task in tasks)
 
     def _rebalance(self, now: float, client: Client, args: list[Any]) -> int:
-        """``args``: cids and keys that may be moved, none: all; how many moves were started."""
+        """``args``: cids and keys that may be moved, none: all.  Return how many moves were started."""
         tasks = [task for name in args if (task := self._find(client, name)) is not None]
         return self.copies.rebalance(tasks if args else None)
 
     def _retire(self, now: float, client: Client, args: list[Any]) -> list[str]:
-        """``args``: seconds, then names of workers that are to leave; those of them that are part of the cluster."""
+        """``args``: seconds, then names of workers that must leave.  Return those that are part of the cluster."""
         seconds, *names = args
         if not 0 <= float(seconds) < float("inf"):
-            raise ValueError(f"{seconds} is no number of seconds")
+            raise ValueError(f"{seconds} is not a number of seconds >= 0")
         chosen = [worker for worker in self.registry.workers.values() if worker.name in names]
         for worker in chosen:
             self.leaving.retire(now, worker, float(seconds), f"retired by client {_name_of(client)}")
         return [worker.name for worker in chosen]
 
     def _sync(self, now: float, client: Client, args: list[Any]) -> None:
-        """The answer comes after everything that was said before."""
+        """Nothing: the answer follows everything that was sent before."""
 
     def _keys(self, now: float, client: Client, args: list[Any]) -> list[str]:
-        """The keys of all that the client's durable session keeps and its process wants."""
+        """The keys of everything that the client's durable session keeps and its process wants."""
         return [task.key for task in self.durable.session_tasks(client)]
 
     def _take_up(self, now: float, client: Client, args: list[Any]) -> list[int]:
-        """Watch what the session keeps; ``args`` are pairs of a new cid and a key; the answer lists the known ones' cids."""
+        """Watch what the session keeps; ``args`` are pairs of a new cid and a key; the answer lists the cids of known keys."""
         tasks, known = {task.key: task for task in self.durable.session_tasks(client)}, []
         for cid, key in args:
+            if not 0 <= int(cid) < MAX_CIDS or cid in client.futures:
+                raise ValueError(f"the number of a future, {cid}, is out of range or in use")
             if key in tasks:
                 self.lifecycle.watch(tasks[key], client, int(cid))
                 known.append(int(cid))
         return known
 
     def _end_session(self, now: float, client: Client, args: list[Any]) -> int:
-        """End the durable session: how many tasks it had."""
+        """End the durable session.  Return how many tasks it had."""
         return self.durable.end_session(client)
 
     def _publish(self, now: float, client: Client, args: list[Any]) -> None:
-        """``args``: a name, the pickled shape, and the cids of what is in it."""
+        """``args``: a name, the pickled shape, and the cids of its contents."""
         name, shape, cids = args
         tasks = [client.futures.get(cid) for cid in cids]
         if any(task is None for task in tasks):
@@ -240,7 +242,7 @@ class Queries:
         self.durable.publish(str(name), bytes(shape), [task for task in tasks if task is not None])
 
     def _dataset(self, now: float, client: Client, args: list[Any]) -> list[Any]:
-        """``args``: a name, then new cids or none; the shape, and the keys in order, which the cids watch from now on."""
+        """``args``: a name, then new cids or none.  The shape, and the keys in order, which the cids watch from now on."""
         name, *cids = args
         dataset = self.durable.datasets.get(name)
         if dataset is None:
@@ -258,8 +260,11 @@ class Queries:
         self.durable.unpublish(str(args[0]))
 
     def _shutdown(self, now: float, client: Client, args: list[Any]) -> bool:
-        self.fleet.shut_down(f"shutdown asked for by client {_name_of(client)}")
+        self.fleet.shut_down(f"shutdown requested by client {_name_of(client)}")
         return True
+
+    def _take_up_again(self, now: float, client: Client, args: list[Any]) -> list[int]:
+        return [cid for cid, _ in args if cid in client.futures] or self._take_up(now, client, args)
 
     def _watch_again(self, now: float, client: Client, args: list[Any]) -> list[int]:
         return [cid for cid, _ in args if cid in client.futures] or self._watch(now, client, args)
@@ -333,10 +338,11 @@ _QUERIES: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
 }
 
 
-#: Orders that could not be carried out a second time.
+#: Commands that could not be carried out a second time as they are.
 _AGAIN: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
     "clear": Queries._clear_again,
     "watch": Queries._watch_again,
+    "take_up": Queries._take_up_again,
     "publish": Queries._publish_again,
     "unpublish": Queries._unpublish_again,
 }

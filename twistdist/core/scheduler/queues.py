@@ -1,4 +1,4 @@
-"""Tasks that are ready to run, by who may run them."""
+"""Tasks that are ready to run, by which workers may run them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from twistdist.core.scheduler.slots import Slots
 
 @attrs.define(eq=False)
 class Queues:
-    """``ready`` ones may run anywhere, ``restricted`` ones are in the queues of the workers that may run them (``Worker.own``),
-    ``isolated`` ones must run alone.  ``pinned`` values are made again where the one that wants them can fetch them.
+    """``ready`` tasks may run anywhere, ``restricted`` ones are in the queues of the workers that may run them
+    (``Worker.own``), ``isolated`` ones must run alone.  ``pinned`` ones are computed again where their value can be used: on
+    the worker that could not fetch it.
     """
 
     tuning: Tuning
@@ -44,7 +45,7 @@ class Queues:
             self.ready.push(task)
 
     def remove(self, task: Task) -> None:
-        """READY no more, for whatever reason: it leaves the queues that it can leave."""
+        """No longer READY, for whatever reason: remove the task from the queues that it can leave."""
         self.restricted.pop(task, None)
         if self.isolated and task in self.isolated:
             del self.isolated[task]
@@ -53,7 +54,7 @@ class Queues:
                     self.slots.release(worker)
 
     def placed(self, task: Task) -> None:
-        """The task is given to a worker; entries of it that are left in the queues count no more."""
+        """The task is given to a worker; entries that are left in the queues no longer count."""
         self.restricted.pop(task, None)
         if self.isolated:
             self.isolated.pop(task, None)
@@ -61,15 +62,15 @@ class Queues:
             self.pinned.pop(task, None)
 
     def pin(self, task: Task, worker: Worker) -> None:
-        """When the task is ready it is offered to this worker alone, as long as that is here."""
+        """When the task is ready, offer it to this worker alone, as long as the worker is part of the cluster."""
         self.pinned[task] = worker
 
     def unpin(self, task: Task) -> None:
-        """The task may be offered to anybody again."""
+        """The task may be offered to any worker again."""
         self.pinned.pop(task, None)
 
     def is_cut_off(self, task: Task) -> bool:
-        """Whether some workers can't fetch the inputs, though their holders are there."""
+        """Whether some workers can't fetch the inputs although their holders exist."""
         return bool(self.reach.links and task.history is not None and task.history.lost_inputs)
 
     def offer_to_all(self, task: Task) -> None:
@@ -87,18 +88,18 @@ class Queues:
             self.offer(task, worker)
 
     def offer_again(self) -> None:
-        """Tasks that were kept from workers which could not fetch their inputs: who may run them may have changed."""
+        """Tasks were kept from workers that could not fetch their inputs: which workers may run them may have changed."""
         for task in self.restricted:
             if task in self.pinned or (task.history is not None and task.history.lost_inputs):
                 self.offer_to_all(task)
 
     def offer_restricted(self, worker: Worker) -> None:
-        """A worker has come: the restricted tasks that it may run are in its queues too."""
+        """A worker has joined: put the restricted tasks that it may run into its queues too."""
         for task in self.restricted:
             self.offer(task, worker)
 
     def offer(self, task: Task, worker: Worker) -> None:
-        """The worker may take the task, if that may run there at all."""
+        """The worker may take the task, if the task may run there at all."""
         if placement.allowed(task, worker):
             kind = tuple(sorted((task.options.resources or {}).items()))
             heapq.heappush(worker.own.setdefault(kind, []), (task.rank, task))

@@ -1,4 +1,4 @@
-"""Who can reach whom: the workers that each peer was told of, and the links over which results could not be fetched."""
+"""Which peers can reach each other: the workers that each peer knows, and the links over which results could not be fetched."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Reach:
-    """``links`` are (number of who could not fetch, number of the worker that holds the result) and since when."""
+    """``links`` are (number of the peer that could not fetch, number of the worker that holds the result) and since when."""
 
     outputs: Outputs
     registry: Registry
     links: dict[tuple[int, int], float] = attrs.field(factory=dict)
 
     def introduce(self, peer: Peer, workers: Iterable[Worker]) -> list[int]:
-        """The workers' numbers, the silent ones last, after ``peer`` was told where they can be reached."""
+        """Tell ``peer`` where the workers can be reached.  Return the workers' numbers, silent ones last."""
         numbers = []
         for worker in sorted(workers, key=lambda worker: (peer.number, worker.number) in self.links or not worker.reachable):
             if worker.number not in peer.peers:
@@ -37,38 +37,38 @@ class Reach:
         return numbers
 
     def tell_state(self, worker: Worker, state: str) -> None:
-        """All who know the worker hear that it is "suspect", "gone" or reachable again ("")."""
+        """Notify all peers that know the worker that it is "suspect", "gone" or reachable again ("")."""
         for peer in self.registry.peers():
             if worker.number in peer.peers and peer is not worker:
                 self.outputs.post(peer, m.PeerState(worker.number, state))
 
     def forget(self, worker: Worker) -> None:
-        """The worker is no part of the cluster any more, and its number of no use."""
+        """The worker is no longer part of the cluster, and its number no longer useful."""
         for peer in self.registry.peers():
             peer.peers.discard(worker.number)
 
     def drop_links(self, worker: Worker) -> None:
-        """The worker is gone: what could not be fetched from it, or by it, says nothing any more."""
+        """The worker is gone: failed fetches from it, or by it, say nothing any more."""
         for link in [link for link in self.links if worker.number in link]:
             del self.links[link]
 
     def mark(self, now: float, peer: Peer, holder: int) -> bool:
-        """``peer`` could not fetch from that worker; False when that is known already."""
+        """``peer`` could not fetch from that worker.  Return False if that is known already."""
         if (peer.number, holder) in self.links:
             return False
         self.links[(peer.number, holder)] = now
         return True
 
     def unmark(self, peer: Peer, holder: int) -> None:
-        """Something has come over the link, or it is long ago that something did not."""
+        """A fetch over the link has succeeded, or the last one failed long ago."""
         self.links.pop((peer.number, holder), None)
 
     def cut_for(self, now: float, peer: Peer, holder: int) -> float:
-        """Seconds since ``peer`` could not fetch from that worker, 0 if it can as far as is known."""
+        """Seconds since ``peer`` could not fetch from that worker; 0 if it can, as far as is known."""
         return now - self.links.get((peer.number, holder), now)
 
     def can_fetch(self, worker: Worker, task: Task) -> bool:
-        """Whether, as far as is known, ``worker`` can fetch each of the task's inputs from somebody."""
+        """Whether, as far as is known, ``worker`` can fetch each of the task's inputs from some holder."""
         return all(
             upstream.holders is None
             or worker in upstream.holders

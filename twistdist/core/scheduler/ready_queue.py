@@ -11,7 +11,7 @@ _READY = TaskState.READY
 
 #: Bits of a rank, from the low end: task number, inverted depth, batch; the priority is above them.
 _NUMBER_BITS, _DEPTH_BITS, _BATCH_BITS = 48, 12, 40
-#: Entries before stale ones are looked for.
+#: Number of entries at which stale ones are first removed.
 _COMPACT = 10_000
 
 _DEEPEST = (1 << _DEPTH_BITS) - 1
@@ -24,9 +24,9 @@ def rank(priority: int, batch: int, depth: int, number: int) -> int:
 
 
 class ReadyQueue:
-    """A priority queue that costs next to nothing when tasks come in rank order, as a loop of submits makes them.
+    """A priority queue that costs next to nothing when tasks arrive in rank order, as a loop of submits makes them.
 
-    Entries are never removed: an entry whose task is not READY when it comes up is skipped, and a task that became READY
+    Entries are never removed: an entry whose task is not READY when its turn comes is skipped, and a task that became READY
     twice may have two entries, of which the second is skipped.
     """
 

@@ -40,9 +40,9 @@ class Function:
 class Task:
     """One task.
 
-    ``rank`` orders the ready ones (smallest first); ``chosen`` is a key that the user gave, ``origin`` and ``cid`` name the
-    session and the future that first asked for it.  ``pending`` counts the unfinished dependents, ``missing`` the inputs
-    without a value while WAITING.  ``positions`` are the inputs as the arguments count them, where one comes twice.
+    ``rank`` orders the ready tasks (smallest first); ``chosen`` is a key that the user gave; ``origin`` and ``cid`` name the
+    session and the future that first requested the task.  ``pending`` counts the unfinished dependents, ``missing`` the inputs
+    without a value while WAITING.  ``positions`` are the inputs as the arguments count them, if one occurs twice.
     ``value_attempt`` is the attempt whose value was accepted last; ``row`` is where the journal has the outcome.
     """
 
@@ -78,7 +78,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """The task's name for people."""
+        """The task's name for users."""
         return self.chosen or f"{self.function.name}-{self.origin}-{self.cid}"
 
     @property
@@ -89,10 +89,10 @@ class Task:
 
 @attrs.define(eq=False)
 class Source:
-    """Whence scattered data come: the future ``cid`` of ``client``, as long as that session lives and supplies them again.
+    """Where scattered data come from: the future ``cid`` of ``client``, as long as that session lives and supplies them again.
 
-    ``others`` have scattered the same.  ``supplying`` is the worker to which they are being brought, ``failed`` those that
-    could not be reached.
+    ``others`` have scattered the same data.  ``supplying`` is the worker to which the data are being sent, ``failed`` are
+    those that could not be reached.
     """
 
     client: Client | None
@@ -107,11 +107,11 @@ class Source:
 
 @attrs.define(eq=False)
 class Retention:
-    """What a value needs beyond one copy; most need nothing.
+    """What a value needs beyond one copy; most values need nothing.
 
-    ``copies`` are to be kept (0: one on every worker), made at the workers in ``copying``, not counting the one at ``moving``.
-    Futures hear of the value when it is ``announced``.  ``failures`` copies in a row could not be made, at the workers
-    ``failed``.  ``checkpointed``: it is in the checkpoint store too.
+    ``copies`` should be kept (0: one on every worker), made at the workers in ``copying``, not counting the one at ``moving``.
+    Futures are notified of the value when it is ``announced``.  ``failures`` copies in a row could not be made, at the workers
+    in ``failed``.  ``checkpointed``: the value is in the checkpoint store too.
     """
 
     copies: int = 1
@@ -126,7 +126,7 @@ class Retention:
 
 @attrs.define(eq=False)
 class History:
-    """What went wrong with a task so far; most tasks have none.  ``last`` is the last attempt that is known to have ended."""
+    """What has gone wrong with a task so far; most tasks have none.  ``last`` is the last attempt known to have ended."""
 
     last: int = 0
     raised: int = 0
@@ -137,7 +137,7 @@ class History:
 
 
 def history_of(task: Task) -> History:
-    """The task's; made where it had none so far."""
+    """The task's history; created if it has none."""
     if task.history is None:
         task.history = History()
     return task.history
@@ -145,9 +145,9 @@ def history_of(task: Task) -> History:
 
 @attrs.define(eq=False)
 class Audit:
-    """What a worker should have at the moment of a question: tasks with their attempts, and files if ``stored``.
+    """What a worker should have when it is asked: tasks with their attempts, and files if ``stored``.
 
-    ``left`` are attempts that were taken from its books since.
+    ``left`` are attempts that it should no longer have since then.
     """
 
     number: int
@@ -158,7 +158,7 @@ class Audit:
 
 @attrs.define(eq=False)
 class Retiring:
-    """A worker that is to leave: it gets no work, and what only it holds is copied away until ``deadline``."""
+    """A worker that must leave: it gets no work, and until ``deadline`` what only it holds is copied to others."""
 
     deadline: float
     why: str
@@ -169,10 +169,11 @@ class Retiring:
 class Worker:
     """One incarnation of one worker.
 
-    ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; the assigned ones that are ``parked`` don't
-    count.  ``exclusive`` is a task that runs here alone, or will when the others have ended.  ``bytes_held`` are those of
-    ``holds``.  The last sign of life came at ``heard_at``; a ``suspect`` one has been silent for a while, a ``resting`` one has
-    done nothing with what it was given, and neither is given work.  The fields behind these belong to :mod:`.liveness`.
+    ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; ``parked`` tasks don't count.  ``exclusive``
+    is a task that runs here alone, or will when the others have ended.  ``bytes_held`` is the size of ``holds``.  The last sign
+    of life arrived at ``heard_at``; a ``suspect`` worker has been silent for a while, a ``resting`` one has done nothing with
+    its tasks, and neither is given work.  The fields after these, up to ``audit_pause``, belong to :mod:`.audits` and
+    :mod:`.watchdog`.
     """
 
     number: int
@@ -220,7 +221,7 @@ class Worker:
 
     @property
     def given(self) -> int:
-        """How many assigned tasks use, or wait for, a slot."""
+        """How many assigned tasks use a slot, or wait for one."""
         return len(self.assigned) - len(self.parked)
 
 
@@ -229,8 +230,8 @@ class Client:
     """One client session.
 
     A ``placeholder`` has no process behind it: it keeps what a durable session of that name wants (``kept``: by which future),
-    or what was published.  ``recorded`` ones are in the journal; a ``restored`` one was read from it and has not come back yet.
-    ``look_after`` so many seconds it is looked at again whether the tasks of this one's ``parent`` can begin (0: not at all).
+    or what was published.  A ``recorded`` session is in the journal; a ``restored`` one was read from it and has not resumed
+    yet.  ``look_after`` is the pause in seconds before checking again whether the tasks of ``parent`` can begin (0: no check).
     """
 
     number: int
@@ -265,10 +266,10 @@ class Dataset:
 
 @attrs.define(eq=False)
 class Incident:
-    """A fault that was seen, and what recovery from it cost.
+    """A fault that was noticed, and what recovery from it cost.
 
     ``requeued`` tasks had been given to what died; ``lost`` values had no other copy and are needed; ``replayed`` tasks are
-    executed again to bring those back; ``adopted`` values a worker that came back brought with it.
+    executed again to recover those; ``adopted`` values came back with a worker.
     """
 
     at: float
@@ -295,5 +296,5 @@ class Statistics:
     incidents: deque[Incident] = attrs.field(factory=lambda: deque(maxlen=10_000))
 
     def counters(self) -> dict[str, Any]:
-        """The numbers, by name."""
+        """The counters, by name."""
         return {a.name: getattr(self, a.name) for a in attrs.fields(Statistics) if a.name != "incidents"}

@@ -1,6 +1,6 @@
-"""The resilience manager: values that are lost are brought back where they are needed, values that return are taken in.
+"""The resilience manager: lost values are recovered where they are needed, and values that return are taken in.
 
-What to execute again is decided in :mod:`.lineage`; it is started like all other work.
+Which tasks to execute again is decided in :mod:`.lineage`; they are started like all other work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Recovery:
-    """Told of every value that a worker holds no more, or again."""
+    """Is informed of every value that a worker no longer holds, or holds again."""
 
     outputs: Outputs
     registry: Registry
@@ -41,7 +41,7 @@ class Recovery:
     copies: Copies
 
     def lose(self, worker: Worker, tasks: list[Task], incident: Incident) -> None:
-        """``worker`` holds these no more; the ones that nobody else holds are recovered if they are needed."""
+        """``worker`` no longer holds these; those that no other worker holds are recovered if they are needed."""
         lost = []
         for task in tasks:
             if task.state is not DONE or task.holders is None:
@@ -63,17 +63,17 @@ class Recovery:
         gone = set(message.attempts)
         lost = [task for task in worker.holds if task.value_attempt in gone]
         if lost:
-            incident = Incident(now, "files lost", f"{len(lost)} results of {worker.name}", "the worker has not got the files")
+            incident = Incident(now, "files lost", f"{len(lost)} results of {worker.name}", "the worker has lost the files")
             self.lose(worker, lost, incident)
             self.outputs.incident(incident)
 
     def have(self, now: float, worker: Worker, message: m.Have) -> None:
-        """Values that the worker got from others."""
+        """Values that the worker fetched from others."""
         unknown = []
         for stored in message.stored:
             task = self.registry.tasks.get(stored.task)
             if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._is_worth_keeping(task):
-                for holder in task.holders or ():  # it came over one of these
+                for holder in task.holders or ():  # it was fetched from one of these
                     self.reach.unmark(worker, holder.number)
                 self._take_in(task, worker)
             else:
@@ -82,7 +82,7 @@ class Recovery:
             self.holdings.refuse(worker, unknown)
 
     def adopt(self, now: float, worker: Worker, values: Iterable[m.Stored], cause: str) -> None:
-        """Take in the stored values that were accepted and are of use; the others are to be deleted."""
+        """Take in the stored values that were accepted and are needed; the worker must delete the others."""
         finished = {outcome.attempt for outcome in worker.hello.finished}
         useless, adopted = [], 0
         for stored in values:
@@ -110,5 +110,5 @@ class Recovery:
         self.lifecycle.accept(task)
 
     def _is_worth_keeping(self, task: Task) -> bool:
-        """Whether a stored value of this task is of use: it is stored already, or it is needed and being made again."""
+        """Whether a stored value of this task is useful: it is stored already, or it is needed and being computed again."""
         return task.holders is not None or (task.state in UNFINISHED and task.needed)

@@ -1,4 +1,4 @@
-"""A message of a client that can't be carried out: who waits for its answer is told, and the session goes on without it."""
+"""Client messages that can't be carried out: whatever waits for an answer gets one, and the session continues."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from twistdist.wire import messages as m
 
-#: Numbers of futures are from 0 up to below this: they can always be sent back.
+#: Numbers of futures are >= 0 and below this: they can always be sent back.
 MAX_CIDS = 1 << 63
 
-#: Futures that one refused message may fail.
+#: Futures that one refused message may fail, at most.
 MAX_REFUSED = 1 << 20
 
 
 def concerned(message: Any) -> tuple[Sequence[int], int | None]:
-    """(the futures, the question) that a message is about, as far as that can be told."""
+    """(the futures, the question) that a message is about, as far as that can be determined."""
     if isinstance(message, m.Submit):
         return _range(message.first, len(message.args)), None
     if isinstance(message, m.Scatter):

@@ -1,4 +1,4 @@
-"""All records by number and by name, and the numbers that are given out."""
+"""All records by number and by name, and the numbers that are assigned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twistdist.core.scheduler.records import (
 from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
-#: The counter's bits of an attempt; the epoch is above them.
+#: Bits of an attempt's counter; the epoch is above them.
 ATTEMPT_BITS = 36
 
 
@@ -36,8 +36,8 @@ class Registry:
     functions: dict[bytes, Function] = attrs.field(factory=dict)
     workers: dict[int, Worker] = attrs.field(factory=dict)
     clients: dict[int, Client] = attrs.field(factory=dict)
-    worker_names: set[str] = attrs.field(factory=set)  # of all that were ever here
-    unwanted: list[Task] = attrs.field(factory=list)  # perhaps: garbage looks at them
+    worker_names: set[str] = attrs.field(factory=set)  # of all workers that ever joined
+    unwanted: list[Task] = attrs.field(factory=list)  # perhaps: garbage checks them
     data_function: Function = attrs.field(factory=lambda: Function(0, "data", b"", b"", users=1))  # of scattered data
     _numbers: dict[str, int] = attrs.field(factory=dict)
 
@@ -51,15 +51,15 @@ class Registry:
         return self.epoch << ATTEMPT_BITS | self.next("attempt")
 
     def is_taken(self, what: str, number: int) -> None:
-        """Numbers up to this one were given out in an earlier life."""
+        """Numbers up to this one were assigned in an earlier life."""
         self._numbers[what] = max(self._numbers.get(what, 0), number)
 
     def new_session(self) -> Session:
-        """For a peer that comes; with a journal, what it says is acknowledged when it is durable."""
+        """For a new peer; with a journal, its messages are acknowledged when they are durable."""
         return Session(safe=0 if self.ledger.kept else None)
 
     def reconsider(self, task: Task) -> None:
-        """Perhaps nobody wants the task any more: that is looked at at the end of the event."""
+        """Perhaps nobody wants the task any more: that is checked at the end of the event."""
         self.unwanted.append(task)
 
     def peers(self) -> list[Client | Worker]:
@@ -76,7 +76,7 @@ class Registry:
         options: m.Options,
         key: str | None,
     ) -> Task:
-        """A new task, which the future ``cid`` of ``client`` asks for."""
+        """A new task, which the future ``cid`` of ``client`` requests."""
         number = self.next("task")
         depth = 1 + max([upstream.depth for upstream in inputs]) if inputs else 0
         order = rank(options.priority, client.batch, depth, number)
@@ -85,7 +85,7 @@ class Registry:
         return task
 
     def add_task(self, task: Task, depth: int = 0) -> None:
-        """A record that was made just now; its inputs as the arguments count them, one perhaps twice."""
+        """Add a new record; its inputs are as the arguments count them, one perhaps twice."""
         inputs = task.inputs
         if len(inputs) > 1 and len(set(inputs)) < len(inputs):
             task.positions, task.inputs = inputs, tuple(dict.fromkeys(inputs))
@@ -96,7 +96,7 @@ class Registry:
             self.keys[task.chosen] = task
 
     def forget(self, task: Task) -> None:
-        """The record goes, and its key if that is still its own."""
+        """Drop the record, and its key if that still refers to it."""
         del self.tasks[task.number]
         self.drop_key(task)
 
@@ -123,7 +123,7 @@ class Registry:
         self.worker_names.add(name)
 
     def drop_worker(self, worker: Worker) -> bool:
-        """The worker is no part of the cluster any more; False when it was none before."""
+        """The worker is no longer part of the cluster.  Return False if it was not part of it before."""
         return self.workers.pop(worker.number, None) is not None
 
     def is_here(self, peer: Peer) -> bool:
@@ -132,7 +132,7 @@ class Registry:
         return known.get(peer.number) is peer
 
     def drop_function_user(self, function: Function) -> None:
-        """One task or session uses the function no more."""
+        """One task or session no longer uses the function."""
         function.users -= 1
         if function.users == 0:
             del self.functions[function.digest]

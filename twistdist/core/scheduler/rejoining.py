@@ -1,8 +1,8 @@
-"""After a restart the scheduler waits for the workers of before: it takes in workers and clients, and gives out nothing.
+"""After a restart the scheduler waits for its former workers: it accepts workers and clients, and assigns nothing.
 
-That is over when every worker that it knew has come back, or after ``dead_after`` (``Tuning.restart_grace_s`` if their address
-refuses connections).  Values that lie in stores, and attempts that are running, are claimed by the workers' Hellos; what nobody
-claims is brought back as after any other loss.
+The wait ends when every worker that it knew has come back, or after ``dead_after`` (``Tuning.restart_grace_s`` if their
+addresses refuse connections).  Stored values and running attempts are claimed by the workers' Hellos; what nobody claims is
+recovered as after any other loss.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from twistdist.wire import journal_rows as j
 
 @attrs.define(eq=False)
 class Rejoining:
-    """``expected`` are the workers that may come back, by name; ``active`` while they are waited for."""
+    """``expected`` are the workers that may come back, by name; ``active`` while the scheduler waits for them."""
 
     tuning: Tuning
     alarms: Alarms
@@ -50,13 +50,13 @@ class Rejoining:
     _unclaimed: dict[Task, None] = attrs.field(factory=dict)
 
     def expect(self, number: int, row: j.Worker) -> None:
-        """A worker of before, which may come back."""
+        """A former worker, which may come back."""
         self.expected[row.name] = row
         self.registry.remember_worker(row.name)
         self._rows.setdefault(row.name, []).append((j.WORKER, number))
 
     def is_unclaimed(self, task: Task) -> None:
-        """A worker is to bring the value."""
+        """A worker should bring the value."""
         self._unclaimed[task] = None
 
     def begin(self, now: float) -> None:
@@ -69,7 +69,7 @@ class Rejoining:
             self._recovered(now)
 
     def not_there(self, now: float, name: str) -> None:
-        """Nobody listens at the address that the worker had."""
+        """Nothing listens at the address that the worker had."""
         if name in self.expected:
             self._refused.add(name)
             self.alarms.set(max(now, self._restarted_at + self.tuning.restart_grace_s), self._look_who_came, None)
@@ -81,7 +81,7 @@ class Rejoining:
         self._look_who_came(now, None)
 
     def _drop_rows(self, name: str) -> None:
-        """The worker of that name is waited for no longer, also not by a scheduler after this one."""
+        """Stop waiting for the worker of that name, in later lives of the scheduler too."""
         for key in self._rows.pop(name, ()):
             self.ledger.drop(key)
 
@@ -97,7 +97,7 @@ class Rejoining:
             self._recovered(now)
 
     def _recovered(self, now: float) -> None:
-        """Whoever was to come has come, or will not: what nobody has brought is brought back now, and work is given out."""
+        """Every expected worker has come back, or will not: recover what none of them has brought, and start to assign work."""
         missing = ", ".join(sorted(self.expected))
         self.active = False
         self.expected.clear()
@@ -109,7 +109,7 @@ class Rejoining:
             self.transitions.move(task, transitions.UNCLAIMED)
         needed = [task for task in unclaimed if task.needed]
         if missing or needed:
-            text = f"{missing or 'nobody'} did not come back after the scheduler was started again"
+            text = f"{missing or 'some results'} did not come back after the scheduler was restarted"
             incident = Incident(now, "workers missing", missing or "results", text, lost=len(needed))
             self.lifecycle.recover(needed, incident)
             self.outputs.incident(incident)

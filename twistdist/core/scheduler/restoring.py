@@ -1,4 +1,4 @@
-"""The scheduler is started again: its records from the rows of a journal."""
+"""The scheduler is restarted: its records are made from the rows of a journal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from twistdist.errors import JournalError
 from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
-#: Bits by which each life of the scheduler numbers on beyond what an earlier one may have given out and not written down.
+#: Bits by which each life of the scheduler skips numbers that an earlier one may have assigned and not written down.
 LIFE_BITS = {"task": 32, "worker": 20, "function": 20, "audit": 20, "batch": 24}
 
 
@@ -61,7 +61,7 @@ class Restoring:
     rejoining: Rejoining
 
     def restore(self, now: float, lives: int, rows: Iterable[tuple[j.Key, Any]]) -> None:
-        """Make the records of a journal's rows; ``self.ledger`` knows from then on what is on disk."""
+        """Make the records from a journal's rows; from then on ``self.ledger`` knows what is on disk."""
         ledger, tasks = self.ledger, self.registry.tasks
         for what, bits in LIFE_BITS.items():
             self.registry.is_taken(what, lives << bits)
@@ -109,7 +109,7 @@ class Restoring:
             return
         text = (
             f"{len(tasks)} tasks, {self.transitions.unfinished} of them unfinished; "
-            f"{len(self.rejoining.expected)} workers are waited for"
+            f"waiting for {len(self.rejoining.expected)} workers"
         )
         self.outputs.incident(Incident(now, "scheduler restarted", f"epoch {self.registry.epoch}", text))
 
@@ -148,7 +148,7 @@ class Restoring:
 
     def _restore_batch(self, first: int, row: j.Batch, marks: j.Marks | None, functions: dict[int, Function]) -> None:
         if row.function not in functions:
-            raise JournalError(f"the journal has tasks of the function {row.function}, and not that function")
+            raise JournalError(f"the journal has tasks of the function {row.function}, but not that function")
         function, client, count = functions[row.function], self.registry.clients.get(row.session), len(row.numbers)
         gone = marks.gone if marks is not None else b""
         released = marks.released if marks is not None else b""
@@ -239,11 +239,11 @@ class Restoring:
             self.ledger.restored_outcomes(number, tasks)
 
     def _restore_states(self) -> None:
-        """From the last task to the first, so that it is known of each whether a later one needs it; then forwards, to
-        count."""
+        """From the last task to the first, so that it is known of each whether a later one needs it; then forward, to
+        count missing inputs."""
         for task in self.registry.tasks.values():
             if task.value is not None or task.error is not None or (task.retention is not None and task.retention.checkpointed):
-                task.inputs = ()  # as at the time: its lineage was cut
+                task.inputs = ()  # as at that time: its lineage was cut
             for upstream in task.inputs:
                 if upstream.dependents is None:
                     upstream.dependents = {}

@@ -1,4 +1,4 @@
-"""Scattered data: values without a recipe, which a session brings and, if all copies are lost, brings again.  docs/data.rst."""
+"""Scattered data: values without a recipe, which a session supplies, again if all copies are lost.  docs/data.rst."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Scattered:
-    """Data come, are asked for again, and are lost with their session."""
+    """Data arrive, are requested again, and are lost with their session."""
 
     tuning: Tuning
     alarms: Alarms
@@ -43,7 +43,7 @@ class Scattered:
     garbage: Garbage
 
     def scatter(self, now: float, client: Client, message: m.Scatter) -> None:
-        """A session has data: they are here, or it is asked to bring them to a worker."""
+        """A session has data: they are in the message, or the session is asked to send them to a worker."""
         if message.cid in client.futures or message.cid in client.sources:
             raise ProtocolError(f"the future {message.cid} was submitted twice")
         known = self.garbage.find(message.key) if message.key else None
@@ -80,17 +80,17 @@ class Scattered:
         self.lifecycle.await_data(task)
 
     def look_at_awaited(self) -> None:
-        """Workers have come or gone: data that wait for one, or were on their way to one that is gone, are asked for again."""
+        """Workers have joined or left: data waiting for one, or on their way to one that is gone, are asked for again."""
         for task in list(self.supplies.awaited):
             source = task.retention.source if task.retention is not None else None
             if task.state is not AWAITED or source is None:
                 self.supplies.stop_asking(task)
             elif source.supplying is None or source.supplying.number not in self.registry.workers:
-                source.tries = 0  # other workers are there now
+                source.tries = 0  # other workers are available now
                 self.supplies.ask(task, source)
 
     def not_supplied(self, now: float, client: Client, message: m.NotSupplied) -> None:
-        """The session could not bring the data: another session is asked, or it tries another worker after a pause."""
+        """The session could not send the data: another session is asked, or it tries another worker after a pause."""
         task = client.sources.get(message.cid)
         source = task.retention.source if task is not None and task.retention is not None else None
         if task is None or source is None or task.state is not AWAITED or task not in self.supplies.awaited:
@@ -117,16 +117,16 @@ class Scattered:
         self.alarms.set(now + pause, self._supply_again, (task, source, source.tries))
 
     def _not_brought(self, task: Task, source: Source, message: m.NotSupplied) -> None:
-        """The session has not got the data any more, or no worker can take them."""
+        """The session no longer has the data, or no worker can take them."""
         if not message.worker or (task.retention is not None and task.retention.announced):
             self.lifecycle.data_lost(task, f"their session can't supply them: {message.text}")
             return
         self.supplies.stop_asking(task)
-        text = f"the data {task.key} could not be brought to a worker in {source.tries} tries: {message.text}"
+        text = f"the data {task.key} could not be sent to a worker in {source.tries} tries: {message.text}"
         self.lifecycle.fail(task, m.ErrorInfo("StoreError", "", text, key=task.key))
 
     def keeps(self, now: float, client: Client, message: m.Keeps) -> None:
-        """What the client keeps in case it is asked for again: what will not be may go."""
+        """What the client keeps in case it is requested again; it may drop what will not be."""
         useless = [cid for cid in message.cids if cid not in client.sources]
         if useless:
             self.outputs.post(client, m.DropData(useless))
@@ -137,7 +137,7 @@ class Scattered:
             self.supplies.ask(task, source)
 
     def sources_gone(self, client: Client) -> None:
-        """The session has ended, and its files with it: what was to come from it will not."""
+        """The session has ended, and its files with it: it will supply nothing more."""
         for task in list(client.sources.values()):
             source = task.retention.source if task.retention is not None else None
             if source is None:

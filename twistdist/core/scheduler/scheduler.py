@@ -1,4 +1,4 @@
-"""The facade: it makes the parts, knows which message goes to which part, and ends every event."""
+"""The facade: it creates the parts, knows which message goes to which part, and ends every event."""
 
 from __future__ import annotations
 
@@ -49,14 +49,11 @@ from twistdist.wire import messages as m
 
 
 class Scheduler:
-    """The pure core.
+    """The pure core.  Events are passed in with the time (``greet``, ``receive``, ``beat``, ``pulse``, ``connection_lost``,
+    ``reconnected``, ``probed``, ``tick``); what they lead to is fetched with ``take``.  ``wake`` says when ``tick`` must be
+    called next.  ``tasks``, ``workers`` and ``clients`` are the records by number, to be read only.
 
-    Events go in with the time (``greet``, ``receive``, ``beat``, ``pulse``, ``connection_lost``, ``reconnected``, ``probed``,
-    ``tick``); what they lead to is fetched by ``take``.  ``wake`` says when ``tick`` is wanted next.  ``tasks``, ``workers``
-    and ``clients`` are the records by number, to be read only.
-
-    ``epoch`` is a positive integer below 2**27 that no earlier life of this scheduler had; with a journal ``ledger`` knows what
-    is to be written.
+    ``epoch`` is a positive integer below 2**27 that no earlier life had; with a journal, ``ledger`` knows what must be written.
     """
 
     def __init__(self, epoch: int, settings: Settings | None = None, ledger: Ledger | None = None) -> None:
@@ -66,7 +63,7 @@ class Scheduler:
         self.ledger = ledger = ledger or NoLedger()
         self.statistics = statistics = Statistics()
         self._alarms = alarms = Alarms()
-        # The parts, from the ground up: each is given those before it that it needs.
+        # The parts, in order: each is given those before it that it needs.
         self.outputs = outputs = Outputs(tuning, statistics)
         self.registry = registry = Registry(outputs, ledger, epoch, statistics)
         self.reach = reach = Reach(outputs, registry)
@@ -174,7 +171,7 @@ class Scheduler:
             m.Locate: self.copies.locate,
             m.Leaving: self.leaving.leaving,
             m.Inventory: self.audits.inventory,
-            m.Beat: lambda now, peer, message: None,  # it has a meaning only outside the numbers
+            m.Beat: lambda now, peer, message: None,  # it only matters outside the numbered frames
             m.Undecodable: lambda now, client, message: self.client_sessions.refuse(now, client, message, message.text),
         }
 
@@ -182,35 +179,46 @@ class Scheduler:
 
     @property
     def wake(self) -> float | None:
-        """When ``tick`` is wanted next."""
+        """When ``tick`` must be called next."""
         return self._alarms.next
 
     @property
     def recovering(self) -> bool:
-        """Whether workers are waited for after a restart, and nothing is given out until they have come."""
+        """Whether the scheduler waits for workers after a restart; nothing is assigned until they have come back."""
         return self.rejoining.active
 
     @property
     def unfinished(self) -> int:
-        """How many tasks there are for whose value something goes on."""
+        """How many tasks there are whose value is being worked on."""
         return self.transitions.unfinished
 
     @property
     def dirty(self) -> bool:
-        """Whether some peer has something to be sent."""
+        """Whether something is queued for some peer."""
         return bool(self.outputs.dirty)
 
     @property
     def expected(self) -> Mapping[str, j.Worker]:
-        """The workers that are waited for after a restart, by name."""
+        """The workers that are awaited after a restart, by name."""
         return self.rejoining.expected
 
+    def observe(self, observer: Callable[[Peer, Any], None]) -> None:
+        """For tests: ``observer(peer, message)`` sees every message before it is handled."""
+
+        table = self._table()
+
+        def handle(now: float, peer: Peer, message: Any) -> None:
+            observer(peer, message)
+            table[type(message)](now, peer, message)
+
+        self._handlers = dict.fromkeys(table, handle)
+
     def take(self, reads: Callable[[Peer], bool]) -> Bundle:
-        """What the events since the last call lead to; frames only for peers of which ``reads(peer)`` is true."""
+        """What the events since the last call lead to; frames only for peers for which ``reads(peer)`` is true."""
         return self.outputs.take(reads)
 
     def refusal(self, hello: m.HelloClient | m.HelloWorker) -> m.Refused | None:
-        """Why a Hello must not be taken: another incarnation of that worker has come since."""
+        """Why a Hello must be refused: another incarnation of that worker has registered since."""
         if isinstance(hello, m.HelloWorker) and hello.incarnation in self.fleet.outlived:
             return m.Refused(
                 "replaced",
@@ -230,15 +238,15 @@ class Scheduler:
     # ---- events -----------------------------------------------------------------------------------
 
     def restore(self, now: float, lives: int, rows: Iterable[tuple[Any, Any]]) -> None:
-        """Before all other events: the records of a journal's rows, which ``lives`` schedulers before this one have written."""
+        """Before all other events: make the records from a journal's rows, which ``lives`` earlier schedulers have written."""
         self.restoring.restore(now, lives, rows)
 
     def not_there(self, now: float, name: str) -> None:
-        """After ``restore``: nobody listens at the address that the worker had."""
+        """After ``restore``: nothing listens at the address that the worker had."""
         self.rejoining.not_there(now, name)
 
     def greet(self, now: float, hello: m.HelloClient | m.HelloWorker) -> Peer:
-        """A new session.  The edge answers with Ready, outside the session's numbers."""
+        """A new session.  The edge answers with Ready, outside the numbered frames."""
         peer: Peer
         if isinstance(hello, m.HelloClient):
             peer = self.client_sessions.greet(hello)
@@ -249,10 +257,10 @@ class Scheduler:
         return peer
 
     def receive(self, now: float, peer: Peer, messages: Iterable[Any]) -> None:
-        """Messages that ``peer``'s session accepted, in order; those of who is no part of the cluster any more are refused."""
+        """Messages that ``peer``'s session accepted, in order; those of a peer that has left the cluster are refused."""
         handlers = self._handlers
         if not self.registry.is_here(peer):
-            raise ProtocolError(f"the session of {peer.name or 'a client'} has ended, or was replaced, and goes on speaking")
+            raise ProtocolError(f"the session of {peer.name or 'a client'} has ended or was replaced, but still sends messages")
         if isinstance(peer, Worker):
             self.liveness.heard(now, peer)
         for message in messages:
@@ -264,13 +272,13 @@ class Scheduler:
                     raise
                 self.client_sessions.refuse(now, peer, message, str(error))
             if kind is m.Bye:
-                break  # nothing comes behind it
+                break  # nothing may follow it
         if isinstance(peer, Client) and peer.number in self.registry.clients:
-            self.ledger.session(peer)  # which frames were received: the next ones may be waiting on its side already
+            self.ledger.session(peer)  # which frames were received: its side may be waiting with the next ones
         self._settle(now)
 
     def bytes_came(self, now: float, worker: Worker) -> None:
-        """A part of a frame came, which may be a large one on a slow line."""
+        """Part of a frame arrived, possibly a large one on a slow connection."""
         self.liveness.bytes_came(now, worker)
 
     def beat(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
@@ -283,18 +291,18 @@ class Scheduler:
             self._settle(now)
 
     def pulse(self, now: float) -> None:
-        """Every ``Settings.look_every`` seconds: who is silent, what does not move?"""
+        """Every ``Settings.look_every`` seconds: check for silence, and for work that makes no progress."""
         self.liveness.pulse(now)
         if not self.rejoining.active:
             self.watchdog.watch(now)
         self._settle(now)
 
     def probed(self, now: float, worker: Worker, refused: bool) -> None:
-        """The answer to a probe: does nobody listen at the worker's address?"""
+        """The answer to a probe; ``refused``: nothing listens at the worker's address."""
         self.liveness.probed(now, worker, refused)
 
     def connection_lost(self, now: float, peer: Peer) -> None:
-        """The connection broke; the session lives on for the grace period."""
+        """The connection broke; the session is kept for the grace period."""
         peer.connected, peer.away_since = False, now
         if isinstance(peer, Worker):
             self.fleet.away(peer)
@@ -303,7 +311,7 @@ class Scheduler:
         self._settle(now)
 
     def reconnected(self, now: float, peer: Peer) -> None:
-        """The session goes on over a new connection."""
+        """The session continues over a new connection."""
         peer.connected = True
         self.outputs.look_at(peer)
         if isinstance(peer, Client):
@@ -317,16 +325,16 @@ class Scheduler:
         self._settle(now)
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Perform every action that is due."""
         self._alarms.ring(now)
         self._settle(now)
 
     def journal_is(self, status: dict[str, Any]) -> None:
-        """What the edge has to tell of the journal, for who asks."""
+        """What the edge reports about the journal, for queries."""
         self.queries.journal_is(status)
 
     def _settle(self, now: float) -> None:
-        """The end of every event: forget what nobody wants, then give out work."""
+        """The end of every event: drop what nobody wants, then assign work."""
         if self.client_sessions.fatherless:
             self.client_sessions.end_with_parents()
         if self.registry.unwanted:

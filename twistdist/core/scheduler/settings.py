@@ -1,4 +1,4 @@
-"""What the scheduler can be told when it starts: settings for users, and the numbers that tune its behaviour."""
+"""Configuration of the scheduler: settings for users, and the numbers that tune its behaviour."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from twistdist.core.tuned import count, ratio, seconds
 
 @attrs.frozen
 class Tuning:
-    """Numbers that tune the scheduler: the defaults are measured or argued for, and only tests and experiments change them."""
+    """Numbers that tune the scheduler: the defaults are measured or reasoned, and only tests and experiments change them."""
 
     # placement: which worker gets the next task, and how many tasks it is given ahead of time
     horizon_us: int = count(
-        15_000, "µs", "work that one slot is given ahead: several round trips of a loaded cluster (measured: 2 to 5 ms)"
+        15_000, "µs", "work given to one slot ahead of time: several round trips of a loaded cluster (measured: 2 to 5 ms)"
     )
-    max_ahead: int = count(512, "tasks", "upper bound of the tasks that one slot is given ahead")
+    max_ahead: int = count(512, "tasks", "maximum number of tasks given to one slot ahead of time")
     overhead_us: int = count(15, "µs", "cost of a task besides its function: unpickling and bookkeeping")
     unknown_us: int = count(20_000, "µs", "assumed cost of a task whose function has not run yet")
     recall_load_us: int = count(
         4_000,
         "µs",
-        "a worker with tasks ahead is asked to return some for an idle worker when they are expected to last longer",
+        "a worker with tasks ahead is asked to return some for an idle worker if they are expected to take longer than this",
     )
-    recall_stall_s: float = seconds(0.02, "... or when it has finished nothing for this long")
+    recall_stall_s: float = seconds(0.02, "... or if it has finished nothing for this long")
     isolated_after: int = count(
-        2, "deaths", "a task that was running during so many deaths of whole workers runs alone on its worker from then on"
+        2, "deaths", "a task that was running during this many deaths of whole workers runs alone on its worker from then on"
     )
     max_compute_bytes: int = count(
         128 << 20, "bytes", "arguments and inline inputs of one task; a task with more can't be sent in one frame, and fails"
     )
-    batch_s: float = seconds(0.1, "submits of one session within this time form one batch of the priority order")
+    batch_s: float = seconds(0.1, "submits of one session within this time form one batch in the priority order")
     # inputs that could not be fetched
     max_lost_inputs: int = count(
         4,
@@ -39,41 +39,41 @@ class Tuning:
         "failed fetches of a task's inputs after which their copies are considered lost, if the link has been "
         "bad for dead_after",
     )
-    max_lost_inputs_early: int = count(7, "failures", "no more are counted while the value may still become reachable")
+    max_lost_inputs_early: int = count(7, "failures", "failures counted at most while the value may still become reachable")
     max_lost_inputs_in_all: int = count(12, "failures", "failed fetches after which the task fails")
     input_pause_s: float = seconds(0.05, "pause before the task is tried again, doubled each time")
     longest_input_pause_s: float = seconds(5.0, "the longest such pause")
     link_s: float = seconds(
         60.0, "a link over which a fetch has failed is avoided for this long, and at least twice dead_after"
     )
-    tell_again_s: float = seconds(0.2, "a client that could not fetch a value is told its holders again after this")
+    tell_again_s: float = seconds(0.2, "pause before a client that could not fetch a value is sent its holders again")
     # copies
     copy_pause_s: float = seconds(0.05, "pause before a failed copy is tried again, doubled each time")
     longest_copy_pause_s: float = seconds(60.0, "the longest such pause")
     uneven: float = ratio(1.1, "rebalance() moves values away from workers that hold more than this times the mean")
     # scattered data
-    max_tries: int = count(8, "tries", "times that a session is asked to bring its data to a worker that it can't reach")
-    supply_pause_s: float = seconds(0.1, "pause between two of them, doubled each time")
+    max_tries: int = count(8, "tries", "times that a session is asked to send its data to a worker that it can't reach")
+    supply_pause_s: float = seconds(0.1, "pause between two such tries, doubled each time")
     longest_supply_pause_s: float = seconds(5.0, "the longest such pause")
     # audits
-    audit_after_s: float = seconds(10.0, "uninterrupted traffic after which a worker is audited, since beats can't compare")
+    audit_after_s: float = seconds(10.0, "uninterrupted traffic, during which beats can't compare, before a worker is audited")
     audit_pause_s: float = seconds(20.0, "pause after an audit that found nothing, doubled each time")
     longest_audit_pause_s: float = seconds(640.0, "the longest such pause")
-    max_different: int = count(2, "beats", "beats in a row that differ before a worker is audited")
+    max_different: int = count(2, "beats", "consecutive beats that differ before a worker is audited")
     # the watchdog
-    stuck_s: float = seconds(10.0, "a worker with tasks that does nothing for this long loses them")
+    stuck_s: float = seconds(10.0, "a worker that does nothing with its tasks for this long loses them")
     rest_s: float = seconds(30.0, "such a worker is given nothing for this long")
-    watch_s: float = seconds(10.0, "time without progress after which the watchdog looks for a reason")
-    longest_watch_s: float = seconds(80.0, "the longest pause between two such looks")
-    # tasks that wait for tasks, tasks that nobody may run
+    watch_s: float = seconds(10.0, "time without progress after which the watchdog looks for the cause")
+    longest_watch_s: float = seconds(80.0, "the longest pause between two such checks")
+    # tasks that wait for tasks, tasks that no worker may run
     nested_look_s: float = seconds(
-        0.25, "after a task's client has submitted something: look whether it could begin; doubled each time"
+        0.25, "pause after a task's client has submitted something before checking whether it could begin; doubled each time"
     )
-    longest_nested_look_s: float = seconds(2.0, "the longest pause between two such looks")
-    max_looked_at: int = count(10_000, "tasks", "tasks examined for one that can't begin")
-    lacks_look_s: float = seconds(5.0, "tasks that no connected worker may run wait this long before it is reported")
+    longest_nested_look_s: float = seconds(2.0, "the longest pause between two such checks")
+    max_looked_at: int = count(10_000, "tasks", "tasks examined at most to find one that can't begin")
+    lacks_look_s: float = seconds(5.0, "time that tasks wait before it is reported that no connected worker may run them")
     # after a restart
-    restart_grace_s: float = seconds(3.0, "a worker whose process is gone has this long to be started again")
+    restart_grace_s: float = seconds(3.0, "time that a worker whose process is gone has to be started again")
     # memory
     max_outlived: int = count(10_000, "incarnations", "replaced incarnations of workers that are remembered")
     max_failures: int = count(1_000, "tasks", "failed and forgotten tasks whose errors are remembered")
@@ -89,7 +89,7 @@ class Settings:
         dead_after: Seconds of silence after which it is given up.
         worker_grace: Seconds that a worker whose process is known to be gone has to come back.
         client_grace: Seconds that the session of a disconnected client is kept.
-        name_grace: Seconds after which tasks fail that name only workers which were never here.
+        name_grace: Seconds after which a task fails if it names only workers that never joined.
         checkpoints: URL of the checkpoint store; "" for none.
         tuning: Numbers that only tests and experiments change.
     """
@@ -104,10 +104,10 @@ class Settings:
 
     @property
     def look_every(self) -> float:
-        """Seconds between two looks at who is silent."""
+        """Seconds between two checks for silent peers."""
         return self.suspect_after / 4
 
     @property
     def looks_a_beat(self) -> int:
-        """Looks between two heartbeats of the scheduler, which can be rarer than those of the workers."""
+        """Checks between two heartbeats of the scheduler, which can be rarer than those of the workers."""
         return max(1, int(self.dead_after / 8 / self.look_every))

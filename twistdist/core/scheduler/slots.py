@@ -1,4 +1,4 @@
-"""What each worker has been given to run, and what of its slots and resources is free."""
+"""The tasks assigned to each worker, and which of its slots and resources are free."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Slots:
 
     @staticmethod
     def take(worker: Worker, task: Task) -> None:
-        """The worker has the task's attempt from now on; the caller tells :class:`Placement`."""
+        """The worker has the task's attempt from now on; the caller informs :class:`Placement`."""
         task.worker = worker
         if task.options.resources:
             for name, amount in task.options.resources.items():
@@ -32,7 +32,7 @@ class Slots:
         worker.load_us += task.cost_us
 
     def give_back(self, task: Task) -> None:
-        """The attempt is over, or given up: the worker's books are put right."""
+        """The attempt is over, or given up: the worker's accounts are adjusted."""
         worker = task.worker
         if worker is None:
             return
@@ -57,12 +57,12 @@ class Slots:
         self.placement.update(worker)
 
     def release(self, worker: Worker) -> None:
-        """The worker is not reserved any more."""
+        """The worker is no longer reserved."""
         worker.exclusive = None
         self.placement.update(worker)
 
     def intake(self, now: float, worker: Worker, message: m.Intake) -> None:
-        """How much the worker runs at a time has changed."""
+        """The number of tasks that the worker runs at a time has changed."""
         worker.most, worker.why = max(0, min(message.most, worker.hello.slots)), message.why
         if message.why:
             worker.troubles.append(message.why)
@@ -70,7 +70,7 @@ class Slots:
         self.placement.update(worker)
 
     def parked(self, now: float, worker: Worker, message: m.Parked) -> None:
-        """A running task waits for others, or does not any more."""
+        """A running task waits for others, or no longer does."""
         task = next((one for one in worker.assigned if one.attempt == message.attempt), None)
         if task is None:
             return

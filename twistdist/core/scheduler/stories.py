@@ -1,4 +1,4 @@
-"""What has become of a task so far, as plain data."""
+"""What has happened to a task so far, as plain data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from twistdist.core.scheduler.records import Task
 
-#: Characters of an error that are told by ``why``.
+#: Characters of an error that ``why`` shows.
 MAX_ERROR_CHARACTERS = 2_000
 
 
 def story_of(task: Task) -> dict[str, Any]:
-    """What has become of a task so far."""
+    """What has happened to a task so far."""
     history = task.history
     return {
         "key": task.key,

@@ -1,4 +1,4 @@
-"""A submit becomes tasks, or finds tasks that are there by their key."""
+"""Turns a submit into tasks, or finds existing tasks by their key."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from twistdist.core.scheduler.watchers import Watchers
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
-#: A recipe as clients make it: the digest of the function and that of the arguments.
+#: Size of a recipe as clients make it: the digests of the function and of the arguments.
 RECIPE_BYTES = 32
 
-#: Copies of a value that a task may ask for.
+#: Copies of a value that a task may request at most.
 MAX_COPIES = 10_000
 
 _DEFAULTS = m.Options()
@@ -89,21 +89,21 @@ class Submits:
 
     @staticmethod
     def _check(client: Client, message: m.Submit, options: m.Options) -> Function:
-        """The function; ``ProtocolError`` for what no client of ours sends."""
+        """The function; ``ProtocolError`` for anything that our clients never send."""
         if message.fn not in client.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was submitted")
         count = len(message.args)
         if any(given is not None and len(given) != count for given in (message.inputs, message.keys, message.recipes)):
-            raise ProtocolError("a submit whose lists are not of one length")
+            raise ProtocolError("the lists of a submit differ in length")
         if options.resources and min(options.resources.values()) <= 0:
-            raise ProtocolError("a task asks for nothing, or less, of a resource")
+            raise ProtocolError("a task requests zero or less of a resource")
         if not 0 <= options.time_limit < float("inf"):  # NaN too
-            raise ProtocolError("a task with an impossible time limit")
+            raise ProtocolError("a task has an invalid time limit")
         if options.replay not in ("always", "verify", "never") or not 1 <= options.replicas <= MAX_COPIES:
-            raise ProtocolError("a task with an impossible replay policy or number of replicas")
+            raise ProtocolError("a task has an invalid replay policy or number of replicas")
         cids = range(message.first, message.first + count)
         if cids.start < 0 or cids.stop > MAX_CIDS or not client.futures.keys().isdisjoint(cids):
-            raise ProtocolError(f"futures from {message.first} on were submitted twice, or have impossible numbers")
+            raise ProtocolError(f"futures from {message.first} on were submitted twice, or have invalid numbers")
         return client.functions[message.fn]
 
     def _add(
@@ -118,14 +118,14 @@ class Submits:
         recipe: bytes,
         error: m.ErrorInfo | None,
     ) -> Task:
-        """A new task; with an ``error`` it has failed already."""
+        """A new task; with an ``error``, it fails at once."""
         task = self.registry.new_task(client, cid, function, args, inputs if error is None else (), options, key)
         task.recipe = recipe
         if options.replicas > 1 or options.replay == "never":
             self.targets.give(task, options)
         self.watchers.link(task, client, cid)
         if error is None and options.checkpoint and not self.settings.checkpoints:
-            text = f"{task.key} is to be checkpointed; start the scheduler with --checkpoint-store to say where"
+            text = f"{task.key} requests a checkpoint, but no store is set; start the scheduler with --checkpoint-store"
             error = m.ErrorInfo("ConfigError", "", text, key=task.key)
         if error is not None:
             self.lifecycle.fail(task, error)
@@ -136,8 +136,8 @@ class Submits:
         return task
 
     def _give_up_key(self, client: Client, task: Task) -> None:
-        """The key goes to another task, on purpose.  The durable session wants the new one instead of this; whoever else
-        wants this one keeps it."""
+        """Another task takes over the key, on purpose.  The durable session wants that one instead of this; whoever else wants
+        this one keeps it."""
         self.registry.drop_key(task)
         placeholder = self.watchers.placeholders.get(client.name) if client.name else None
         if placeholder is not None:
@@ -145,22 +145,22 @@ class Submits:
         self.registry.reconsider(task)
 
     def _names_unknown_workers(self, options: m.Options) -> bool:
-        """Whether a task names only workers that were never here."""
+        """Whether a task names only workers that never joined."""
         names = options.workers
         return bool(names) and not options.allow_other_workers and self.registry.worker_names.isdisjoint(names)
 
     def _still_unknown(self, now: float, subject: list[Task]) -> None:
-        """Tasks named workers that had never been here; they have had time to come."""
+        """Tasks named workers that had never joined; they have had time to."""
         for task in subject:
             if task.state in UNFINISHED and task.number in self.registry.tasks and self._names_unknown_workers(task.options):
-                here = ", ".join(sorted(self.registry.worker_names)) or "no workers so far"
+                here = ", ".join(sorted(self.registry.worker_names)) or "none"
                 names = " or ".join(task.options.workers)
-                text = f"no worker named {names} was ever part of this cluster, which has had {here}"
+                text = f"no worker named {names} has ever joined this cluster; workers so far: {here}"
                 self.lifecycle.fail(task, m.ErrorInfo("NoValidWorker", "", text, key=task.key))
 
 
 def _conflict(key: str, known: bytes, recipe: bytes) -> str:
-    """What differs.  The first half of a recipe is the function's, the second that of the arguments."""
+    """What differs.  The first half of a recipe belongs to the function, the second to the arguments."""
     half = RECIPE_BYTES // 2
     if len(known) == len(recipe) == RECIPE_BYTES:
         changed = [
@@ -175,13 +175,13 @@ def _conflict(key: str, known: bytes, recipe: bytes) -> str:
     else:
         what = "another function or other arguments"
     return (
-        f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, when "
+        f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, if "
         "it was changed on purpose, submit it with replace=True"
     )
 
 
 def _recipe(function: Function, args: bytes, inputs: tuple[Task | None, ...]) -> bytes:
-    """A digest of how a value is made: the same key with another one is refused."""
+    """A digest of how a value is computed: the same key with another recipe is refused."""
     digest = hashlib.blake2b(function.digest, digest_size=16)
     digest.update(len(args).to_bytes(8, "big") + args)
     for upstream in inputs:

@@ -1,4 +1,4 @@
-"""Scattered data that are wanted again: who can bring them, and to which worker they are asked to."""
+"""Scattered data that are needed again: which session can supply them, and to which worker it is asked to send them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Supplies:
     awaited: dict[Task, None] = attrs.field(factory=dict)
 
     def begin(self, task: Task, source: Source) -> None:
-        """The data are wanted (again)."""
+        """The data are needed (again)."""
         source.tries = 0
         source.failed.clear()
         self.ask(task, source)
 
     def ask(self, task: Task, source: Source) -> None:
-        """Ask the session to bring the data to one worker; without a worker they wait for one."""
+        """Ask the session to send the data to one worker; without any worker they wait for one."""
         self.awaited[task] = None
         source.supplying = None
         free = [
@@ -50,21 +50,21 @@ class Supplies:
             self.outputs.post(source.client, m.Supply(source.cid, task.number, task.value_attempt, numbers))
 
     def stop_asking(self, task: Task) -> None:
-        """The data have come, or never will."""
+        """The data have arrived, or never will."""
         self.awaited.pop(task, None)
 
     def record(self, task: Task) -> None:
-        """Who can bring the data has changed."""
+        """The sessions that can supply the data have changed."""
         if task.number in self.registry.tasks and task.function is self.registry.data_function:
             self.ledger.data(task)
 
     @staticmethod
     def next_source(source: Source) -> None:
-        """The session that brought the data can't any more; another one that scattered the same may."""
+        """The session that supplied the data no longer can; another one that scattered the same may."""
         source.client, source.cid = source.others.pop(0) if source.others else (None, 0)
 
     def drop(self, task: Task, source: Source) -> None:
-        """The data will not be asked for again."""
+        """The data will not be requested again."""
         self.awaited.pop(task, None)
         them = [*([(source.client, source.cid)] if source.client is not None else []), *source.others]
         source.client = None

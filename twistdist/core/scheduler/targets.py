@@ -1,4 +1,4 @@
-"""Which values need more than one copy that was computed: their targets, and those that are to be looked at."""
+"""Which values need more than one computed copy: their targets, and those that must be checked."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Targets:
-    """``tasks`` have a target; ``to_check`` are those whose holders or target have changed since they were looked at."""
+    """``tasks`` have a target; ``to_check`` are those whose holders or target have changed since they were checked."""
 
     tasks: dict[Task, None] = attrs.field(factory=dict)
     to_check: dict[Task, None] = attrs.field(factory=dict)
 
     @staticmethod
     def of(task: Task) -> Retention:
-        """What the task's value needs; made where it needed nothing so far."""
+        """What the task's value needs; created if it needed nothing so far."""
         if task.retention is None:
             task.retention = Retention()
         return task.retention
@@ -30,7 +30,7 @@ class Targets:
         self.tasks[task] = None
 
     def keep(self, task: Task) -> None:
-        """The value has a target from now on, and is to be looked at."""
+        """The value has a target from now on, and must be checked."""
         self.of(task)
         self.tasks[task] = self.to_check[task] = None
 
@@ -39,7 +39,7 @@ class Targets:
         self.to_check[task] = None
 
     def take_to_check(self) -> dict[Task, None]:
-        """Those to be looked at now."""
+        """Those that must be checked now."""
         to_check, self.to_check = self.to_check, {}
         return to_check
 
@@ -48,7 +48,7 @@ class Targets:
         self.tasks.pop(task, None)
 
     def give(self, task: Task, options: m.Options) -> None:
-        """Copies beyond the first; what must never be computed twice is on two workers, or checkpointed, before it is told."""
+        """Copies beyond the first; a value that must not be computed twice has two, or a checkpoint, before it is announced."""
         never = options.replay == "never"
         task.retention = Retention(max(options.replicas, 2 if never and not options.checkpoint else 1), announced=not never)
         self.add(task)

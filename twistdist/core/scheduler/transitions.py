@@ -1,6 +1,6 @@
 """The states of tasks on the scheduler, and every transition between them.  Nothing else assigns ``Task.state``.
 
-docs/architecture.rst has the table, made from this one.
+docs/architecture.rst shows the table, generated from this one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twistdist.core.scheduler.records import Task, TaskState
 
 IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
 
-#: States of a task for whose value something goes on.
+#: States of a task whose value is being worked on.
 UNFINISHED = frozenset({WAITING, READY, ASSIGNED, AWAITED})
 
 
@@ -39,46 +39,44 @@ def _cause(name: str, sources: tuple[TaskState, ...], target: TaskState, because
 
 
 WANTED = _cause("wanted", (IDLE,), WAITING, "it was submitted, or is in a recovery plan")
-TO_BE_READ = _cause("to be read", (IDLE,), READY, "its value is wanted again and is in the checkpoint store")
-TO_BE_SUPPLIED = _cause("to be supplied", (IDLE,), AWAITED, "its value was scattered: a session is to bring it")
+TO_BE_READ = _cause("to be read", (IDLE,), READY, "its value is needed again and is in the checkpoint store")
+TO_BE_SUPPLIED = _cause("to be supplied", (IDLE,), AWAITED, "its value was scattered: a session must supply it")
 INPUTS_THERE = _cause(
     "inputs there", (WAITING,), READY, "the last missing input got its value, or the pause after a lost input is over"
 )
 INPUT_LOST = _cause("input lost", (READY,), WAITING, "all copies of an input were lost")
-PAUSED = _cause("paused", (IDLE,), WAITING, "its worker could not fetch an input: tried again after a pause")
+PAUSED = _cause("paused", (IDLE,), WAITING, "its worker could not fetch an input: it is tried again after a pause")
 PLACED = _cause("placed", (READY,), ASSIGNED, "a worker was given an attempt")
-ADOPTED = _cause(
-    "adopted", (WAITING, READY), ASSIGNED, "a worker that came back goes on with an attempt that was taken for lost"
-)
-OUTRUN = _cause("outrun", (ASSIGNED,), READY, "a worker came back with a later attempt than the one that is running")
+ADOPTED = _cause("adopted", (WAITING, READY), ASSIGNED, "a worker that came back continues an attempt that was considered lost")
+OUTRUN = _cause("outrun", (ASSIGNED,), READY, "a worker came back with a later attempt than the running one")
 ENDED = _cause(
     "ended",
     (WAITING, READY, ASSIGNED, AWAITED),
     IDLE,
-    "what went on for its value has ended: by an outcome, a loss, a retry, or since nobody wants it",
+    "work on its value has ended: by an outcome, a loss, a retry, or because nobody wants it",
 )
-UNCLAIMED = _cause("unclaimed", (AWAITED,), IDLE, "after a restart of the scheduler no worker brought the value")
+UNCLAIMED = _cause("unclaimed", (AWAITED,), IDLE, "after a restart of the scheduler, no worker brought the value")
 ACCEPTED = _cause(
-    "accepted", (IDLE,), DONE, "a value was accepted: by an outcome, scattered, or brought by a worker that came back"
+    "accepted", (IDLE,), DONE, "a value was accepted: from an outcome, scattered, or brought by a worker that came back"
 )
-BROKEN = _cause("broken", (IDLE,), FAILED, "an error was accepted, its own or that of an input")
+BROKEN = _cause("broken", (IDLE,), FAILED, "an error was accepted: its own or that of an input")
 LOST = _cause("lost", (DONE,), IDLE, "all copies of its value were lost")
-FREED = _cause("freed", (DONE,), IDLE, "nobody needs its value now")
-READ_WAITING = _cause("read waiting", (IDLE,), WAITING, "read from the journal: wanted and without a value")
-READ_AWAITED = _cause("read awaited", (IDLE,), AWAITED, "read from the journal: workers are to bring the value")
+FREED = _cause("freed", (DONE,), IDLE, "nobody needs its value any more")
+READ_WAITING = _cause("read waiting", (IDLE,), WAITING, "read from the journal: wanted, without a value")
+READ_AWAITED = _cause("read awaited", (IDLE,), AWAITED, "read from the journal: a worker should bring the value")
 READ_DONE = _cause("read done", (IDLE,), DONE, "read from the journal with its value")
 READ_FAILED = _cause("read failed", (IDLE,), FAILED, "read from the journal with its error")
 
 
 class Transitions:
-    """Moves tasks between states, and counts the ``unfinished`` ones; with ``taken`` also how often each row was taken."""
+    """Moves tasks between states and counts the ``unfinished`` ones; with ``taken``, also how often each row was used."""
 
     def __init__(self) -> None:
         self.unfinished = 0
         self.taken: Counter[tuple[str, str]] | None = None
 
     def move(self, task: Task, cause: Cause) -> None:
-        """``RuntimeError`` for a transition that is not in the table."""
+        """Move the task; ``RuntimeError`` for a transition that is not in the table."""
         source = task.state
         if source not in cause.sources:
             raise RuntimeError(f"{task.key} can't go from {source.value} to {cause.target.value}: {cause.name}")

@@ -1,4 +1,4 @@
-"""Work that does not move although it could: workers that do nothing with their tasks, and tasks that nobody runs."""
+"""Work that makes no progress although it could: workers that do nothing with their tasks, and tasks that nobody runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Watchdog:
-    """Only reports, but for stuck workers, whose tasks are taken back."""
+    """Only reports, except for stuck workers, whose tasks are taken back."""
 
     tuning: Tuning
     alarms: Alarms
@@ -42,7 +42,7 @@ class Watchdog:
     _watch_pause: float = attrs.field(default=attrs.Factory(lambda self: self.tuning.watch_s, takes_self=True))
 
     def look_if_stuck(self, now: float, worker: Worker, beat: m.Beat, received: int) -> None:
-        """A worker that beats, has tasks, and does nothing with them: they are taken back, and it rests."""
+        """A worker that beats and has tasks, but does nothing with them: they are taken back, and it rests."""
         if beat.running or beat.fetching or not worker.given or worker.session.waiting:
             worker.idle_since = None
             return
@@ -55,7 +55,7 @@ class Watchdog:
         worker.idle_since, worker.resting = None, True
         tasks = [task for task in worker.assigned if task not in worker.parked]
         self.placement.update(worker)
-        text = f"it beats, and has done nothing for {self.tuning.stuck_s:g} s with the {len(tasks)} tasks that it has"
+        text = f"it sends heartbeats but has done nothing for {self.tuning.stuck_s:g} s with its {len(tasks)} tasks"
         self.outputs.incident(Incident(now, "worker stuck", worker.name, text, requeued=len(tasks)))
         self.outputs.post(worker, m.Abort([task.attempt for task in tasks], True))
         for task in tasks:
@@ -68,7 +68,7 @@ class Watchdog:
             self.placement.update(worker)
 
     def watch(self, now: float) -> None:
-        """Report, once in a while, work that is wanted and does not move although it could."""
+        """Report, once in a while, work that is wanted and makes no progress although it could."""
         counts = self.registry.statistics
         progress = (counts.done, counts.failed, counts.submitted, counts.reruns)
         if progress != self._progress or not self.transitions.unfinished:
@@ -84,8 +84,8 @@ class Watchdog:
             self.outputs.incident(Incident(now, "no progress", f"{self.transitions.unfinished} unfinished tasks", text))
 
     def _why_no_progress(self) -> str:
-        """What should not be: a task that could run, or waits for nothing."""
-        nobody: set[int] = set()  # options that no idle worker fits, by identity: the tasks of a map share theirs
+        """What should not happen: a task that could run, or waits for nothing; "" if there is none."""
+        nobody: set[int] = set()  # options that fit no idle worker, by identity: the tasks of a map share theirs
         for task in self.registry.tasks.values():
             if task.state is READY and task not in self.queues.isolated and id(task.options) not in nobody:
                 fit = [
@@ -95,7 +95,7 @@ class Watchdog:
                 ]
                 if not fit:
                     nobody.add(id(task.options))
-                for able in fit:  # some may be left out, where they can't fetch its inputs and others can
+                for able in fit:  # some may be left out, if they can't fetch its inputs and others can
                     if task not in self.queues.restricted or placement.offered(task, able):
                         return f"{task.key} is ready and {able.name} is free"
             if (
@@ -103,5 +103,5 @@ class Watchdog:
                 and not (task.history is not None and task.history.paused)
                 and (all(upstream.state is DONE for upstream in task.inputs))
             ):
-                return f"{task.key} waits although all its inputs are there"
+                return f"{task.key} waits although all its inputs have values"
         return ""

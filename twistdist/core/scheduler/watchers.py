@@ -1,4 +1,4 @@
-"""Which futures want which task, and what they are told.  Futures that no process has: docs/journal.rst."""
+"""Which futures want which task, and what they are sent.  Futures without a process: docs/journal.rst."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from twistdist.core.scheduler.registry import Registry
 from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
-#: Numbers of sessions that no process opened begin here; those of processes are below.
+#: Numbers of sessions that no process opened begin here; those of processes are lower.
 FIRST_PLACEHOLDER = 1 << 62
 
-#: The name under which published tasks are kept; no session of a user is named so.
+#: The name under which published tasks are kept; no user's session has this name.
 PUBLISHED = ""
 
-#: The name under which tasks are kept that are wanted until they have ended, whoever leaves; no session of a user is named so.
+#: The name under which tasks are kept that are wanted until they have ended, whoever leaves; no user's session has this name.
 UNTIL_ENDED = "\0until ended"
 
 
@@ -32,8 +32,8 @@ class Watchers:
     """Owns ``Task.watchers``, ``Client.futures`` and ``Client.kept``.
 
     A durable session is represented by a placeholder: a ``Client`` without a process behind it, in ``placeholders`` by its
-    name.  It keeps each task with a key of the user's from its submission on, and all others that its process still wants when
-    that ends; until the session is ended, or the task fails, so that the next run computes it again.
+    name.  It keeps each task with a key chosen by the user from its submission on, and all others that its process still wants
+    when that ends; until the session is ended, or the task fails, so that the next run computes it again.
     """
 
     outputs: Outputs
@@ -49,13 +49,13 @@ class Watchers:
         task.watchers[(client, cid)] = None
 
     def add(self, task: Task, client: Client, cid: int) -> None:
-        """The future ``cid`` of ``client`` wants the task, which goes into the journal."""
+        """The future ``cid`` of ``client`` wants the task; this is written to the journal."""
         self.link(task, client, cid)
         self.ledger.session(client)
         self.ledger.watch(task, client, cid)
 
     def remove(self, client: Client, cid: int) -> None:
-        """The future is not wanted any more."""
+        """The future is no longer wanted."""
         task = client.futures.pop(cid, None)
         self.ledger.unwatch(task, client, cid)
         if task is not None:
@@ -63,7 +63,7 @@ class Watchers:
             self.registry.reconsider(task)
 
     def cut(self, client: Client, cid: int, error: m.ErrorInfo, task: Task | None = None) -> None:
-        """The future has failed for its own part, whatever becomes of the task."""
+        """The future itself has failed, whatever becomes of the task."""
         client.futures[cid] = None
         if task is not None:
             task.watchers.pop((client, cid), None)
@@ -72,13 +72,13 @@ class Watchers:
         self.outputs.post(client, m.Erred(cid, error))
 
     def tell(self, task: Task, watchers: Iterable[tuple[Client, int]]) -> None:
-        """Tell futures how their task ended, unless its value is not to be announced yet."""
+        """Notify futures of how their task ended, unless its value must not be announced yet."""
         error = task.error
         early = error is None and task.retention is not None and not task.retention.announced
         for client, cid in list(watchers):
             if client.placeholder:
                 if error is not None or client.name == UNTIL_ENDED:
-                    self.let_go(client, task)  # a failed one is computed again when it is asked for again
+                    self.let_go(client, task)  # a failed task is computed again when it is requested again
             elif error is not None:
                 self.outputs.post(client, m.Erred(cid, error), len(error.pickled) + len(error.traceback))
             elif early:
@@ -90,7 +90,7 @@ class Watchers:
                 self.outputs.post(client, m.Finished(cid, task.value_attempt, None, task.size, task.digest, holders))
 
     def placeholder(self, name: str) -> Client:
-        """The durable session of that name; made when it is first wanted."""
+        """The durable session of that name; created when it is first needed."""
         placeholder = self.placeholders.get(name)
         if placeholder is None:
             number = FIRST_PLACEHOLDER + self.registry.next("placeholder")
@@ -109,22 +109,22 @@ class Watchers:
         self.add(task, placeholder, cid)
 
     def let_go(self, placeholder: Client, task: Task) -> None:
-        """The durable session does not want the task any more, if it ever did."""
+        """The durable session no longer wants the task, if it ever did."""
         cid = placeholder.kept.pop(task, None)
         if cid is not None:
             self.remove(placeholder, cid)
 
     def drop_placeholder(self, name: str) -> Client | None:
-        """The durable session has ended; the caller ends what stood for it."""
+        """The durable session has ended; the caller ends its placeholder."""
         return self.placeholders.pop(name, None)
 
     def restore(self, placeholder: Client) -> None:
-        """A durable session, or what stands for one, as it was read from the journal."""
+        """A placeholder, as read from the journal."""
         self.placeholders[placeholder.name] = placeholder
         self.registry.is_taken("placeholder", placeholder.number - FIRST_PLACEHOLDER)
 
     def keep_wishes(self, client: Client) -> None:
-        """A process of a durable session has ended: what it still wanted is kept."""
+        """A process of a durable session has ended: keep what it still wanted."""
         for task in client.futures.values():
             if task is not None:
                 self.keep(client.name, task)

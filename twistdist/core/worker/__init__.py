@@ -1,26 +1,26 @@
-"""The worker's core: what it is asked for and what its executors tell goes in, messages and effects come out.
+"""The worker's core: takes requests and what its executors report, produces messages and effects.
 
 Read it in this order; each module may use those before it.
 
-Data: ``records``, ``effects``.  Decisions without a state of their own: ``memory`` (what too much memory leads to).  ``lease``
-is the worker's side of heartbeats.
+Data: ``records``, ``effects``.  Decisions without a state of their own: ``memory`` (what to do about too much memory).
+``lease`` is the worker's side of heartbeats.
 
 ===============  ===========================================================================================
 ``outputs``      messages for the scheduler, effects for the edge
 ``files``        the results in the store
-``jobs``         the attempts that were given, and the functions that they call
+``jobs``         the assigned attempts, and the functions that they call
 ``inputs``       where inputs come from
 ``executors``    the processes
 ``intake``       how much the scheduler may have this worker run
-``taking_back``  jobs that have not been begun are taken out of executors, and given back
-``ending``       attempts that are made to end
+``taking_back``  takes jobs that have not begun out of executors, and returns them
+``ending``       makes attempts end
 ``waiting``      tasks that wait for tasks
-``giving``       jobs are given to executors
-``usage``        looks at memory
+``giving``       gives jobs to executors
+``usage``        checks memory
 ``outcomes``     what executors send
-``deaths``       an executor is ready, ends, or stands still
-``membership``   what the scheduler knows of this worker
-``worker``       the facade: the parts are made, and events go to them
+``deaths``       an executor is ready, ends, or is stopped
+``membership``   what the scheduler knows about this worker
+``worker``       the facade: creates the parts and passes events to them
 ===============  ===========================================================================================
 
 No value is ever unpickled here.

@@ -1,4 +1,4 @@
-"""The stories of an executor process: it is ready, it ends, it stands still."""
+"""The stories of an executor process: it is ready, it ends, it is stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Deaths:
-    """What its death means for the job that it was running, and for the others."""
+    """What the death of an executor means for the job that it was running, and for the others."""
 
     tuning: Tuning
     outputs: Outputs
@@ -29,12 +29,12 @@ class Deaths:
     taking_back: TakingBack
 
     def executor_started(self, now: float, number: int) -> None:
-        """The executor has said that it is ready."""
+        """The executor has reported that it is ready."""
         self.executors.started(number)
         self.intake.adjust()
 
     def executor_ended(self, now: float, number: int, death: Death) -> None:
-        """The process is gone, and all that it had sent was seen."""
+        """The process is gone, and everything that it had sent has been processed."""
         executor, running = self.executors.by_number[number], death.running
         if running and running not in self.files.stored:
             self.outputs.do(effects.DeleteFiles([running]))  # it may have died between file and outcome
@@ -70,9 +70,9 @@ class Deaths:
         self.outputs.post(message, len(death.detail))
 
     def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
-        """A look: these executors have work and are stopped by a signal; one that has been for ``limit`` seconds is replaced.
+        """Executors in ``stopped`` have work and are stopped by a signal; one that has been for ``limit`` seconds is replaced.
 
-        It may have been anybody's doing, so its task is charged only when that repeats itself.
+        Anybody may have stopped it, so its task is charged only if that happens again.
         """
         for executor in self.executors.by_number.values():
             if executor.number not in stopped:
@@ -84,5 +84,5 @@ class Deaths:
                     executor.stood_still, executor.up = True, False
                     text = f"executor {executor.number} has been stopped by a signal for {limit:g} s and is replaced"
                     self.outputs.post(m.WorkerLog("executor stood still", text))
-                for attempt in executor.given:  # whichever runs
+                for attempt in executor.given:  # whichever is running
                     self.outputs.do(effects.Kill(executor.number, attempt))

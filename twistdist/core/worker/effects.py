@@ -1,4 +1,4 @@
-"""What a worker's core wants done: carried out by the edge, in order."""
+"""What a worker's core wants done; the edge carries it out in order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Interrupt:
 
 @attrs.frozen
 class Kill:
-    """End the executor if it is running ``attempt`` now (0: whatever it does, which is nobody's fault)."""
+    """End the executor if it is running ``attempt`` now (0: whatever it is doing, and nobody is charged)."""
 
     number: int
     attempt: int
@@ -76,7 +76,7 @@ class StartFetch:
 
 @attrs.frozen
 class MoreHolders:
-    """These have the file too, as far as the scheduler knows: for a fetch that found all others busy."""
+    """Further holders of the file, as far as the scheduler knows: for a fetch that found all others busy."""
 
     attempt: int
     holders: list[m.Peer]
@@ -92,7 +92,7 @@ class RescueStore:
 
 @attrs.frozen
 class DeleteFiles:
-    """Remove result files of these attempts from the store."""
+    """Remove the result files of these attempts from the store."""
 
     attempts: list[int]
 
@@ -106,15 +106,15 @@ class Spill:
 
 @attrs.frozen
 class LookForFiles:
-    """Say with the event ``verified`` which of these files are not in the store."""
+    """Report with the event ``verified`` which of these files are not in the store."""
 
     attempts: list[int]
 
 
 @attrs.frozen
 class PeerTrouble:
-    """A worker is silent, or gone: what is fetched from it is to come from others, where there are any; if it is ``gone``, not
-    from there at all."""
+    """A worker is silent or gone: fetch from other holders instead, if there are any; if it is ``gone``, do not fetch from it
+    at all."""
 
     address: str
     gone: bool
@@ -122,7 +122,7 @@ class PeerTrouble:
 
 @attrs.frozen
 class Fence:
-    """The scheduler may have given this worker up: nothing is served until that is clear, and the session begins anew."""
+    """The scheduler may have given this worker up: serve nothing until that is clear, and begin a new session."""
 
     on: bool
 

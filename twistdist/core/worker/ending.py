@@ -1,4 +1,4 @@
-"""Attempts that are made to end: interrupted first, killed then."""
+"""Attempts that must end: first interrupted, then killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Endings:
     taking_back: TakingBack
 
     def abort(self, now: float, attempts: Iterable[int], kill: bool) -> None:
-        """Nobody wants these; without ``kill`` most end by themselves sooner than another process is there."""
+        """Nobody wants these; without ``kill``, most end by themselves sooner than another process would be available."""
         for attempt in attempts:
             job = self.jobs.by_attempt.get(attempt)
             if job is None:
@@ -43,7 +43,7 @@ class Endings:
                 self.alarms.set(now + self.tuning.abandoned_s, self._interrupt, (job, "cancelled"))
 
     def _interrupt(self, now: float, subject: tuple[Job, str]) -> None:
-        """First step: out of the socket, or an exception in the task."""
+        """First step: take it out of the socket, or raise an exception in the task."""
         job, why = subject
         executor = self.executors.has(job)
         if executor is not None:
@@ -52,7 +52,7 @@ class Endings:
             self.alarms.set(now + self.tuning.grace_s, self._kill, job)
 
     def _kill(self, now: float, job: Job) -> None:
-        """Second step: the process; looked at again when the attempt is between socket and function."""
+        """Second step: kill the process; check again if the attempt is between socket and function."""
         executor = self.executors.has(job)
         if executor is not None:
             self.taking_back.take_back(executor)
@@ -63,13 +63,13 @@ class Endings:
         """The time limit of an attempt is over."""
         job = self.jobs.by_attempt.get(attempt)
         executor = self.executors.has(job) if job is not None else None
-        if job is not None and executor is not None and now >= job.deadline - 1e-6:  # else it was given again since
+        if job is not None and executor is not None and now >= job.deadline - 1e-6:  # else it was given again
             text = f"it ran longer than its time_limit of {job.compute.limit:g} s and was ended"
             executor.ending = Ending(job.attempt, "TimeLimitExceeded", text)
             self._interrupt(now, (job, "time limit"))
 
     def stop(self, stop: memory.Overuse, attempt: int) -> None:
-        """An executor uses too much memory, with this attempt."""
+        """An executor that runs this attempt uses too much memory."""
         executor = self.executors.by_number.get(stop.number)
         if executor is None or attempt not in executor.given or executor.ending is not None:
             return

@@ -12,7 +12,7 @@ from twistdist.core.worker.records import Executor, Job
 from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
 
-#: After so many starts in a row that failed it is reported.
+#: Numbers of consecutive failed starts at which they are reported.
 REPORTED_STARTS = (3, 10, 100)
 
 #: Executors that may be parked at a time.
@@ -21,8 +21,8 @@ MAX_PARKED = 1024
 
 @attrs.define(eq=False)
 class Executors:
-    """``by_number`` are all; ``active`` those that run tasks, ``parked`` those whose task waits for others, of which those in
-    ``resuming`` want a slot again.
+    """``by_number`` are all executors; ``active`` ones run tasks, ``parked`` ones have a task that waits for others; those in
+    ``resuming`` are parked and want a slot again.
     """
 
     tuning: Tuning
@@ -38,7 +38,7 @@ class Executors:
     why_no_start: str = ""
 
     def fill(self) -> None:
-        """As many active executors as slots."""
+        """Start executors until there are as many active ones as slots."""
         while len(self.active) < self.slots:
             number = next(n for n in range(most_executors(self.slots)) if n not in self.by_number)
             self.by_number[number] = self.active[number] = Executor(number)
@@ -49,17 +49,17 @@ class Executors:
         return min(self.tuning.longest_backoff_s, self.tuning.backoff_s * 2 ** (min(failures, 20) - 1)) if failures else 0.0
 
     def forget(self, executor: Executor) -> None:
-        """The process is gone; another one is started in the place of an active one."""
+        """The process is gone; another one is started instead of an active one."""
         del self.by_number[executor.number]
         if self.active.pop(executor.number, None) is not None:
             self.fill()
 
     def busy(self) -> int:
-        """How many have something to do."""
+        """How many active executors have something to do."""
         return sum(1 for executor in self.active.values() if executor.given)
 
     def has(self, job: Job) -> Executor | None:
-        """The executor that the job is given to, if it still is."""
+        """The executor that has the job, if any still does."""
         executor = job.executor
         return executor if executor is not None and executor.given.get(job.attempt) is job else None
 
@@ -67,7 +67,7 @@ class Executors:
         """End an executor that has nothing to do; it is no longer one of the active ones."""
         del self.active[idle.number]
         idle.up = False
-        idle.outcomes += 1  # it does not fail
+        idle.outcomes += 1  # this end does not count as a failure
         self.outputs.do(effects.EndExecutor(idle.number))
 
     def started(self, number: int) -> None:
@@ -78,11 +78,11 @@ class Executors:
         self.starts_failed = 0
 
     def worked(self) -> None:
-        """One has given an outcome: starting them is worth something."""
+        """An executor has produced an outcome: starting them is worthwhile."""
         self.idle_deaths = 0
 
     def count_death(self, executor: Executor, worked: bool, exit: str) -> bool:
-        """An end that is not the last task's doing makes the next start wait.  True when this is to be reported."""
+        """An end that was not caused by the last task delays the next start.  Return True if it must be reported."""
         if worked:
             self.idle_deaths = 0
         elif executor.up:
@@ -94,7 +94,7 @@ class Executors:
         return False
 
     def do_not_know(self, fn: int) -> None:
-        """The function of that number is another one from now on."""
+        """The number refers to a different function from now on."""
         for executor in self.by_number.values():
             executor.functions.discard(fn)
 
@@ -113,21 +113,21 @@ class Executors:
         self.parked[executor.number] = executor
 
     def wants_slot(self, executor: Executor) -> None:
-        """The parked task could go on."""
+        """The parked task could continue."""
         self.resuming.append(executor)
 
     def unpark(self, executor: Executor) -> None:
-        """Its task waits no more, or is gone."""
+        """Its task no longer waits, or is gone."""
         executor.parked = None
         self.parked.pop(executor.number, None)
         if executor in self.resuming:
             self.resuming.remove(executor)
 
     def activate(self, executor: Executor) -> None:
-        """A parked one takes part in slots again."""
+        """A parked executor takes part in slots again."""
         self.unpark(executor)
         self.active[executor.number] = executor
-        if len(self.active) > 2 * self.slots:  # some stay for the next one that waits
+        if len(self.active) > 2 * self.slots:  # some stay for the next task that waits
             idle = next((other for other in self.active.values() if other.up and not other.given), None)
             if idle is not None:
                 self.end(idle)

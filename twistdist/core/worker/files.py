@@ -1,4 +1,4 @@
-"""The results in this worker's store, as the core knows them: which there are, and which are on disk."""
+"""The results in this worker's store, as the core knows them: which exist, and which are on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Files:
-    """``stored`` has the least recently used first; ``in_memory`` are the bytes of those that are not ``spilled`` to disk."""
+    """``stored`` has the least recently used first; ``in_memory`` is the size in bytes of those not ``spilled`` to disk."""
 
     tuning: Tuning
     outputs: Outputs
@@ -25,7 +25,7 @@ class Files:
     _spill_after: float = 0.0
 
     def keep(self, stored: m.Stored) -> None:
-        """The store has this file, in memory, and it was used last."""
+        """The store has this file, in memory; it is the most recently used one."""
         self.forget(stored.attempt)
         self.stored[stored.attempt] = stored
         self.in_memory += stored.size
@@ -39,7 +39,7 @@ class Files:
         return stored
 
     def use(self, attempt: int) -> bool:
-        """Whether the file is here; it was used last from now on."""
+        """Whether the file is here; it is the most recently used one from now on."""
         stored = self.stored.pop(attempt, None)
         if stored is not None:
             self.stored[attempt] = stored
@@ -52,7 +52,7 @@ class Files:
         self.outputs.do(effects.DeleteFiles(list(message.attempts)))
 
     def verify(self, now: float, message: m.Verify) -> None:
-        """Somebody could not fetch these: are they here?"""
+        """Somebody could not fetch these: check whether they are here."""
         self.outputs.do(effects.LookForFiles(list(message.attempts)))
 
     def verified(self, now: float, attempts: list[int], absent: list[int]) -> None:
@@ -69,7 +69,7 @@ class Files:
         self.outputs.post(m.Have([stored]))
 
     def spill(self, now: float, wanted: int) -> None:
-        """Have so many bytes of results moved to disk, unless that is going on or has just failed."""
+        """Have this many bytes of results moved to disk, unless that is under way or has just failed."""
         if self._spilling or now < self._spill_after:
             return
         chosen = []
@@ -82,12 +82,12 @@ class Files:
             self.outputs.do(effects.Spill(chosen))
 
     def spilled_files(self, now: float, attempts: Iterable[int], trouble: str = "") -> None:
-        """The answer to Spill: these are on disk now; ``trouble``: why others are not."""
+        """The answer to Spill: these are on disk now; ``trouble`` says why others are not."""
         self._spilling = False
         unknown = []
         for attempt in attempts:
             if attempt not in self.stored:
-                unknown.append(attempt)  # deleted while it was copied, and so there again
+                unknown.append(attempt)  # deleted while it was being copied, which has created it again
             elif attempt not in self.spilled:
                 self.spilled.add(attempt)
                 self.in_memory -= self.stored[attempt].size

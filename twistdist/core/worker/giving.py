@@ -1,4 +1,4 @@
-"""Jobs are given to executors: slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
+"""Gives jobs to executors: slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twistdist.core.worker.waiting import Waiting
 
 @attrs.define(eq=False)
 class Giving:
-    """The end of most events calls ``feed``."""
+    """``feed`` is called at the end of most events."""
 
     tuning: Tuning
     alarms: Alarms
@@ -52,14 +52,14 @@ class Giving:
             self.taking_back.give_back([job.attempt for job in jobs.queue])
 
     def _resume_waiting(self, busy: int) -> int:
-        """Tasks that waited go on first.  How many executors are busy then."""
+        """Tasks that waited continue first.  Return how many executors are busy then."""
         while self.executors.resuming and busy < max(1, self.intake.most):
             self.waiting.resume(self.executors.resuming[0])
             busy += 1
         return busy
 
     def _give_to_idle(self, now: float, busy: int, packets: dict[Executor, list[Any]]) -> tuple[int, bool]:
-        """One job for each idle executor.  How many are busy then, and whether one of their jobs must stay alone."""
+        """One job for each idle executor.  Return how many are busy then, and whether one of their jobs must stay alone."""
         queue, active = self.jobs.queue, self.executors.active.values()
         idle = [executor for executor in active if executor.up and not executor.given]
         lonely = any(job.lonely for executor in active for job in executor.given.values())
@@ -78,14 +78,14 @@ class Giving:
         return busy, lonely
 
     def _give_ahead(self, now: float, packets: dict[Executor, list[Any]]) -> None:
-        """Short jobs lie in an executor's socket before it asks for them."""
+        """Put short jobs into an executor's socket before it asks for them."""
         queue = self.jobs.queue
         for executor in self.executors.active.values():
             while queue and executor.up and self._may_have_more(executor, queue[0]):
                 self._give(now, executor, self.jobs.take_next(), packets)
 
     def _fresh(self, executor: Executor, idle: list[Executor]) -> Executor | None:
-        """A task that was exposed runs where no other has been: another idle executor, or a new one in the place of this."""
+        """A task that was exposed runs where no other has been: on another idle executor, or on a new one instead of this."""
         for other in idle:
             if not other.outcomes:
                 idle.remove(other)
@@ -124,7 +124,7 @@ class Giving:
             self.alarms.set(job.deadline, self.ending.time_over, job.attempt)  # not the job: it may have ended long before
 
     def _look_if_begun(self, now: float, executor: Executor) -> None:
-        """An executor has work: what it has not read is taken back, which shows whether it has begun anything."""
+        """An executor has work: take back what it has not read, which shows whether it has begun anything."""
         executor.watched = False
         if not executor.given or self.executors.by_number.get(executor.number) is not executor or executor.parked is not None:
             return
@@ -135,13 +135,13 @@ class Giving:
             self.taking_back.take_back(executor)
 
     def _is_stuck(self, now: float, executor: Executor, running: int) -> bool:
-        """Whether it has begun none of its tasks: something that an earlier one has left holds it up."""
+        """Whether it has begun none of its tasks: something that an earlier task left behind holds it up."""
         return (
             bool(executor.given) and running not in executor.given and now >= executor.progress_at + self.tuning.stuck_s - 1e-6
         )
 
     def _level(self, now: float) -> None:
-        """An executor is idle and another has tasks waiting behind one that takes long: take those back."""
+        """If an executor is idle and another has tasks waiting behind a long one, take those back."""
         if all(executor.given or not executor.up for executor in self.executors.active.values()):
             return
         for executor in self.executors.active.values():
@@ -154,10 +154,10 @@ class Giving:
                 self.alarms.set(executor.progress_at + self.tuning.stall_s, _nothing, None)
 
     def taken_back(self, now: float, number: int, attempts: Iterable[int], running: int) -> None:
-        """The answer to TakeBack: these had not been read by the executor, whose page names ``running``."""
+        """The answer to TakeBack: the executor, whose page names ``running``, had not read these."""
         executor = self.executors.by_number.get(number)
         if executor is None:
-            return  # ended meanwhile, and its jobs are queued already
+            return  # it has ended meanwhile, and its jobs are already queued
         stuck = self._is_stuck(now, executor, running)
         jobs = [job for attempt in attempts if (job := executor.given.pop(attempt, None)) is not None]
         executor.expected_us -= sum(job.cost for job in jobs)
@@ -169,4 +169,4 @@ class Giving:
 
 
 def _nothing(now: float, subject: None) -> None:
-    """An alarm that only wants the end of its turn, where jobs are given out."""
+    """For an alarm that only needs the end of its turn, where jobs are given out."""

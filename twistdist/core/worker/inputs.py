@@ -1,4 +1,4 @@
-"""Where inputs come from: a file of our own, of a worker on this host, or one that is fetched."""
+"""Where inputs come from: our own files, those of a worker on this host, or files that are fetched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Inputs:
     suspects: set[int] = attrs.field(factory=set)
 
     def take_up(self, message: m.Compute) -> None:
-        """A job for this attempt, which can run when all its inputs are on this host."""
+        """Create a job for this attempt, which can run when all its inputs are on this host."""
         job = self.jobs.add(message)
         if message.inputs is not None:
             for source in message.inputs:
@@ -36,7 +36,7 @@ class Inputs:
             self.jobs.ready(job)
 
     def _locate(self, job: Job, source: m.Input) -> None:
-        """A path for a stored input: our own file, one of a worker on this host, or one that must be fetched."""
+        """Find a path for a stored input: our own file, or one of a worker on this host; otherwise fetch it."""
         if self.files.use(source.attempt):
             source.path = self._path(self.identity.store, source.attempt)
             return
@@ -65,13 +65,13 @@ class Inputs:
         return transfer
 
     def _in_turn(self, holders: list[int]) -> list[m.Peer]:
-        """Where the holders can be reached, each worker beginning with another one of them."""
+        """Where the holders can be reached; each worker begins with a different one."""
         peers = [self.peers[number] for number in holders if number in self.peers]
         first = self.identity.incarnation % len(peers) if peers else 0
         return sorted(peers[first:] + peers[:first], key=lambda one: one.worker in self.suspects)
 
     def copy(self, now: float, message: m.Copy) -> None:
-        """A copy is to be kept here."""
+        """Keep a copy here."""
         source = message.source
         stored = self.files.stored.get(source.attempt)
         if stored is not None:
@@ -80,7 +80,7 @@ class Inputs:
             self._transfer(source).copy = True
 
     def all_busy(self, now: float, attempt: int) -> None:
-        """Everybody who was known to have the file sends enough already: ask who else has it."""
+        """All known holders of the file are busy: ask who else has it."""
         transfer = self.transfers.get(attempt)
         if transfer is not None:
             self.outputs.post(m.Locate(transfer.source.task, attempt))
@@ -93,7 +93,7 @@ class Inputs:
             self.outputs.do(effects.MoreHolders(message.attempt, self._in_turn(message.holders)))
 
     def fetched(self, now: float, attempt: int) -> None:
-        """The file of ``attempt`` is in our store, checked."""
+        """The file of ``attempt`` is in our store, verified."""
         transfer = self.transfers.pop(attempt)
         source = transfer.source
         stored = m.Stored(source.task, attempt, source.size, source.digest)
@@ -108,8 +108,8 @@ class Inputs:
                 self.jobs.ready(job)
 
     def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
-        """None of the holders gave it: the jobs that need it go back to the scheduler.  ``own``: it has no room here, which is
-        not the holders' fault; the jobs fail."""
+        """No holder provided it: the jobs that need it go back to the scheduler.  ``own``: why it can't be stored here, which
+        is not the holders' fault; then the jobs fail."""
         transfer = self.transfers.pop(attempt)
         tried = [(attempt, holder) for holder in transfer.holders]
         if transfer.copy:
@@ -126,12 +126,12 @@ class Inputs:
                 self.outputs.post(m.InputLost(job.compute.task, job.attempt, tried))
 
     def stop_fetching(self, job: Job) -> None:
-        """Nothing is fetched for it any more."""
+        """Nothing more is fetched for it."""
         for attempt in job.fetching:
             self.transfers[attempt].jobs.remove(job)
 
     def unmapped(self, job: Job, outcome: m.InputLost) -> None:
-        """An executor could not open inputs: ours are gone, another worker's are fetched instead of mapped."""
+        """An executor could not open inputs: our own are gone; those of another worker are fetched instead of mapped."""
         if job.doomed:
             return
         gone, compute = [], job.compute
@@ -146,7 +146,7 @@ class Inputs:
                 if peer is not None and source.path.startswith(peer.store + "/"):
                     self.unmappable.add(peer.store)
             source.path = ""
-        if gone:  # perhaps: it may have come since the executor looked
+        if gone:  # perhaps: it may have arrived since the executor looked
             self.outputs.do(effects.LookForFiles(gone))
             self.outputs.post(m.InputLost(compute.task, compute.attempt, []))
             return

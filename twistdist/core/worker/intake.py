@@ -13,9 +13,9 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Intake:
-    """At most ``most`` executors are busy at a time; parked ones are not.
+    """At most ``most`` executors are busy at a time, not counting parked ones.
 
-    ``fenced``: the scheduler may have given the worker up; ``paused``: much memory is used.
+    ``fenced``: the scheduler may have given the worker up; ``paused``: memory use is high.
     """
 
     tuning: Tuning
@@ -29,7 +29,7 @@ class Intake:
     _told: int = attrs.field(default=attrs.Factory(lambda self: self.slots, takes_self=True))
 
     def adjust(self) -> None:
-        """Tell the scheduler how much may run here, when that has changed."""
+        """Tell the scheduler how much may run here, if that has changed."""
         up = sum(1 for executor in self.executors.active.values() if executor.up)
         if self.fenced:
             self.most = 0  # the tasks that wait here may have been given to others
@@ -47,7 +47,7 @@ class Intake:
             self.outputs.post(m.Intake(most, why))
 
     def tell_again(self) -> None:
-        """The scheduler takes the worker for one that runs as much as it has slots."""
+        """The scheduler assumes that the worker runs as many tasks as it has slots: correct that if necessary."""
         self._told = self.slots
         self.adjust()
 
@@ -58,6 +58,6 @@ class Intake:
         self.outputs.do(effects.Fence(on))
 
     def pause(self, on: bool) -> None:
-        """One task at a time, since much memory is used."""
+        """Run one task at a time, because memory use is high."""
         self.paused = on
         self.adjust()

@@ -1,4 +1,4 @@
-"""The attempts that this worker was given, those that can run in order, and the functions that they call."""
+"""The attempts assigned to this worker, those that can run in order, and the functions that they call."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Jobs:
-    """A job is *fetching* while inputs are on their way from other hosts, in the ``queue`` when it can run, *given* when it
-    lies in an executor's socket or is being run, *parked* when it waits for other tasks.
+    """A job is *fetching* while inputs are on their way from other hosts, in the ``queue`` when it can run, *given* when it is
+    in an executor's socket or running, *parked* when it waits for other tasks.
     """
 
     tuning: Tuning
@@ -24,18 +24,18 @@ class Jobs:
     functions: dict[int, m.WorkerFunction] = attrs.field(factory=dict)
 
     def add(self, compute: m.Compute) -> Job:
-        """The attempt is given to this worker, or begins again; one of unknown duration is taken to fill the window."""
+        """The attempt is assigned to this worker, or begins again; one of unknown duration is assumed to fill the window."""
         cost = compute.cost if compute.cost >= 0 else self.tuning.window_us
         short = 0 <= compute.cost < self.tuning.ahead_us and not compute.limit
         job = self.by_attempt[compute.attempt] = Job(compute, cost, short)
         return job
 
     def ready(self, job: Job) -> None:
-        """It can run."""
+        """The job can run."""
         self.queue.append(job)
 
     def take_next(self) -> Job:
-        """The one that is to run next, no longer queued."""
+        """Remove and return the job that runs next."""
         return self.queue.popleft()
 
     def drop(self, job: Job) -> None:
@@ -45,23 +45,23 @@ class Jobs:
             self.queue.remove(job)
 
     def forget(self, job: Job) -> None:
-        """The attempt has ended, or is another worker's now."""
+        """The attempt has ended, or belongs to another worker now."""
         self.by_attempt.pop(job.attempt, None)
 
     def wanted(self) -> list[Job]:
-        """Those whose outcome somebody wants."""
+        """The jobs whose outcome somebody wants."""
         return [job for job in self.by_attempt.values() if not job.doomed]
 
     def know(self, message: m.WorkerFunction) -> bool:
-        """A function that tasks will call; False when another one had its number before."""
+        """Remember a function that tasks will call.  Return False if its number referred to another one before."""
         old = self.functions.get(message.fn)
         self.functions[message.fn] = message
         return old is None or old.blob == message.blob
 
     def forget_functions(self, fns: list[int]) -> None:
-        """No task will call these; ``ProtocolError`` when one that is here does."""
+        """No task will call these; ``ProtocolError`` if one that is here does."""
         if not {job.compute.fn for job in self.wanted()}.isdisjoint(fns):
-            raise ProtocolError(f"functions {fns} are to be forgotten, and tasks that are here use them")
+            raise ProtocolError(f"functions {fns} must be forgotten, but tasks on this worker use them")
         for fn in fns:
             self.functions.pop(fn, None)
 

@@ -1,9 +1,9 @@
-"""The worker's side of heartbeats: what it tells, how long it may be sure that it has not been given up.
+"""The worker's side of heartbeats: what it sends, and how long it can be sure that it has not been given up.
 
 A lease in the sense of Gray and Cheriton (SOSP 1989): the scheduler gives a worker up ``dead_after`` seconds after it last
-heard of it, and whatever it heard was sent earlier; so a worker that counts from the moment at which it *sent* the last beat
-that the scheduler has echoed knows of its end before the scheduler does, however late messages are and without comparing
-clocks.
+heard from it, and whatever it heard was sent earlier.  So a worker that counts from the moment at which it *sent* the last
+beat that the scheduler has echoed knows of its end before the scheduler does, however late messages are, and without
+comparing clocks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections import deque
 from twistdist.core.session import Dialer
 from twistdist.wire import messages as m
 
-#: Beats that may be on their way; older ones don't extend the lease any more.
+#: Beats that may be in transit; older ones no longer extend the lease.
 MAX_BEATS = 1000
 
 
 class Lease:
-    """Numbers our beats, and knows when the last of them that was heard had been sent."""
+    """Numbers our beats, and knows when the last one that was heard had been sent."""
 
     def __init__(self) -> None:
         self.number = self.heard = 0
@@ -26,7 +26,7 @@ class Lease:
         self._sent: deque[tuple[int, float]] = deque(maxlen=MAX_BEATS)
 
     def begin(self, now: float) -> None:
-        """A new session: it begins with a lease, since the scheduler has just heard of us."""
+        """A new session begins with a lease, since the scheduler has just heard from us."""
         self.since = now
         self._sent.clear()
 
@@ -37,7 +37,7 @@ class Lease:
         return m.Beat(self.number, self.heard, dialer.session.sent)
 
     def echoed(self, beat: m.Beat) -> None:
-        """A beat of the scheduler: our beats up to its echo have arrived."""
+        """A beat from the scheduler: our beats up to its echo have arrived."""
         self.heard = beat.number
         while self._sent and self._sent[0][0] <= beat.echo:
             self.since = self._sent.popleft()[1]

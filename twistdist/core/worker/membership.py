@@ -1,4 +1,4 @@
-"""What the scheduler knows of this worker: registration, heartbeats, the lease, and books that are compared."""
+"""What the scheduler knows about this worker: registration, heartbeats, the lease, and audits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Membership:
-    """No value is ever unpickled here."""
+    """Reports what this worker has; no value is ever unpickled here."""
 
     tuning: Tuning
     identity: m.HelloWorker
@@ -34,10 +34,10 @@ class Membership:
     _early: list[m.WorkerLog] = attrs.field(factory=list)
 
     def hello(self, now: float) -> m.HelloWorker:
-        """The registration with the whole inventory, for a new session, which is a lease from this moment on."""
+        """The registration with the whole inventory, for a new session; the lease begins at this moment."""
         self.lease.begin(now)
         if self._told_at != self.dialer.fresh:
-            self._told_at, self._finished = self.dialer.fresh, []  # the Hello before this one was accepted
+            self._told_at, self._finished = self.dialer.fresh, []  # the previous Hello was accepted
             self._early.clear()
         undelivered = self.dialer.session.undelivered()
         finished = self._finished
@@ -62,7 +62,7 @@ class Membership:
         )
 
     def _tell_again(self) -> None:
-        """What a scheduler that has just greeted this worker does not know."""
+        """Post what a scheduler that has just greeted this worker does not know."""
         for log in self._early:
             self.outputs.post(log)
         self.intake.tell_again()
@@ -71,16 +71,16 @@ class Membership:
                 self.outputs.post(m.Parked(executor.parked.attempt, True))
 
     def welcomed(self, now: float) -> None:
-        """The scheduler has answered Hello: what it knows of this worker is right again."""
+        """The scheduler has answered Hello: what it knows about this worker is right again."""
         if self.intake.fenced:
             self.intake.fence(False)
 
     def heard_beat(self, now: float, beat: m.Beat) -> None:
-        """A heartbeat of the scheduler."""
+        """A heartbeat from the scheduler."""
         self.lease.echoed(beat)
 
     def pulse(self, now: float) -> m.Beat:
-        """Called every ``dialer.beat_every`` seconds while the session is connected or was: the beat to send."""
+        """Called every ``dialer.beat_every`` seconds while the session is or was connected.  Return the beat to send."""
         beat = self.lease.next_beat(now, self.dialer)
         jobs = self.jobs.wanted()
         beat.running = sum(1 for one in self.executors.by_number.values() if one.given)
@@ -92,20 +92,20 @@ class Membership:
         return beat
 
     def look_at_lease(self, now: float) -> None:
-        """Fence this worker before the scheduler gives it up: nothing new is started, nothing served, and Hello
-        will be said."""
+        """Fence this worker before the scheduler gives it up: nothing new is started, nothing is served, and Hello will be
+        sent."""
         dialer = self.dialer
         if not self.intake.fenced and dialer.epoch and self.lease.over(now, dialer.dead_after - dialer.beat_every):
             dialer.epoch = 0
             self.intake.fence(True)
 
     def audit(self, now: float, message: m.Audit) -> None:
-        """The answer is exact: it stands behind all that was told before."""
+        """The answer is exact, since it follows everything that was reported before."""
         jobs = [job.attempt for job in self.jobs.by_attempt.values() if not job.doomed]
         self.outputs.post(m.Inventory(message.number, jobs, list(self.files.stored.values()) if message.stored else None))
 
     def damaged(self, now: float, attempts: list[int], text: str) -> None:
-        """Files that do not fit their digest were found, and removed."""
+        """Files that do not match their digest were found and removed."""
         log = m.WorkerLog("damaged files", text)
         if self.dialer.fresh:
             self.outputs.post(log)
@@ -123,5 +123,5 @@ class Membership:
         self.outputs.post(m.Rescued(worker, dead, stored))
 
     def leave(self, now: float, seconds: float) -> None:
-        """The process was told to stop: what only it holds is to be handed over."""
+        """The process was told to stop: what only it holds must be handed over."""
         self.outputs.post(m.Leaving(seconds))

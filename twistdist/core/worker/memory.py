@@ -1,7 +1,7 @@
-"""The memory ladder: what a worker does when its executors and results need more than it may use.  Pure.
+"""The memory ladder: what a worker does when its executors and results need more than it may use.  Pure functions.
 
 The steps are those of docs/executors.rst: results move to disk, then intake goes down to one task at a time, then the largest
-executor is ended.  Each has a lower mark at which it stops, so that it is not taken and given back in turn.
+executor is ended.  Each has a lower threshold at which it stops, so that it is not started and stopped in turn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twistdist.core.worker.tuning import Tuning
 
 @attrs.frozen
 class Limits:
-    """Bytes; 0: none.  ``worker`` bounds executors and results in memory together, ``executor`` one executor."""
+    """Bytes; 0: no limit.  ``worker`` bounds executors and results in memory together, ``executor`` one executor."""
 
     worker: int = 0
     executor: int = 0
@@ -23,7 +23,7 @@ class Limits:
 
 @attrs.frozen
 class Overuse:
-    """Executor ``number`` has ``size`` bytes, and ``limit`` is broken: the worker's, or that of one executor."""
+    """Executor ``number`` uses ``size`` bytes, and ``limit`` is exceeded: the worker's, or that of one executor."""
 
     number: int
     size: int
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def judge(tuning: Tuning, limits: Limits, executors: Mapping[int, int], stored: int, paused: bool) -> Verdict:
-    """``executors``: bytes of each running executor; ``stored``: bytes of results in memory; ``paused``: the verdict before."""
+    """``executors``: bytes of each running executor; ``stored``: bytes of results in memory; ``paused``: as before."""
     largest = max(executors, key=executors.__getitem__, default=None)
     if largest is not None and limits.executor and executors[largest] > limits.executor:
         return Verdict(pause=paused, stop=Overuse(largest, executors[largest], limits.executor, False))
@@ -51,7 +51,7 @@ def judge(tuning: Tuning, limits: Limits, executors: Mapping[int, int], stored: 
     used = sum(executors.values()) + stored
     spill = min(stored, int(used - tuning.spill_until * limit)) if used > tuning.spill_above * limit else 0
     pause = used > (tuning.pause_until if paused else tuning.pause_above) * limit
-    # What can still go to disk is not held against an executor, unless that is too much by itself.
+    # What can still go to disk is not held against an executor, unless the rest is too much by itself.
     too_much = used - stored > tuning.stop_above * limit or (used > tuning.stop_above * limit and not spill)
     stop = Overuse(largest, executors[largest], limit, True) if too_much and largest is not None else None
     return Verdict(spill, pause, stop)

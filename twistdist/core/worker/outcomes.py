@@ -1,4 +1,4 @@
-"""What executors send: values, errors, tasks that wait."""
+"""What executors send: values, errors, and tasks that wait."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Outcomes:
                 continue
             job = executor.given.pop(outcome.attempt, None)
             if job is None:
-                continue  # cannot be: an executor answers each task once
+                continue  # can't happen: an executor answers each task once
             executor.expected_us -= job.cost
             executor.outcomes += 1
             self.jobs.forget(job)
@@ -56,7 +56,7 @@ class Outcomes:
         self.executors.worked()
 
     def _ended_politely(self, executor: Executor, job: Job, outcome: Any) -> None:
-        """The interrupted function came to an end within its grace: it has failed as announced all the same."""
+        """The interrupted function ended within its grace period: it has failed as announced all the same."""
         if isinstance(outcome, m.Done) and outcome.value is None:
             self.outputs.do(effects.DeleteFiles([outcome.attempt]))
         if not job.doomed and executor.ending is not None:

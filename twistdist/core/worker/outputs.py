@@ -1,4 +1,4 @@
-"""What one event of the worker leaves: messages for the scheduler, and effects for the edge."""
+"""What one event of the worker produces: messages for the scheduler, and effects for the edge."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from twistdist.core.worker import effects
 
 @attrs.define(eq=False)
 class Outputs:
-    """Messages lie in the dialer's session; effects are carried out by the edge, in order."""
+    """Messages are queued in the dialer's session; the edge carries out effects, in order."""
 
     dialer: Dialer
     _effects: list[effects.Effect] = attrs.field(factory=list)
 
     def post(self, message: Any, weight: int = 0) -> None:
-        """Say something to the scheduler; ``weight`` is its size in bytes where that is large."""
+        """Send a message to the scheduler; ``weight`` is its size in bytes if that is large."""
         self.dialer.session.post(message, weight)
 
     def do(self, effect: effects.Effect) -> None:
-        """Have something done by the edge."""
+        """Have the edge do something."""
         self._effects.append(effect)
 
     def take(self) -> list[effects.Effect]:

@@ -11,9 +11,8 @@ from twistdist.wire import messages as m
 class Job:
     """One attempt on this worker.
 
-    ``cost`` is what it is expected to take, in microseconds; a ``short`` one may wait behind another that runs; ``doomed``:
-    nobody wants its outcome any more; ``lonely``: it must be the only one that runs, so that it is known whose fault the next
-    death is.
+    ``cost`` is its expected duration in microseconds; a ``short`` one may wait behind another that runs; ``doomed``: nobody
+    wants its outcome any more; ``lonely``: it must be the only one that runs, so that the next death has one suspect.
     """
 
     compute: m.Compute
@@ -33,7 +32,7 @@ class Job:
 
 @attrs.frozen
 class Ending:
-    """Why an attempt's process is being ended, for whoever asks for its outcome."""
+    """Why an attempt's process is being ended; reported as the attempt's outcome."""
 
     attempt: int
     kind: str
@@ -42,7 +41,7 @@ class Ending:
 
 @attrs.define(eq=False)
 class Executor:
-    """One executor process, or the place of one that is being started.  ``up`` while it can be given tasks."""
+    """One executor process, or the entry for one that is being started.  ``up`` while it can be given tasks."""
 
     number: int
     up: bool = False
@@ -58,7 +57,7 @@ class Executor:
     stood_still: bool = False
 
     def is_ending(self, attempt: int) -> bool:
-        """Whether it is being ended for the sake of this attempt."""
+        """Whether it is being ended because of this attempt."""
         return self.ending is not None and self.ending.attempt == attempt
 
 

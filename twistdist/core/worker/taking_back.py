@@ -1,4 +1,4 @@
-"""Jobs that executors have not begun are taken out of their sockets, and given back to the scheduler."""
+"""Takes jobs that executors have not begun out of their sockets, and returns them to the scheduler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class TakingBack:
-    """One recall at a time: its answer waits until every executor that has some of its jobs was asked."""
+    """One recall at a time: it is answered when every executor that has some of its jobs has answered."""
 
     outputs: Outputs
     jobs: Jobs
@@ -25,12 +25,12 @@ class TakingBack:
     _asked: set[int] = attrs.field(factory=set)
 
     def take_back(self, executor: Executor) -> None:
-        """Have what the executor has not read taken back; functions may be among it, so they are sent again from now on."""
+        """Have what the executor has not read taken back; that may include functions, so they are sent again from now on."""
         executor.functions.clear()
         self.outputs.do(effects.TakeBack(executor.number))
 
     def recall(self, now: float, attempts: Iterable[int]) -> None:
-        """Give back what has not been started; what lies in an executor's socket is taken out of it first."""
+        """Return what has not been started; what is in an executor's socket is taken out of it first."""
         self._recalling = set(attempts)
         for attempt in attempts:
             job = self.jobs.by_attempt.get(attempt)
@@ -45,14 +45,14 @@ class TakingBack:
         self.give_back(sorted(wanted or ()))
 
     def finish(self, executor: Executor) -> None:
-        """The executor has given back what it had not read, or is gone."""
+        """The executor has returned what it had not read, or is gone."""
         if executor.number in self._asked:
             self._asked.discard(executor.number)
             if not self._asked and self._recalling is not None:
                 self._answer_recall()
 
     def give_back(self, attempts: Iterable[int]) -> None:
-        """The scheduler may give these to others: those among them that no executor has."""
+        """Let the scheduler give these to other workers: those among them that no executor has."""
         given_back = []
         for attempt in attempts:
             job = self.jobs.by_attempt.get(attempt)
@@ -62,7 +62,7 @@ class TakingBack:
         self.outputs.post(m.Recalled(given_back))
 
     def drop(self, job: Job) -> None:
-        """A job that no executor has: forget it."""
+        """Forget a job that no executor has."""
         self.jobs.drop(job)
         self.inputs.stop_fetching(job)
 

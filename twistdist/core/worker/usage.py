@@ -1,4 +1,4 @@
-"""Looks at memory: what the ladder of :mod:`.memory` says is done."""
+"""Checks memory: carries out what the ladder of :mod:`.memory` says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twistdist.core.worker.tuning import Tuning
 
 @attrs.define(eq=False)
 class Usage:
-    """Results go to disk, intake goes down, an executor is ended."""
+    """Results move to disk, intake goes down, an executor is ended."""
 
     tuning: Tuning
     limits: memory.Limits
@@ -24,8 +24,8 @@ class Usage:
     giving: Giving
 
     def look(self, now: float, executors: dict[int, int], running: dict[int, int], stored: int) -> float:
-        """A look at memory: bytes of each executor that runs something, which attempt that is, and bytes of stored results
-        that count as memory.  Seconds until the next look.
+        """Check memory: ``executors`` are the bytes of each executor that runs something, ``running`` which attempt that is,
+        ``stored`` the bytes of stored results that count as memory.  Return the seconds until the next check.
         """
         verdict = memory.judge(self.tuning, self.limits, executors, stored, self.intake.paused)
         if verdict.spill:

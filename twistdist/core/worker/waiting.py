@@ -25,17 +25,17 @@ class Waiting:
     taking_back: TakingBack
 
     def waits(self, now: float, executor: Executor, message: m.Waits) -> None:
-        """The running task waits: its slot is free for others, and so is what the executor had been given behind it."""
+        """The running task waits: its slot is free for others, and so are the jobs that its executor was given behind it."""
         back = [job for attempt in message.unstarted if (job := executor.given.pop(attempt, None)) is not None]
         executor.expected_us -= sum(job.cost for job in back)
-        executor.functions.clear()  # some may have been among what it gives back
+        executor.functions.clear()  # some may be among what it returns
         self.jobs.requeue(back)
         job = executor.given.get(message.attempt)
         if job is not None:
             self._park(executor, job)
 
     def park(self, attempt: int) -> None:
-        """The scheduler has seen that the task waits, in whatever way: it is parked if it runs."""
+        """The scheduler has noticed that the task waits, in whatever way: park it if it is running."""
         job = self.jobs.by_attempt.get(attempt)
         executor = self.executors.has(job) if job is not None else None
         if job is not None and executor is not None and next(iter(executor.given.values())) is job:
@@ -50,7 +50,7 @@ class Waiting:
         self.executors.fill()
 
     def resumes(self, executor: Executor, message: m.Resumes) -> None:
-        """What the task waited for is there."""
+        """What the task waited for is available."""
         if executor.parked is None:
             self.outputs.do(effects.GoOn(executor.number, message.attempt))
         else:

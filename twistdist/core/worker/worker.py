@@ -1,4 +1,4 @@
-"""The facade: it makes the parts, knows which message goes to which part, and ends events."""
+"""The facade: it creates the parts, knows which message goes to which part, and ends events."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from twistdist.wire import messages as m
 class Worker:
     """The pure core of a worker's control process.
 
-    Events go in with the time; messages for the scheduler lie in the dialer's session, and everything else to be done comes out
-    of ``take``.  ``wake`` says when ``tick`` is wanted next.
+    Events are passed in with the time; messages for the scheduler are queued in the dialer's session, and everything else to be
+    done is fetched with ``take``.  ``wake`` says when ``tick`` must be called next.
 
-    ``identity`` is the Hello without inventory; ``stored`` what the store held at the start, of which the attempts in
-    ``spilled`` are on disk; no more than ``most_parked`` tasks give up their slots at a time.
+    ``identity`` is the Hello without inventory; ``stored`` is what the store held at the start, of which the attempts in
+    ``spilled`` are on disk; at most ``most_parked`` tasks give up their slots at a time.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Worker:
         self.identity = identity
         self.dialer = dialer = Dialer(identity.session)
         self._alarms = alarms = Alarms()
-        # The parts, from the ground up: each is given those before it that it needs.
+        # The parts, in order: each is given those before it that it needs.
         self.outputs = outputs = Outputs(dialer)
         self.files = files = Files(tuning, outputs)
         self.work = jobs = Jobs(tuning)
@@ -67,7 +67,7 @@ class Worker:
         self.outcomes = Outcomes(outputs, files, jobs, inputs, executors, waiting)
         self.deaths = Deaths(tuning, outputs, files, jobs, executors, intake, taking_back)
         self.membership = Membership(tuning, identity, dialer, outputs, files, jobs, executors, intake)
-        # To be read only.
+        # Read-only from outside.
         self.jobs, self.queue, self.executors, self.transfers = (
             jobs.by_attempt,
             jobs.queue,
@@ -98,14 +98,14 @@ class Worker:
             m.PeerState: self.inputs.peer_state,
             m.Audit: self.membership.audit,
             m.Park: lambda now, message: self.waiting.park(message.attempt),
-            m.Beat: lambda now, message: None,  # it has a meaning only outside the numbers
+            m.Beat: lambda now, message: None,  # it only matters outside the numbered frames
         }
 
     # ---- what the edge asks -----------------------------------------------------------------------
 
     @property
     def wake(self) -> float | None:
-        """When ``tick`` is wanted next."""
+        """When ``tick`` must be called next."""
         return self._alarms.next
 
     @property
@@ -125,20 +125,20 @@ class Worker:
     # ---- events of the worker itself --------------------------------------------------------------
 
     def start(self, now: float) -> None:
-        """Begin: an executor for each slot."""
+        """Start an executor for each slot."""
         self.processes.fill()
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Perform every action that is due."""
         self._alarms.ring(now)
         self.giving.feed(now)
 
     def leave(self, now: float, seconds: float) -> None:
-        """The process was told to stop: what only it holds is to be handed over."""
+        """The process was told to stop: what only it holds must be handed over."""
         self.membership.leave(now, seconds)
 
     def memory_used(self, now: float, executors: dict[int, int], running: dict[int, int], stored: int) -> float:
-        """A look at memory; see :meth:`.Usage.look`."""
+        """Check memory; see :meth:`.Usage.look`."""
         return self.usage.look(now, executors, running, stored)
 
     # ---- events of the scheduler ------------------------------------------------------------------
@@ -148,12 +148,12 @@ class Worker:
         return self.membership.hello(now)
 
     def welcomed(self, now: float) -> None:
-        """The scheduler has answered Hello: what it knows of this worker is right again."""
+        """The scheduler has answered Hello: what it knows about this worker is right again."""
         self.membership.welcomed(now)
         self.giving.feed(now)
 
     def resumed(self) -> None:
-        """The session goes on."""
+        """The session continues."""
 
     def receive(self, now: float, messages: Iterable[Any]) -> None:
         """Messages from the scheduler that the session accepted, in order."""
@@ -161,15 +161,15 @@ class Worker:
         try:
             for message in messages:
                 handlers[type(message)](now, message)
-        finally:  # what came before a message that breaks the protocol counts
+        finally:  # what arrived before a message that breaks the protocol counts
             self.giving.feed(now)
 
     def heard_beat(self, now: float, beat: m.Beat) -> None:
-        """A heartbeat of the scheduler."""
+        """A heartbeat from the scheduler."""
         self.lease.echoed(beat)
 
     def pulse(self, now: float) -> m.Beat:
-        """Called every ``dialer.beat_every`` seconds while the session is connected or was: the beat to send."""
+        """Called every ``dialer.beat_every`` seconds while the session is or was connected.  Return the beat to send."""
         return self.membership.pulse(now)
 
     def look_at_lease(self, now: float) -> None:
@@ -178,15 +178,15 @@ class Worker:
 
     def _compute(self, now: float, message: m.Compute) -> None:
         if message.attempt <= 0 or message.attempt in self.jobs or message.attempt in self.stored:
-            raise ProtocolError(f"attempt {message.attempt} was given twice, or is none")
+            raise ProtocolError(f"attempt {message.attempt} was assigned twice, or has an invalid number")
         if message.fn not in self.work.functions:
-            raise ProtocolError(f"a task of the unknown function {message.fn} was given")
+            raise ProtocolError(f"a task of the unknown function {message.fn} was assigned")
         if not 0 <= message.limit < float("inf"):  # NaN too
-            raise ProtocolError("a task with an impossible time limit was given")
+            raise ProtocolError("a task with an invalid time limit was assigned")
         self.inputs.take_up(message)
 
     def _function(self, now: float, message: m.WorkerFunction) -> None:
-        if not self.work.know(message):  # a scheduler without memory numbers anew
+        if not self.work.know(message):  # a scheduler that has lost its memory reuses numbers
             self.processes.do_not_know(message.fn)
 
     def _forget_functions(self, now: float, message: m.ForgetFunctions) -> None:
@@ -196,7 +196,7 @@ class Worker:
     # ---- events of executors ----------------------------------------------------------------------
 
     def executor_started(self, now: float, number: int) -> None:
-        """The executor has said that it is ready."""
+        """The executor has reported that it is ready."""
         self.deaths.executor_started(now, number)
         self.giving.feed(now)
 
@@ -206,18 +206,18 @@ class Worker:
         self.giving.feed(now)
 
     def taken_back(self, now: float, number: int, attempts: Iterable[int], running: int) -> None:
-        """The answer to TakeBack: these had not been read by the executor, whose page names ``running``."""
-        if number in self.executors:  # else it has ended, and its jobs are queued already
+        """The answer to TakeBack: the executor, whose page names ``running``, had not read these."""
+        if number in self.executors:  # else it has ended, and its jobs are already queued
             self.giving.taken_back(now, number, attempts, running)
             self.giving.feed(now)
 
     def executor_ended(self, now: float, number: int, death: Death) -> None:
-        """The process is gone, and all that it had sent was seen."""
+        """The process is gone, and everything that it had sent has been processed."""
         self.deaths.executor_ended(now, number, death)
         self.giving.feed(now)
 
     def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
-        """A look: these executors have work and are stopped by a signal."""
+        """These executors have work and are stopped by a signal."""
         self.deaths.executors_stopped(now, stopped, limit)
 
     # ---- events of the store and of transfers -----------------------------------------------------
@@ -231,11 +231,11 @@ class Worker:
         self.files.verified(now, attempts, absent)
 
     def spilled_files(self, now: float, attempts: Iterable[int], trouble: str = "") -> None:
-        """The answer to Spill: these are on disk now; ``trouble``: why others are not."""
+        """The answer to Spill: these are on disk now; ``trouble`` says why others are not."""
         self.files.spilled_files(now, attempts, trouble)
 
     def damaged(self, now: float, attempts: list[int], text: str) -> None:
-        """Files that do not fit their digest were found, and removed."""
+        """Files that do not match their digest were found and removed."""
         self.membership.damaged(now, attempts, text)
 
     def rescued(self, now: float, worker: int, dead: bool, stored: list[m.Stored], spilled: list[int]) -> None:
@@ -243,14 +243,14 @@ class Worker:
         self.membership.rescued(now, worker, dead, stored, spilled)
 
     def fetched(self, now: float, attempt: int) -> None:
-        """The file of ``attempt`` is in our store, checked."""
+        """The file of ``attempt`` is in our store, verified."""
         self.inputs.fetched(now, attempt)
         self.giving.feed(now)
 
     def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
-        """None of the holders gave it; ``own``: why it has no room here."""
+        """No holder provided it; ``own``: why it can't be stored here."""
         self.inputs.fetch_failed(now, attempt, own)
 
     def all_busy(self, now: float, attempt: int) -> None:
-        """Everybody who was known to have the file sends enough already."""
+        """All known holders of the file are busy."""
         self.inputs.all_busy(now, attempt)
