@@ -35,8 +35,10 @@ def tuning(of: str) -> str:
         from twistdist.core.scheduler.settings import Tuning
     else:
         from twistdist.core.worker.tuning import Tuning
-    rows = [(f"``{field.name}``", f"{field.default:,}", field.metadata["unit"], field.metadata["meaning"])
-            for field in attrs.fields(Tuning)]  # fmt: skip
+    rows = [
+        (f"``{field.name}``", f"{field.default:,}", field.metadata["unit"], field.metadata["meaning"])
+        for field in attrs.fields(Tuning)
+    ]
     return table(("name", "default", "unit", "meaning"), rows)
 
 
@@ -49,8 +51,8 @@ def parts(of: str) -> str:
         given = []
         for node in ast.parse((folder / f"{name}.py").read_text()).body:
             if isinstance(node, ast.ClassDef) and node.decorator_list:
-                given += [part.target.id for part in node.body
-                          if isinstance(part, ast.AnnAssign) and part.value is None and isinstance(part.target, ast.Name)]  # fmt: skip
+                fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and part.value is None]
+                given += [field.target.id for field in fields if isinstance(field.target, ast.Name)]
         known = [part for part in given if part in dict(described)]
         rows.append((f"``{name}``", meaning, ", ".join(known) or "-"))
     return table(("part", "what it does", "is given"), rows)

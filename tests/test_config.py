@@ -57,13 +57,13 @@ def test_a_subclass_of_int_becomes_an_int():
     ],
 )
 def test_what_is_no_whole_number_is_refused_by_name(value):
-    with pytest.raises(TypeError, match="slots is a whole number, not"):
+    with pytest.raises(TypeError, match="slots must be an integer, got"):
         as_whole_number(value, "slots")
 
 
 @pytest.mark.parametrize("value", [0, -1, 1001, np.int64(-3), 10**400])
 def test_whole_numbers_have_limits(value):
-    with pytest.raises(ValueError, match="slots is a whole number from 1 to 1,000, not"):
+    with pytest.raises(ValueError, match="slots must be an integer from 1 to 1,000, got"):
         as_whole_number(value, "slots", 1, 1000)
 
 
@@ -105,7 +105,7 @@ def test_what_has_an_index_is_a_number_too():
     ],
 )
 def test_what_is_no_number_is_refused_by_name(value):
-    with pytest.raises(TypeError, match="rate is a number, not"):
+    with pytest.raises(TypeError, match="rate must be a number, got"):
         as_number(value, "rate")
 
 
@@ -126,7 +126,7 @@ def test_what_is_no_number_is_refused_by_name(value):
     ],
 )
 def test_numbers_have_limits(value):
-    with pytest.raises(ValueError, match="rate is a number from 0 to 1, not"):
+    with pytest.raises(ValueError, match="rate must be a number from 0 to 1, got"):
         as_number(value, "rate", 0, 1)
 
 
@@ -152,13 +152,13 @@ def test_times_become_seconds(value):
     "value", ["90", True, None, np.array([np.timedelta64(90, "s")]), np.datetime64("2026-01-01"), np.timedelta64(1, "M")]
 )
 def test_what_is_no_time_is_refused_by_name(value):
-    with pytest.raises(TypeError, match="dead_after is a number of seconds, or a timedelta, not"):
+    with pytest.raises(TypeError, match="dead_after must be a number of seconds or a timedelta, got"):
         as_seconds(value, "dead_after")
 
 
 @pytest.mark.parametrize("value", [0.05, timedelta(seconds=-1), timedelta(days=2), np.timedelta64("nat"), math.nan])
 def test_times_have_limits(value):
-    with pytest.raises(ValueError, match=r"dead_after is a number of seconds, or a timedelta, from 0\.1 to 86,400, not"):
+    with pytest.raises(ValueError, match=r"dead_after must be a number of seconds or a timedelta, from 0\.1 to 86,400, got"):
         as_seconds(value, "dead_after", 0.1, 86_400)
 
 
@@ -175,7 +175,7 @@ def test_text_becomes_str(value):
 
 @pytest.mark.parametrize("value", [b"red", None, 3, ["red"]])
 def test_what_is_no_text_is_refused_by_name(value):
-    with pytest.raises(TypeError, match="key is text, not"):
+    with pytest.raises(TypeError, match="key must be a string, got"):
         as_text(value, "key")
 
 
@@ -216,14 +216,14 @@ def test_addresses(address, full):
     ],
 )
 def test_what_is_no_address_is_refused_at_once_with_what_was_meant(address, better):
-    with pytest.raises(ConfigError, match=f"{address!r} is no address; write {better}"):
+    with pytest.raises(ConfigError, match=f"{address!r} is not an address; write {better}"):
         parse_address(address)
 
 
 def test_a_secret_file_that_was_named_is_not_made(tmp_path, monkeypatch):
     missing = tmp_path / "missing"
     monkeypatch.setenv("TWISTDIST_SECRET_FILE", str(missing))
-    with pytest.raises(ConfigError, match=f"{missing} can't be read .*TWISTDIST_SECRET_FILE names it"):
+    with pytest.raises(ConfigError, match=f"{missing} can't be read .*it is named by TWISTDIST_SECRET_FILE"):
         load_secret()
     with pytest.raises(ConfigError, match=f"{missing} can't be read .*--secret-file"):
         load_secret(missing)

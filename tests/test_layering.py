@@ -131,7 +131,7 @@ SHARED_FIELDS = {
     "holders": {"holdings", "lifecycle"},
     "inputs": {"registry", "lifecycle"},
     "kept": {"watchers", "durable"},
-    "left": {"holdings", "slots", "ledger"},  # of an Audit, of rows
+    "left": {"holdings", "slots"},
     "others": {"supplies", "scattered"},
     "own": {"queues", "placement"},
     "progress_at": {"dispatch", "attempts"},

@@ -1,11 +1,11 @@
-"""Distributed tasks on Twisted that bring their results back by themselves::
+"""Distributed tasks on Twisted whose lost results are restored automatically::
 
     import twistdist
     client = yield twistdist.connect(reactor, "tcp:127.0.0.1:8786")
     print((yield client.submit(pow, 2, 10).result()))
 
-Importing this package does nothing but define names; the ones below are loaded when first used, so that processes which run
-tasks never import Twisted.
+Importing this package only defines names.  Each public name is loaded when it is first used, so the processes that run tasks
+never import Twisted.
 """
 
 from __future__ import annotations

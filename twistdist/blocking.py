@@ -1,11 +1,11 @@
-"""The blocking API for scripts: the same names as the Deferred API, each returning the value::
+"""The blocking API for scripts: the same names as in the Deferred API, but each call returns the value::
 
     from twistdist.blocking import Client
     with Client() as client:
         print(client.submit(pow, 2, 10).result())
 
-A reactor of its own runs in a daemon thread, started by the first use and shared by all clients of the process; the global
-reactor is neither used nor installed, so this works beside a running asyncio loop, in notebooks and in Twisted programs.
+The API runs a reactor of its own in a daemon thread, which starts on first use and is shared by all clients of the process.  It
+neither uses nor installs the global reactor, so it works beside a running asyncio loop, in notebooks and in Twisted programs.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from twistdist.wire.failures import load_error
 
 __all__ = ["Client", "Future", "LocalCluster", "as_completed", "current_client", "progress", "wait"]
 
-#: Seconds that a task waits before it gives up its slot: less is over before another executor would have started.
+#: Seconds that a task waits before it gives up its slot.  A shorter wait ends before another executor could have started.
 PARK_AFTER_S = 0.002
 
 T = TypeVar("T")
 
 
 def _new_reactor() -> Any:
-    """The best reactor of this platform, not installed as the global one."""
+    """Return the best reactor for this platform, without installing it as the global one."""
     for module, name in (("epollreactor", "EPollReactor"), ("kqreactor", "KQueueReactor")):
         try:
             return getattr(importlib.import_module(f"twisted.internet.{module}"), name)()
@@ -61,7 +61,7 @@ def _new_reactor() -> Any:
 
 
 class _Loop:
-    """The reactor's thread."""
+    """A reactor, and the thread in which it runs."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -77,7 +77,7 @@ class _Loop:
         started.wait()
 
     def call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Run ``function`` in the reactor's thread and wait for its value, or for that of the Deferred it returns."""
+        """Run ``function`` in the reactor's thread and return its value, or the value of the Deferred that it returns."""
         self.check()
         timeout = as_timeout(timeout)
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -85,8 +85,9 @@ class _Loop:
         done = threading.Event()
         outcome.add_done_callback(lambda _: done.set())
         if not _wait(done.wait, timeout):
-            what = function.__qualname__.partition(".<locals>")[0].rpartition(".")[2]
-            raise concurrent.futures.TimeoutError(f"{what} has not ended after {timeout:g} s")
+            name = getattr(function, "__qualname__", "the call")  # a partial has none
+            what = name.partition(".<locals>")[0].rpartition(".")[2]
+            raise concurrent.futures.TimeoutError(f"{what}() did not finish within {timeout:g} s")
         return outcome.result()
 
     @staticmethod
@@ -96,18 +97,22 @@ class _Loop:
         maybeDeferred(function).addCallbacks(outcome.set_result, lambda failure: outcome.set_exception(failure.value))
 
     def check_process(self) -> None:
-        """``TwistdistError`` after a fork: the thread is not there."""
+        """Raise ``TwistdistError`` after a fork: the reactor's thread does not exist in the child."""
         if os.getpid() != self.pid:
-            raise TwistdistError("a client can't be used in a process forked after it was made; make another client there")
+            raise TwistdistError(
+                "a client can't be used in a process that was forked after its creation; create another client there"
+            )
 
     def check(self) -> None:
-        """``TwistdistError`` where blocking could never end: in the reactor's own thread, and after a fork."""
+        """Raise ``TwistdistError`` where a blocking call could never return: in the reactor's thread, and after a fork."""
         self.check_process()
         if threading.current_thread() is self.thread:
-            raise TwistdistError("a blocking call in the thread of the reactor would wait for itself")
+            raise TwistdistError(
+                "a blocking call in the reactor's thread would wait for itself forever; make it in another thread"
+            )
 
     def call_back(self, function: Callable[[Any], Any], argument: Any) -> None:
-        """Have ``function(argument)`` called in the thread of callbacks, where everything may block, in the order asked for."""
+        """Queue a call of ``function(argument)`` in the callback thread, where it may block.  Calls run in the order given."""
         if self._callbacks is None:
             self._callbacks = queue.SimpleQueue()
             threading.Thread(target=_run_callbacks, args=(self._callbacks,), name="twistdist-callbacks", daemon=True).start()
@@ -118,19 +123,19 @@ def _run_callbacks(waiting: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]])
     while True:
         try:
             _call_back(*waiting.get())
-        except BaseException:  # one that exits does not end the thread, in which the others are called
-            logging.getLogger("twistdist").exception("a callback tried to end its thread")
+        except BaseException:  # SystemExit too: a callback must not end the thread that runs the others
+            logging.getLogger("twistdist").exception("a callback of a future tried to exit")
 
 
 def _call_back(function: Callable[[Any], Any], argument: Any) -> None:
     try:
         function(argument)
-    except Exception:  # concurrent.futures logs it and goes on too
-        logging.getLogger("twistdist").exception("calling the callback %r of %r failed", function, argument)
+    except Exception:  # as in concurrent.futures: log it and continue
+        logging.getLogger("twistdist").exception("the callback %r of %r failed", function, argument)
 
 
 def _wait(wait: Callable[[float | None], bool], timeout: float | None) -> bool:
-    """``wait(timeout)``; in a task that takes longer than an instant its slot is given up meanwhile."""
+    """Return ``wait(timeout)``.  Inside a task, give up the slot while waiting, unless the wait is very short."""
     task = context.current()
     if task is None:
         return wait(timeout)
@@ -144,7 +149,7 @@ def _wait(wait: Callable[[float | None], bool], timeout: float | None) -> bool:
 
 
 class _ParkingEvent(threading.Event):
-    """What ``concurrent.futures.wait`` and ``as_completed`` wait on, in a task."""
+    """The event on which ``concurrent.futures.wait`` and ``as_completed`` wait inside a task."""
 
     def wait(self, timeout: float | None = None) -> bool:
         return _wait(super().wait, timeout)
@@ -163,7 +168,7 @@ def _get_loop() -> _Loop:
 
 
 class _Waiters(list[Any]):
-    """Who waits for one future in ``concurrent.futures.wait`` or ``as_completed``; forgotten when the last has gone."""
+    """The waiters of ``concurrent.futures.wait`` and ``as_completed`` for one future.  Dropped when the last one is removed."""
 
     def __init__(self, session: _BlockingSession, future: Future) -> None:
         super().__init__()
@@ -176,7 +181,7 @@ class _Waiters(list[Any]):
         super().append(waiter)
 
     def tell(self) -> None:
-        """The future has ended.  Each waiter hears it once, though the record may be told anew after a replay."""
+        """Notify the waiters that the future has ended: once, even if the record changes again after a replay."""
         if not self._told:
             self._told = True
             for waiter in self:
@@ -205,13 +210,13 @@ class _BlockingSession(net_client.Client):
     ) -> None:
         super().__init__(reactor, address, secret, parent, tls, name)
         self.loop = _get_loop()
-        # One for all futures of the client: a condition of its own would cost each more than everything else of it.
+        # One condition for all futures of the client: one for each would cost more than the rest of the future.
         self.condition = threading.Condition()
         self.waiters: dict[int, _Waiters] = {}
         self.called_back: dict[int, list[tuple[Callable[[Future], Any], Future]]] = {}
 
     def _update(self, change: Callable[[], list[Record]]) -> None:
-        """Change and tell in one hold of the lock: ``concurrent.futures`` counts on that when it installs its waiters."""
+        """Change records and notify waiters under one lock, as ``concurrent.futures`` expects when it installs its waiters."""
         with self.condition:
             changed = change()
             if self.waiters:
@@ -228,16 +233,19 @@ class _BlockingSession(net_client.Client):
 
 
 class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
-    """A ``concurrent.futures.Future`` whose value lives on the cluster until it is asked for."""
+    """The future result of a task: a ``concurrent.futures.Future`` whose value stays on the cluster until it is fetched.
+
+    Futures are created by a client.  They work with ``wait`` and ``as_completed`` of :mod:`concurrent.futures`.
+    """
 
     __slots__ = ()
     _client: _BlockingSession
 
     def __init__(self, client: _BlockingSession, record: Record, name: str) -> None:
-        # The base class's own state is not made: the record is the state.
+        # The base class's own state is not created: the record is the state.
         self._client, self._record, self._name = client, record, name
 
-    # What concurrent.futures looks at.
+    # What concurrent.futures uses.
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -253,16 +261,18 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
 
     @_state.setter
     def _state(self, state: str) -> None:
-        raise concurrent.futures.InvalidStateError(f"{self.key} is set by the cluster; what sets futures makes its own")
+        raise concurrent.futures.InvalidStateError(
+            f"{self.key} is set by the cluster; to set a result yourself, create a concurrent.futures.Future"
+        )
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
         return self._client.waiters.setdefault(self._record.cid, _Waiters(self._client, self))
 
-    # What a user calls.
+    # The public methods.
 
     def _wait(self, timeout: float | None) -> Raw:
-        """The bytes of the value, or the error, when the task has ended."""
+        """Wait for the task and return the bytes of its value, or its error."""
         record, condition, loop = self._record, self._client.condition, self._client.loop
         timeout = as_timeout(timeout)
         if record.state is State.PENDING:
@@ -273,7 +283,7 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
                     return condition.wait_for(lambda: record.state is not State.PENDING, seconds)
 
             if not _wait(ended, timeout):
-                raise concurrent.futures.TimeoutError(f"{self.key} has not ended after {timeout:g} s")
+                raise concurrent.futures.TimeoutError(f"{self.key} did not finish within {timeout:g} s")
         if record.value is not None:
             return record.value
         if record.error is not None:
@@ -282,32 +292,82 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
         return raws[0]
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value, when the task has ended; its exception is raised.  ``TimeoutError`` after ``timeout`` seconds."""
+        """Wait for the task and return its value.
+
+        Args:
+            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
+
+        Returns:
+            The value.  If the task failed, its own exception is raised, whose ``__twistdist__`` attribute is a
+            :class:`~twistdist.errors.TaskInfo`.
+
+        Raises:
+            TimeoutError: The task has not ended, or its value has not been fetched, after ``timeout`` seconds.
+            TaskCancelled: The task was cancelled.
+            DataLost: The value is lost, or the future was released.
+            SerializationError: The value can't be unpickled in this process.
+            ClientClosed: The client was closed before the value was fetched.
+        """
         return unpack(self._wait(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The task's exception, or None when it has a value."""
+        """Wait for the task and return its exception.
+
+        Args:
+            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
+
+        Returns:
+            The exception, or None if the task has a value.  For a cancelled task, :class:`~twistdist.errors.TaskCancelled` is
+            returned, not raised.
+
+        Raises:
+            TimeoutError: The task has not ended after ``timeout`` seconds.
+        """
         raw = self._wait(timeout)
         return load_error(raw) if isinstance(raw, m.ErrorInfo) else None
 
     def traceback(self, timeout: float | None = None) -> str:
-        """The remote traceback's text, "" when the task has a value."""
+        """Wait for the task and return its remote traceback.
+
+        Args:
+            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
+
+        Returns:
+            The traceback as text; ``""`` if the task has a value.
+
+        Raises:
+            TimeoutError: The task has not ended after ``timeout`` seconds.
+        """
         raw = self._wait(timeout)
         return raw.traceback if isinstance(raw, m.ErrorInfo) else ""
 
     def cancel(self) -> bool:
-        """Stop the task unless somebody else wants it; whether this future is cancelled now."""
+        """Cancel the future and stop its task, even while it is running, unless another client or task needs it.
+
+        This client's unfinished tasks that depend on the task are cancelled too.  The method returns when the scheduler has
+        confirmed it.  Nothing happens if the task has ended.
+
+        Returns:
+            True if the future is cancelled now, False if the task had already ended in another way.
+        """
         if not self.done():
             self._client.loop.call(lambda: self._client.cancel([self]))
         return self.cancelled()
 
     def running(self) -> bool:
-        """False: the client does not know whether a pending task has been started."""
+        """Return False: a client does not know whether a pending task is running."""
         return False
 
     def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
-        """Call ``fn(future)`` when the task has ended: at once, in this thread, when it has already, else in a thread for
-        callbacks, in the order in which they were added.  All that blocks may be done there."""
+        """Have ``fn(future)`` called when the task has ended.
+
+        If the task has already ended, ``fn`` is called immediately, in the calling thread.  Otherwise it is called later in a
+        thread for callbacks, in the order in which callbacks were added; it may block there.  Exceptions that ``fn`` raises
+        are logged.
+
+        Args:
+            fn: A function that takes the future.
+        """
         self._client.loop.check_process()
         with self._client.condition:
             if self._record.state is State.PENDING:
@@ -320,12 +380,43 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
 
 
 class Client(BoundToProcess):
-    """A blocking client.  Arguments as :func:`twistdist.connect`; a context manager.
+    """A blocking client of a scheduler.  It can be used from any thread, and as a context manager that closes it.
 
-    ``timeout`` in the methods is in seconds; ``TimeoutError`` when it is over.
+    The ``timeout`` argument of the methods is in seconds, or a ``timedelta``; None means no limit.  If a call takes longer, it
+    raises ``concurrent.futures.TimeoutError``; what it has requested is still carried out.
+
+    After ``close()``, and after a failure that ends the session, every request raises
+    :class:`~twistdist.errors.ClientClosed`.  A request that is open when the scheduler restarts and no longer knows this
+    session raises :class:`~twistdist.errors.TwistdistError`; make it again.  A blocking call in the reactor's thread, and a
+    request in a process that was forked after the client was created, raise ``TwistdistError`` too.
+
+    Args:
+        address: The scheduler's address: ``host:port`` or ``tcp:host:port``, ``tls:host:port`` or ``unix:path``; several, with
+            commas between them, for a scheduler with standbys; or a running ``LocalCluster``.  None: the address in the
+            environment variable ``TWISTDIST_SCHEDULER`` if that is set, otherwise a new ``LocalCluster`` that ends with the
+            client.
+        session: The name of a durable session, a string of 1 to 200 characters.  The session's futures outlive this process,
+            and a later client with the same session name finds them.
+        secret: The shared secret, at least 16 bytes.  By default, the secret of the ``LocalCluster`` is used, or the secret
+            file is read.
+        tls: A directory of certificates made by ``twistdist certs``.  The default is the environment variable
+            ``TWISTDIST_TLS``, unless the address begins with ``tcp:`` or ``unix:``.  With certificates, ``host:port`` means
+            ``tls:host:port``.
+        timeout: Seconds to wait for the scheduler, or a ``timedelta``; None: without limit.  The time in which a new
+            ``LocalCluster`` starts does not count.
+        **local: Options of the new ``LocalCluster``.
+
+    Raises:
+        SchedulerUnreachable: The scheduler does not answer within ``timeout`` seconds.
+        AuthenticationError: The scheduler has another secret, or one side does not accept the other's certificate.
+        VersionMismatch: The scheduler uses another version of the protocol.
+        ConfigError: The address, the secret or the certificates are not usable.
+        TypeError: An argument has the wrong type, or an option is unknown or does not apply to ``address``.
+        ValueError: An argument is out of range.
+        TwistdistError: The ``LocalCluster`` does not start or is not running.
     """
 
-    _parent: Parent | None = None  # in a task's own client
+    _parent: Parent | None = None  # set in a task's own client
 
     def __init__(
         self,
@@ -367,7 +458,7 @@ class Client(BoundToProcess):
 
     @property
     def address(self) -> str:
-        """The scheduler's address."""
+        """The scheduler's address, as a Twisted endpoint description."""
         return self._session.address
 
     def __enter__(self) -> Client:
@@ -391,21 +482,103 @@ class Client(BoundToProcess):
     submit.__doc__ = net_client.Client.submit.__doc__
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
-        """``submit`` for each tuple of ``zip(*iterables)``, in one message; options and ``kwargs`` hold for all of them.
+        """Submit ``fn`` once for each tuple of ``zip(*iterables)``, in batches.
 
-        ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
+        This is faster than a loop over ``submit``: the function and the options are sent once.  It raises the same errors.
+
+        Args:
+            fn: The function to run.
+            *iterables: The positional arguments; the shortest iterable determines the number of tasks.
+            **kwargs: Task options and keyword arguments for ``fn``, as in :meth:`submit`, for all of the tasks.  ``key`` is an
+                iterable of keys, one for each task, or a string to which ``-0``, ``-1``, … are appended.
+
+        Returns:
+            A list of Futures, in the order of the arguments.
+
+        Raises:
+            ValueError: The number of keys differs from the number of tasks.
         """
         self._loop.check_process()
         options = split_options(kwargs, fn)
         return self._session.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise", timeout: float | None = None) -> Any:
-        """The values, in the same nesting of lists, tuples, sets and dicts; ``errors="skip"`` leaves out what failed."""
+        """Collect the values of many futures.
+
+        Args:
+            futures: A future, or futures nested in lists, tuples, sets and dicts (as values), up to 100 levels deep.  Any other
+                iterable is treated as a list.
+            errors: ``"raise"``: fail as soon as one future has failed; ``"skip"``: leave out failed futures.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            The values, nested as the futures were.
+
+        Raises:
+            Exception: The exception of the first future that failed, with ``errors="raise"``.
+            TimeoutError: Not all values are available after ``timeout`` seconds.
+            TypeError: Something in ``futures`` is not a future.
+            ValueError: ``errors`` is invalid, or ``futures`` is nested too deeply.
+        """
         futures = as_shape(futures)
         found = flatten(futures, errors)
         records = [future._record for future in found]
         raws: list[Raw] = self._call(lambda: self._session.collect(records, fail_fast=errors == "raise"), timeout)
         return rebuild(futures, dict(zip(map(id, found), raws, strict=True)), errors)
+
+    def get(self, dsk: Any, keys: Any, **options: Any) -> Any:
+        """Compute keys of a dask graph; ``client.get`` is a scheduler for ``dask.compute(..., scheduler=client.get)``.
+
+        Args:
+            dsk: A dict from keys to task tuples, dask's task objects or literals; or a dask expression.
+            keys: A key, or keys in nested lists.
+            **options: Task options for every task of the graph.
+
+        Returns:
+            The values, nested as ``keys`` are.
+
+        Raises:
+            ImportError: dask is not installed.
+            KeyError: A key is not in the graph.
+            ValueError: The graph has a cycle, or an option is invalid.
+        """
+        from twistdist import dask
+
+        results = dask.submit_graph(self.submit, dsk, keys, options)
+        found = dask.futures_of(keys, results)
+        values = self.gather(list(found.values()))
+        return dask.in_shape(keys, {**results, **dict(zip(found, values, strict=True))})
+
+    def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
+        """Compute dask collections.
+
+        Args:
+            *collections: Arrays, bags, data frames, delayed values.
+            optimize: Whether dask optimizes the graph first.
+            **options: Task options for every task.
+
+        Returns:
+            The value of the collection, or a tuple of values if there are several.
+        """
+        from twistdist import dask
+
+        return dask.compute(lambda dsk, keys: self.get(dsk, keys, **options), collections, optimize)
+
+    def persist(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
+        """Start to compute dask collections and leave their chunks on the cluster.
+
+        Args:
+            *collections: Arrays, bags, data frames, delayed values.
+            optimize: Whether dask optimizes the graph first.
+            **options: Task options for every task.
+
+        Returns:
+            The collection, or a tuple of collections, whose chunks are Futures.  Use them with this client's ``get``,
+            ``compute`` or ``persist``.
+        """
+        from twistdist import dask
+
+        return dask.persist(self.submit, collections, optimize, options)
 
     def scatter(
         self,
@@ -418,156 +591,413 @@ class Client(BoundToProcess):
         resupply: bool = True,
         timeout: float | None = None,
     ) -> Any:
-        """Put data on the cluster: a Future, or a list or dict of Futures; see :meth:`twistdist.Client.scatter`."""
+        """Put data on the cluster and return when the copies exist.
+
+        The client keeps the bytes in a file as long as anything on the cluster needs them, and sends them again if all copies
+        are lost.
+
+        Args:
+            data: A picklable value, or a list, tuple, iterator or dict of values that become one future each.
+            replicas: How many copies to make, on different workers, if there are that many; 1 to 10,000.
+            broadcast: Keep a copy on every worker, including those that connect later.  ``replicas`` is then ignored.
+            hash: Make the keys from the content, so that equal values are stored once.
+            workers: The names of the workers that may hold the copies; by default any.
+            resupply: Keep the bytes in order to send them again if all copies are lost.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            One Future, a list of Futures for a list, tuple or iterator, or a dict of Futures for a dict.
+
+        Raises:
+            TimeoutError: The copies do not exist after ``timeout`` seconds.
+            SerializationError: A value can't be pickled.
+            TypeError: An option has the wrong type.
+            ValueError: An option is out of range.
+            OSError: The client can't write the file that keeps the bytes.
+            ClientClosed: The client is closed.
+        """
         self._loop.check_process()
         shape, futures = self._session.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
         self._call(lambda: self._session.announced(futures), timeout)
         return shape
 
     def replicate(self, futures: Any, n: int, timeout: float | None = None) -> None:
-        """Keep ``n`` copies of each value on different workers from now on."""
+        """Keep ``n`` copies of each value on different workers from now on, as workers connect and disappear.
+
+        Returns when the copies that are possible now have been made.  Does not wait for tasks that have not ended; their
+        results are copied later.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            n: The number of copies, 1 to 10,000.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future, or ``n`` is not an integer.
+            ValueError: ``n`` is out of range.
+        """
         found = flatten(futures)
         self._call(lambda: self._session.replicate(found, n), timeout)
 
     def rebalance(self, futures: Any = None, timeout: float | None = None) -> None:
-        """Move values from workers that hold much to those that hold little."""
+        """Move values from workers that hold many bytes to workers that hold few.
+
+        Args:
+            futures: The futures whose values may be moved, nested as in :meth:`gather`; None: all values.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+        """
         found = None if futures is None else flatten(futures)
         self._call(lambda: self._session.rebalance(found), timeout)
 
     def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> None:
-        """Have workers hand over what only they hold, and end; after ``timeout`` seconds with what is left."""
+        """Shut workers down without losing results, and return when they are gone.
+
+        The workers get no more work, finish the tasks that are running, hand over the values that only they hold, and exit.  If
+        no other worker is left, running tasks are not waited for.
+
+        Args:
+            names: The name of a worker, or an iterable of names.
+            timeout: Seconds, or a ``timedelta``, after which a worker exits even if it has not finished; running tasks then
+                start again on other workers.  Default and maximum: one hour.
+
+        Raises:
+            TypeError: ``names`` or ``timeout`` has the wrong type.
+            ValueError: ``timeout`` is negative, or no worker has one of the names; the other named workers leave all the same.
+        """
         chosen = check_workers(names)
         self._call(lambda: self._session.retire_workers(chosen, timeout))
 
     def fire_and_forget(self, futures: Any, timeout: float | None = None) -> None:
-        """Have tasks run to their ends although their futures are dropped, and although this client leaves.
+        """Let tasks run to completion even if their futures are dropped or this client closes.
 
-        ``futures`` is a future, or a nesting of futures in lists, tuples and dicts.  Their results are dropped
-        when they end, unless somebody wants them then.  Returns when the scheduler has taken note.
+        Each result is dropped when its task ends, unless something needs it then.  Returns when the scheduler has confirmed the
+        request.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
         """
         found = flatten(futures)
         self._call(lambda: self._session.fire_and_forget(found), timeout)
 
     def cancel(self, futures: Any, timeout: float | None = None) -> None:
-        """Stop tasks, running ones too, unless somebody else wants them."""
+        """Cancel futures and stop their tasks, even while they are running, unless another client or task needs them.
+
+        This client's unfinished tasks that depend on them are cancelled too.  Tasks that have ended are not affected.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+        """
         found = flatten(futures)
         self._call(lambda: self._session.cancel(found), timeout)
 
     def workers(self, timeout: float | None = None) -> dict[str, WorkerInfo]:
-        """Worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
+        """Return the state of all workers.
+
+        Args:
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of worker name to :class:`~twistdist.interfaces.WorkerInfo`.
+        """
         return self._call(self._session.workers, timeout)  # type: ignore[no-any-return]
 
     def wait_for_workers(self, n: int, timeout: float | None = None) -> None:
-        """Return when ``n`` workers are connected; ``TimeoutError`` after ``timeout`` seconds."""
+        """Wait until at least ``n`` workers are connected.
+
+        Args:
+            n: The number of workers.
+            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
+
+        Raises:
+            TimeoutError: Fewer workers are connected after ``timeout`` seconds (the built-in ``TimeoutError``, also on Python
+                3.10).
+            TypeError: ``n`` is not an integer, or ``timeout`` is not a number.
+            ValueError: ``n`` is negative.
+        """
         self._call(lambda: self._session.wait_for_workers(n, timeout))
 
     def who_has(self, futures: Iterable[Any] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
-        """Key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
+        """Return which workers hold which values.
+
+        Args:
+            futures: Futures or keys, in an iterable or a single one; None: all values on the cluster.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of key to the names of the workers that hold the value.  The list is empty for a small value, which is kept
+            on the scheduler, and for a task without a value.  Unknown keys are left out.
+
+        Raises:
+            TypeError: ``futures`` holds something else.
+        """
         found = None if futures is None else several(futures)
         return self._call(lambda: self._session.who_has(found), timeout)  # type: ignore[no-any-return]
 
     def has_what(self, workers: Iterable[str] | None = None, timeout: float | None = None) -> dict[str, list[str]]:
-        """Worker name -> keys of the values that it holds."""
+        """Return the keys of the values that each worker holds.
+
+        Args:
+            workers: The name of a worker, or an iterable of names; None: all workers.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of worker name to keys.  Unknown workers are left out.
+
+        Raises:
+            TypeError: ``workers`` holds something other than names.
+        """
         chosen = check_workers(workers)
         return self._call(lambda: self._session.has_what(chosen), timeout)  # type: ignore[no-any-return]
 
     def why(self, future_or_key: Any, timeout: float | None = None) -> dict[str, Any] | None:
-        """What the scheduler knows of one task: state, worker, inputs, crashes; None for an unknown key."""
+        """Return what the scheduler knows about one task.
+
+        Args:
+            future_or_key: A future of this client, or the key of any task.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of the task's state, worker, attempt, holders, inputs, crashes, error, and what it lacks in order to run.
+            None if the scheduler does not know the task.  Tasks that failed are remembered for a while after they are released.
+
+        Raises:
+            TypeError: ``future_or_key`` is neither a future nor a string.
+        """
         return self._call(lambda: self._session.why(future_or_key), timeout)  # type: ignore[no-any-return]
 
     def incidents(self, since: float | None = None, timeout: float | None = None) -> list[Incident]:
-        """The faults seen (those of the last ``since`` seconds), oldest first."""
+        """Return the faults that the scheduler has noticed, and what recovery cost.
+
+        Args:
+            since: Only faults of the last ``since`` seconds, or of a ``timedelta``; None: all that the scheduler remembers.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A list of :class:`~twistdist.interfaces.Incident`, oldest first.
+
+        Raises:
+            TypeError: ``since`` is not a number.
+            ValueError: ``since`` is negative.
+        """
         return self._call(lambda: self._session.incidents(since), timeout)  # type: ignore[no-any-return]
 
     def status(self, timeout: float | None = None) -> dict[str, Any]:
-        """The scheduler's counters, task states, workers and sessions."""
+        """Return the scheduler's state.
+
+        Args:
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of counters, numbers of tasks by state, workers, sessions and datasets.
+        """
         return self._call(self._session.status, timeout)  # type: ignore[no-any-return]
 
     def clear(self, sessions: Iterable[str] = (), timeout: float | None = None) -> dict[str, int]:
-        """Drop all data and tasks that no connected session and no durable one wants.
+        """Drop all data and tasks that no connected client, durable session or published dataset needs.
 
-        Durable sessions named in ``sessions`` go too, with all that they keep; no client of theirs may be connected.  Returns
-        ``{"sessions": …, "tasks": …}`` that went.  ``TwistdistError`` for a name that is unknown or in use, and then nothing is
-        dropped.
+        Args:
+            sessions: Names of durable sessions to end as well, with everything they keep.  None of them may have a connected
+                client.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            ``{"sessions": …, "tasks": …}``, the numbers of sessions and tasks that were dropped.
+
+        Raises:
+            TwistdistError: A name is unknown, or a client of that session is connected; nothing is dropped.
+            TypeError: ``sessions`` holds something other than names.
         """
         names = several(sessions)
         return self._call(lambda: self._session.clear(names), timeout)  # type: ignore[no-any-return]
 
     def take_up(self, keys: list[str], timeout: float | None = None) -> list[Future | None]:
-        """Futures of tasks by key, somebody else's too; None where no task has that key."""
+        """Get futures of existing tasks by key, including tasks of other clients.
+
+        Args:
+            keys: One key, or an iterable of keys.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A list in the order of ``keys``.  Its items are Futures, or None if no task has that key.
+
+        Raises:
+            TypeError: ``keys`` holds something other than strings.
+        """
         names = several(keys)
         found = self._call(lambda: self._session.take_up(names), timeout)
         return [None if future is None else self._adopt(future) for future in found]
 
     def _adopt(self, other: Any) -> Future:
-        """A blocking future in the place of a Deferred one, which must not release the record when it goes."""
+        """Return a blocking future that replaces a Deferred API future, which then no longer releases the record."""
         future = Future(self._session, other._record, other._name)
         other._client = None
         return future
 
     def futures(self, timeout: float | None = None) -> dict[str, Future]:
-        """Key -> Future: all that the durable session of this client has (``session=``), whichever process made it."""
+        """Get futures of everything that this client's durable session (``session=``) holds.
+
+        This includes tasks that were submitted by other processes of the session.  Without a durable session, these are the
+        tasks that this client needs.
+
+        Args:
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of key to Future.
+        """
         found = self._call(self._session.futures, timeout)
         return {key: self._adopt(future) for key, future in found.items()}
 
     def end_session(self, timeout: float | None = None) -> None:
-        """Release all that the durable session has, for all its processes, and close this client."""
+        """End the durable session, release everything that it keeps, and close this client.
+
+        Clients of the session in other processes stay connected and keep their own futures, without a durable session.
+
+        Args:
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TwistdistError: This client has no durable session.
+        """
         self._call(self._session.end_session, timeout)
         self._end_cluster()
 
     def publish_dataset(self, name: str, futures: Any, timeout: float | None = None) -> None:
-        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
-        unpublished."""
+        """Keep results under a name for all clients, until they are unpublished.
+
+        Args:
+            name: A string of 1 to 200 characters.
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TwistdistError: The name is already in use.
+            TypeError: ``name`` is not a string, or something in ``futures`` is not a future.
+            ValueError: ``name`` is empty or too long.
+            TaskCancelled: One of the futures was cancelled.
+            DataLost: One of the futures was released or lost.
+            SerializationError: The containers, or the keys of a dict, can't be pickled.
+        """
         shape = as_shape(futures)
         self._call(lambda: self._session.publish_dataset(name, shape), timeout)
 
     def get_dataset(self, name: str, timeout: float | None = None) -> Any:
-        """What was published: futures of this client in the nesting that they had."""
+        """Get the futures that were published under a name.
+
+        Args:
+            name: The name of the dataset.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            Futures of this client, nested as they were published.
+
+        Raises:
+            TwistdistError: Nothing is published under the name.
+            TypeError: ``name`` is not a string.
+            ValueError: ``name`` is empty or too long.
+        """
         return replace(self._call(lambda: self._session.get_dataset(name), timeout), BaseFuture, self._adopt)
 
     def list_datasets(self, timeout: float | None = None) -> list[str]:
-        """The names that are published."""
+        """Return the names of the published datasets.
+
+        Args:
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A sorted list of names.
+        """
         return self._call(self._session.list_datasets, timeout)  # type: ignore[no-any-return]
 
     def unpublish_dataset(self, name: str, timeout: float | None = None) -> None:
-        """The name goes, and what only it kept."""
+        """Remove a published name, and release the results that only it kept.
+
+        Args:
+            name: The name of the dataset.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TwistdistError: Nothing is published under the name.
+            TypeError: ``name`` is not a string.
+            ValueError: ``name`` is empty or too long.
+        """
         self._call(lambda: self._session.unpublish_dataset(name), timeout)
 
     def executor(self, **options: Any) -> Executor:
-        """A ``concurrent.futures.Executor`` on this client, all of whose tasks have these task options (see ``submit``)."""
+        """Return a ``concurrent.futures.Executor`` that submits its tasks through this client.
+
+        Args:
+            **options: Task options for all tasks of the executor, as in :meth:`submit`, except ``key``.
+
+        Returns:
+            The executor.  Shutting it down leaves this client open.
+
+        Raises:
+            TypeError: A keyword is not a task option, is ``key``, or has a value of the wrong type.
+            ValueError: A task option is out of range.
+        """
         if options.get("key") is not None:
-            raise TypeError("key names one task; an executor's options are for all of its tasks (pure=True makes keys)")
+            raise TypeError(
+                "key names a single task, but an executor's options apply to all of its tasks; pure=True makes a key for each"
+            )
         chosen = split_options(options)
         if options:
-            raise TypeError(f"{', '.join(options)}: no task options; an executor takes those of submit")
+            raise TypeError(f"{', '.join(options)}: not a task option; executor() takes the task options of submit()")
         return Executor(self, chosen)
 
     def shutdown(self, timeout: float | None = None) -> None:
-        """Stop the whole cluster, and this client."""
+        """Stop the whole cluster: all workers and the scheduler.  Then close this client.
+
+        Returns when the scheduler has confirmed the request and this client is closed.  Does not wait for the processes to end,
+        unless they belong to a ``LocalCluster`` that was started with this client.
+
+        Args:
+            timeout: Seconds to wait; see the class.
+        """
         self._call(self._session.shutdown, timeout)
         self._end_cluster()
 
     def leave(self, may_come_again: bool) -> None:
-        """A task's own client at the task's end; when the task may be run again, what it has submitted stays as long."""
+        """Close a task's own client when the task ends.  If the task may run again, keep what it submitted for a while."""
         self._call(lambda: self._session.drop() if may_come_again else self._session.close())
 
     def close(self) -> None:
-        """Leave: everything that only this client wants is released; a cluster that came with the client ends."""
+        """Close the client and release everything that only it needs.  A durable session keeps its futures.
+
+        A ``LocalCluster`` that was started with this client is stopped.  Closing a closed client does nothing.
+        """
         if os.getpid() == self._loop.pid:
             self._call(self._session.close)
             self._end_cluster()
 
 
 def current_client() -> Client:
-    """The client of the running task, with which it can submit tasks and wait for them; it ends with the task.
+    """Return the client of the running task, with which the task can submit other tasks and wait for them.
 
-    A task that waits gives up its slot meanwhile.  When the task is run again, what it submitted before is found and not
-    computed again; so results stay until the task ends, or ``release()`` is called on their futures.  ``TwistdistError``
-    outside of a task.
+    A task gives up its slot while it waits.  If the task is run again, it finds what it submitted before, and nothing is
+    computed again.  For that reason, results stay on the cluster until the task ends or ``release()`` is called on their
+    futures, even if the futures are dropped.
+
+    Returns:
+        A client that is closed when the task ends.  All calls in the same task return the same client.
+
+    Raises:
+        TwistdistError: Called outside a task.
     """
     task = context.current()
     if task is None:
-        raise TwistdistError("current_client() has a meaning only inside a task; elsewhere make a Client")
+        raise TwistdistError("current_client() works only inside a task; elsewhere, create a Client")
     with task.lock:
         if task.client is None:
             task.uses_client()
@@ -578,7 +1008,10 @@ def current_client() -> Client:
 
 
 class Executor(concurrent.futures.Executor):
-    """The standard interface on a client; shutting it down leaves the client open."""
+    """A ``concurrent.futures.Executor`` whose calls run as tasks on the cluster.
+
+    Created by :meth:`Client.executor`.  Shutting it down leaves the client open.
+    """
 
     def __init__(self, client: Client, options: TaskOptions = NO_OPTIONS) -> None:
         self._client, self._options = client, options
@@ -587,16 +1020,27 @@ class Executor(concurrent.futures.Executor):
         self._max_workers = max(1, sum(worker.slots for worker in client.workers().values()))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.  All keywords are the function's.
+        """Submit ``fn(*args, **kwargs)`` to the cluster and return its Future immediately.
 
-        ``RuntimeError`` after ``shutdown``.
+        It raises the same errors as :meth:`Client.submit`.
+
+        Args:
+            fn: The function to run.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.  None of them is taken for a task option.
+
+        Returns:
+            The Future of the call.
+
+        Raises:
+            RuntimeError: The executor was shut down.
         """
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
         return self._submit(fn, [args], kwargs)[0]
 
     def _submit(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Future]:
-        """All keywords are the function's."""
+        """Submit one task for each of ``calls``.  All keywords in ``kwargs`` are passed to the function."""
         client = self._client
         client._loop.check_process()
         futures: list[Future] = client._session.submit_records(fn, calls, kwargs, self._options, client._make, batch=False)
@@ -611,8 +1055,25 @@ class Executor(concurrent.futures.Executor):
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
     ) -> Iterator[Any]:
-        """The values of ``fn`` for each tuple of ``zip(*iterables)``, in order; ``TimeoutError`` when one is not there within
-        ``timeout`` seconds of the call.  Calls travel many at a time by themselves, so ``chunksize`` says nothing."""
+        """Call ``fn`` on the cluster for each tuple of ``zip(*iterables)``.
+
+        All calls are submitted immediately, with the same errors as in :meth:`Client.submit`.  If the iterator is closed early,
+        the calls that no worker has been given yet are cancelled.
+
+        Args:
+            fn: The function to run.
+            *iterables: The positional arguments; the shortest iterable determines the number of calls.
+            timeout: Seconds from this call, or a ``timedelta``, within which each value must be available; None: without limit.
+            chunksize: Ignored; calls are sent in batches anyway.
+            **_: Ignored.
+
+        Returns:
+            An iterator of the values, in the order of the arguments.  It raises the exception of a call that failed, and
+            ``TimeoutError`` if a value is not available in time.
+
+        Raises:
+            RuntimeError: The executor was shut down.
+        """
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
         bound = as_timeout(timeout)
@@ -620,7 +1081,7 @@ class Executor(concurrent.futures.Executor):
         return self._results(self._submit(fn, zip(*iterables), {}), end)  # noqa: B905
 
     def _results(self, futures: list[Future], end: float | None) -> Iterator[Any]:
-        """Values in order, each future let go when its value is taken; whoever stops early wants no more of them."""
+        """Yield the values in order and drop each future afterwards.  Cancel the rest if the caller stops early."""
         futures.reverse()
         try:
             while futures:
@@ -631,20 +1092,22 @@ class Executor(concurrent.futures.Executor):
                 self._client._session.cancel_records([future._record for future in futures], unstarted=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; return when those there are have ended, at once without ``wait``.
+        """Accept no more calls.
 
-        With ``cancel_futures`` those that no worker has been given yet are cancelled.
+        Args:
+            wait: Return only when all submitted calls have ended.
+            cancel_futures: Cancel the calls that no worker has been given yet.
         """
         self._open = False
         left: list[concurrent.futures.Future[Any]] = list(self._futures)
-        if cancel_futures and left:  # those that run go on, as with every executor
+        if cancel_futures and left:  # running calls continue, as with every executor
             session = self._client._session
             self._client._call(lambda: session.cancel(left, unstarted=True))
         if wait:
             concurrent.futures.wait(left)
 
 
-#: Those that were started and have not ended: they end with the process.
+#: The clusters that were started and have not ended.  They are stopped when the process exits.
 _clusters: set[_LocalCluster] = set()
 
 
@@ -652,7 +1115,7 @@ _clusters: set[_LocalCluster] = set()
 def _end_clusters() -> None:
     loop = _loop
     for service in list(_clusters) if loop is not None and loop.pid == os.getpid() else ():
-        with contextlib.suppress(concurrent.futures.TimeoutError):  # its processes see that we are gone
+        with contextlib.suppress(concurrent.futures.TimeoutError):  # its processes notice that this one is gone
             _get_loop().call(partial(_stop, service), STOP_S + 1.0)
 
 
@@ -661,10 +1124,23 @@ def _stop(service: _LocalCluster) -> Any:
 
 
 class LocalCluster(BoundToProcess):
-    """A scheduler and workers on this machine; options as for :class:`twistdist.LocalCluster`.
+    """A scheduler and workers on this machine.
 
-    It is there, with all its workers, when it is made.  It ends with ``close()``, with its ``with`` block, with the last
-    reference to it, or with the script.
+    The constructor returns when all workers are ready.  The cluster ends with ``close()``, at the end of its ``with`` block,
+    when the last reference to it is dropped, or when the script ends.  A worker process that dies is restarted.
+
+    Args:
+        n_workers: The number of workers, 0 to 10,000; by default the number of CPUs that this process may use.
+        slots: How many tasks each worker runs at a time, 1 to 4,096.
+        secret: The shared secret, at least 16 bytes; by default it is read from the secret file.
+        **options: ``memory_limit``, ``executor_memory_limit``, ``checkpoint_store``, ``journal``, ``suspect_after`` and
+            ``dead_after``; see :class:`twistdist.LocalCluster`.
+
+    Raises:
+        TwistdistError: The scheduler or a worker does not start.
+        ConfigError: A size or the secret is invalid, or ``suspect_after`` is not less than ``dead_after``.
+        TypeError: An option is unknown or has the wrong type.
+        ValueError: An option is out of range.
     """
 
     def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None, **options: Any) -> None:
@@ -690,47 +1166,88 @@ class LocalCluster(BoundToProcess):
             self._loop.reactor.callFromThread(_stop, service)
 
     def close(self) -> None:
-        """End all processes, and return when they are gone; nothing happens when they are."""
+        """Stop all processes, remove their stores, and return when the processes are gone.
+
+        Processes that have not ended after 10 seconds are killed.  Closing a closed cluster does nothing.
+        """
         if self._loop.pid == os.getpid():
             self._loop.call(partial(_stop, self._service))
 
     @property
     def address(self) -> str:
-        """The scheduler's address."""
+        """The scheduler's address, as a Twisted endpoint description."""
         return self._service.address
 
     @property
     def workers(self) -> dict[str, int]:
-        """Each worker's name and the pid of its control process."""
+        """A dict of the names of the running workers to the pids of their control processes."""
         return self._loop.call(lambda: self._service.workers)  # type: ignore[no-any-return]
 
     @property
     def scheduler(self) -> int:
-        """The scheduler's pid; 0 while there is none."""
+        """The scheduler's pid; 0 while it is not running."""
         return self._loop.call(lambda: self._service.scheduler)  # type: ignore[no-any-return]
 
-    def kill_worker(self, name: str, wipe: bool = False) -> None:
-        """SIGKILL a worker's control process, for tests and demonstrations; ``wipe`` removes its store too.
+    @property
+    def dashboard_link(self) -> str:
+        """What to open in a browser to see the scheduler's state; "" without the option ``http``."""
+        return self._service.dashboard_link
 
-        ``KeyError`` for an unknown name.
+    def kill_worker(self, name: str, wipe: bool = False) -> None:
+        """Kill a worker's control process with SIGKILL, for tests and demonstrations.  The worker is restarted.
+
+        Args:
+            name: The name of the worker.
+            wipe: Also remove its store, as if its machine had been lost.
+
+        Raises:
+            KeyError: No running worker has this name.
         """
         self._loop.call(lambda: self._service.kill_worker(name, wipe))
 
     def kill_scheduler(self) -> None:
-        """SIGKILL the scheduler, for tests and demonstrations."""
+        """Kill the scheduler with SIGKILL, for tests and demonstrations.
+
+        It is not restarted until :meth:`start_scheduler` is called.
+        """
         self._loop.call(self._service.kill_scheduler)
 
     def start_scheduler(self) -> None:
-        """Start a scheduler that was killed again, on the same address."""
+        """Start a scheduler that was killed again, on the same address and journal.
+
+        Nothing happens if it is running.  The method does not wait until the scheduler is ready.
+
+        Raises:
+            TwistdistError: The cluster has ended.
+        """
         self._loop.call(self._service.start_scheduler)
 
     def scale(self, n: int) -> None:
-        """Have ``n`` workers."""
+        """Change the number of workers.
+
+        New workers are started, or the youngest ones are told to leave; those hand over what only they hold first.  The method
+        does not wait for either; see :meth:`Client.wait_for_workers`.
+
+        Args:
+            n: The number of workers, 0 to 10,000.
+
+        Raises:
+            TwistdistError: The cluster has ended.
+            TypeError: ``n`` is not an integer.
+            ValueError: ``n`` is out of range.
+        """
         self._loop.call(lambda: self._service.scale(n))
 
 
 def progress(futures: Iterable[Future], label: str = "") -> None:
-    """Show a bar until all futures have ended."""
+    """Show a progress bar on standard error and return when all futures have ended.
+
+    Nothing is shown if standard error is not a terminal.
+
+    Args:
+        futures: An iterable of futures.
+        label: Text in front of the bar.
+    """
     members = list(futures)
     bar = Bar(len(members), label)
     pending: set[Any] = set(members)

@@ -34,7 +34,7 @@ def _status(options: argparse.Namespace) -> int:
     print(f"journal   {_journal_line(status['journal'])}")
     if status["recovering"] is not None:
         print(f"recovering: waiting for {', '.join(status['recovering'])}")
-    print(f"sessions  {status['sessions']['connected'] - 1} connected beside this one, {status['sessions']['away']} away")
+    print(f"sessions  {status['sessions']['connected'] - 1} connected besides this one, {status['sessions']['away']} away")
     for name, count in sorted(status["sessions"]["durable"].items()):
         print(f"session   {name}: keeps {count} tasks")
     if status["datasets"]:
@@ -56,12 +56,12 @@ def _status(options: argparse.Namespace) -> int:
 
 def _journal_line(journal: dict[str, Any]) -> str:
     if journal["state"] == "none":
-        return "none: what the scheduler knows ends with its process (--journal)"
+        return "none: the scheduler's state is lost when its process ends (see --journal)"
     if journal["state"] == "failing":
         return f"FAILING, nothing is accepted: {journal['error']}"
     return (
         f"ok, {journal['bytes']} bytes, last write {1e3 * journal['write']:.1f} ms, "
-        f"{journal['waiting']} messages wait {1e3 * journal['lag']:.1f} ms"
+        f"{journal['waiting']} messages waiting for {1e3 * journal['lag']:.1f} ms"
     )
 
 
@@ -86,7 +86,7 @@ def _retire(options: argparse.Namespace) -> int:
 
     with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
         client.retire_workers(options.names, options.patience)
-    print(f"{', '.join(options.names)}: gone, what they alone held was handed over")
+    print(f"{', '.join(options.names)}: retired, what only they held was handed over")
     return 0
 
 
@@ -108,7 +108,7 @@ def _certs(options: argparse.Namespace) -> int:
     from twistdist.net.certs import make_certificates
 
     new = make_certificates(options.directory, options.hosts)
-    print(f"{options.directory}: {'a new CA and' if new else 'the CA is the one that was there;'} a new certificate")
+    print(f"{options.directory}: {'made a new CA and' if new else 'kept the existing CA and made'} a new certificate")
     print("Every process needs ca.pem, cert.pem and key.pem (--tls, tls=, TWISTDIST_TLS).  Keep ca-key.pem here.")
     return 0
 
@@ -118,44 +118,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"twistdist {twistdist.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="compute on a cluster of this machine while its workers are killed")
+    demo = commands.add_parser("demo", help="compute on a cluster on this machine while its workers are killed")
     demo.add_argument("--workers", type=_count, default=2, help="worker processes [%(default)s]")
     demo.add_argument("--kill", type=_count, default=1, help="how many times a worker is killed [%(default)s]")
-    demo.add_argument("--no-kill", action="store_true", help="kill nobody")
-    demo.add_argument("--wipe", action="store_true", help="a killed worker's stored results are lost with it")
-    demo.add_argument("--seed", type=int, help="draws moments and victims")
-    demo.add_argument("--files", type=_count, help="read this many files only")
+    demo.add_argument("--no-kill", action="store_true", help="kill no worker")
+    demo.add_argument("--wipe", action="store_true", help="delete a killed worker's stored results too")
+    demo.add_argument("--seed", type=int, help="seed for choosing which workers are killed, and when")
+    demo.add_argument("--files", type=_count, help="read only this many files")
     demo.set_defaults(run=_demo)
 
-    status = commands.add_parser("status", help="what a cluster is doing")
-    status.add_argument("--incidents", type=_count, default=10, help="show this many of the last incidents [%(default)s]")
+    status = commands.add_parser("status", help="show what a cluster is doing")
+    status.add_argument("--incidents", type=_count, default=10, help="how many of the latest incidents to show [%(default)s]")
     status.set_defaults(run=_status)
-    clear = commands.add_parser("clear", help="drop what no connected client wants")
+    clear = commands.add_parser("clear", help="drop what no connected client needs")
     clear.set_defaults(run=_clear)
-    retire = commands.add_parser("retire", help="have workers hand over what only they hold, and end")
+    retire = commands.add_parser("retire", help="have workers hand over what only they hold, then end")
     retire.set_defaults(run=_retire)
-    why = commands.add_parser("why", help="what is known of one task")
+    why = commands.add_parser("why", help="show what is known about one task")
     why.set_defaults(run=_why)
-    journal = commands.add_parser("journal", help="what is in a journal")
-    journal.add_argument("path", help="the file, or postgresql://…, that --journal named; it may be in use")
-    journal.add_argument("--full", action="store_true", help="a line for each task")
+    journal = commands.add_parser("journal", help="show what is in a journal")
+    journal.add_argument("path", help="the file, or postgresql://…, given as --journal; it may be in use")
+    journal.add_argument("--full", action="store_true", help="show a line for each task")
     journal.set_defaults(run=_journal)
     certs = commands.add_parser("certs", help="make certificates for encrypted connections")
-    certs.add_argument("directory", help="where to; with a CA there already, only a new certificate is made")
-    certs.add_argument("hosts", nargs="*", metavar="HOST", help="a host name or address that goes into the certificate")
+    certs.add_argument("directory", help="where to write them; if it has a CA already, only a new certificate is made")
+    certs.add_argument("hosts", nargs="*", metavar="HOST", help="a host name or address to put into the certificate")
     certs.set_defaults(run=_certs)
     for command in (status, clear, retire, why):
         command.add_argument("address", help="the scheduler: host:port or a Twisted endpoint")
         command.add_argument("--tls", metavar="DIR", help="folder of certificates [default: $TWISTDIST_TLS]")
         command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
-    retire.add_argument("names", nargs="+", metavar="WORKER", help="their names")
-    retire.add_argument("--patience", type=float, default=3600.0, help="seconds until they end with what is left [%(default)g]")
+    retire.add_argument("names", nargs="+", metavar="WORKER", help="a worker's name")
+    retire.add_argument("--patience", type=float, default=3600.0, help="seconds after which they end in any case [%(default)g]")
     clear.add_argument(
         "--session",
         metavar="NAME",
         action="append",
         default=[],
-        help="a durable session that goes too; may be given several times",
+        help="a durable session to drop too; may be given several times",
     )
     why.add_argument("key", help="the task's key")
     return parser
@@ -163,12 +163,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
     return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry of the command; the exit status: 0, or 1 with one line on standard error."""
+    """Run the command and return its exit status: 0, or 1 with one line on standard error."""
     options = _parser().parse_args(argv)
     try:
         return int(options.run(options))

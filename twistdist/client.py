@@ -1,4 +1,10 @@
-"""Loose functions on a scheduler's address, for a script or a prompt: blocking, keys by name, values coming back."""
+"""Blocking functions that take a scheduler's address, for a script or a prompt.
+
+Each call opens a client, does one thing and closes the client.  Values are named by their keys.
+
+All functions accept the same connection arguments as :class:`twistdist.blocking.Client` and raise the same errors if the
+connection fails.  If an operation takes longer than ``timeout``, they raise ``TimeoutError``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ from twistdist.net.options import several
 
 __all__ = ["clear", "gather", "scatter", "who_has"]
 
-#: The durable session that keeps what :func:`scatter` has brought.
+#: The durable session that keeps the data put on the cluster by :func:`scatter`.
 SCATTERED = "twistdist.client.scatter"
 
 
@@ -23,9 +29,20 @@ def clear(
     tls: str | os.PathLike[str] | None = None,
     sessions: Iterable[str] = (),
 ) -> dict[str, int]:
-    """Drop all data and tasks that no connected session and no durable one wants; ``{"sessions": …, "tasks": …}`` that went.
+    """Drop all data and tasks that no connected client, durable session or published dataset needs.
 
-    Durable sessions named in ``sessions`` go too; ``TwistdistError`` when one is unknown or has a connected client.
+    Args:
+        address: The scheduler's address.
+        secret: The shared secret; by default it is read from the secret file.
+        timeout: Seconds to wait for the connection, and again for the answer.
+        tls: A directory of certificates made by ``twistdist certs``, for ``tls:`` addresses (default: ``TWISTDIST_TLS``).
+        sessions: Names of durable sessions to end as well.  None of them may have a connected client.
+
+    Returns:
+        ``{"sessions": …, "tasks": …}``, the numbers of sessions and tasks that were dropped.
+
+    Raises:
+        TwistdistError: A name in ``sessions`` is unknown, or a client of that session is connected; nothing is dropped.
     """
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         return client.clear(sessions, timeout)
@@ -38,13 +55,28 @@ def gather(
     timeout: float = 30.0,
     tls: str | os.PathLike[str] | None = None,
 ) -> list[Any]:
-    """The values of ``keys``, in order.  ``DataLost`` names the keys that nobody on the cluster knows."""
+    """Fetch values by key, waiting for tasks that have not ended.
+
+    Args:
+        address: The scheduler's address.
+        keys: One key, or an iterable of keys.
+        secret: The shared secret; by default it is read from the secret file.
+        timeout: Seconds to wait for the connection, then for the keys, then for the values.
+        tls: A directory of certificates made by ``twistdist certs``, for ``tls:`` addresses (default: ``TWISTDIST_TLS``).
+
+    Returns:
+        The values, in the order of ``keys``.
+
+    Raises:
+        DataLost: No task on the cluster has one of the keys; the message names the unknown ones.
+        Exception: The exception of the first task that failed.
+    """
     names = several(keys)
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         futures = client.take_up(names, timeout)
         unknown = [name for name, future in zip(names, futures, strict=True) if future is None]
         if unknown:
-            raise DataLost(f"no task has the key {', '.join(unknown)}; client.who_has lists those that are there")
+            raise DataLost(f"no task has the key {', '.join(unknown)}; twistdist.client.who_has(address) lists the keys")
         values: list[Any] = client.gather(futures, timeout=timeout)
         return values
 
@@ -52,9 +84,23 @@ def gather(
 def scatter(
     address: str, data: Any, secret: str | bytes | None = None, timeout: float = 30.0, tls: str | os.PathLike[str] | None = None
 ) -> Any:
-    """Put data on the cluster, two copies of each: its key, or a list or dict of keys in the shape of ``data``.
+    """Put data on the cluster, with two copies of each value if there are two workers.
 
-    They outlive this call: the durable session ``SCATTERED`` keeps them until it is ended.  Equal data have the same key.
+    The data outlive this call.  The durable session ``"twistdist.client.scatter"`` keeps them until it is ended, for instance
+    with :func:`clear`.  Keys are made from the content, so equal values are stored once.
+
+    Args:
+        address: The scheduler's address.
+        data: One picklable value, or a list, tuple, iterator or dict of values.
+        secret: The shared secret; by default it is read from the secret file.
+        timeout: Seconds to wait for the connection, and again for the copies.
+        tls: A directory of certificates made by ``twistdist certs``, for ``tls:`` addresses (default: ``TWISTDIST_TLS``).
+
+    Returns:
+        The key of the value; a list of keys for a list, tuple or iterator; a dict of keys for a dict.
+
+    Raises:
+        SerializationError: A value can't be pickled.
     """
     with Client(address, session=SCATTERED, secret=secret, tls=tls, timeout=timeout) as client:
         futures = client.scatter(data, hash=True, resupply=False, timeout=timeout)
@@ -66,6 +112,17 @@ def scatter(
 def who_has(
     address: str, secret: str | bytes | None = None, timeout: float = 30.0, tls: str | os.PathLike[str] | None = None
 ) -> dict[str, list[str]]:
-    """Key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
+    """Return which workers hold which values.
+
+    Args:
+        address: The scheduler's address.
+        secret: The shared secret; by default it is read from the secret file.
+        timeout: Seconds to wait for the connection, and again for the answer.
+        tls: A directory of certificates made by ``twistdist certs``, for ``tls:`` addresses (default: ``TWISTDIST_TLS``).
+
+    Returns:
+        A dict of key to the names of the workers that hold the value.  The list is empty for a small value, which is kept on
+        the scheduler.
+    """
     with Client(address, secret=secret, tls=tls, timeout=timeout) as client:
         return client.who_has(timeout=timeout)

@@ -1,7 +1,8 @@
-"""The demonstration: read Python's own library on a cluster of this machine while its workers are killed.
+"""The demonstration: analyse Python's own standard library on a cluster on this machine while its workers are killed.
 
-Each source file of the running Python's standard library is one task: count its identifiers, list what it imports.  A tree of
-merges makes one table of both.  At random moments workers are ended with SIGKILL; the answer is compared with a serial run.
+Each source file of the running Python's standard library is one task: count its identifiers and list its imports.  A tree of
+merge tasks combines the results into one table.  Workers are killed with SIGKILL at random moments, and the answer is compared
+with that of a serial run.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import attrs
 from twistdist.blocking import Client, Future, LocalCluster, wait
 from twistdist.net.futures import Bar
 
-#: How many partial tables one merge takes.
+#: How many partial tables one merge combines.
 FAN_IN = 8
 
-#: Folders of the standard library that are left out: other people's packages, and files that are broken on purpose.
+#: Folders of the standard library that are skipped: third-party packages, and files that are broken on purpose.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3", "__pycache__"}
 
 #: (identifier -> uses, module -> modules it imports)
@@ -31,14 +32,14 @@ Table = tuple[Counter[str], dict[str, list[str]]]
 
 
 def source_files(most: int | None = None) -> list[str]:
-    """The standard library's source files, at most ``most``."""
+    """Return the paths of the standard library's source files, at most ``most``."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(str(p) for p in root.rglob("*.py") if not _LEFT_OUT.intersection(p.relative_to(root).parts[:-1]))
     return files[:most]
 
 
 def read_file(path: str) -> Table:
-    """One file's identifiers and imports.  A file that can't be parsed by this Python has none."""
+    """Return one file's identifiers and imports.  A file that this Python can't parse has none."""
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (SyntaxError, ValueError):
@@ -61,7 +62,7 @@ def read_file(path: str) -> Table:
 
 
 def merge(tables: Sequence[Table]) -> Table:
-    """Several tables as one."""
+    """Merge several tables into one."""
     names: Counter[str] = Counter()
     imports: dict[str, list[str]] = {}
     for more, graph in tables:
@@ -71,12 +72,12 @@ def merge(tables: Sequence[Table]) -> Table:
 
 
 def serial(files: Sequence[str]) -> Table:
-    """The answer, without a cluster."""
+    """Compute the answer without a cluster."""
     return merge([read_file(path) for path in files])
 
 
 def submit_all(client: Client, files: Sequence[str]) -> tuple[Future, list[Future]]:
-    """(the future of the whole answer, the futures of all tasks)."""
+    """Submit all tasks; return (the future of the whole answer, the futures of all tasks)."""
     level = client.map(read_file, files)
     everything = list(level)
     while len(level) > 1:
@@ -87,7 +88,7 @@ def submit_all(client: Client, files: Sequence[str]) -> tuple[Future, list[Futur
 
 @attrs.frozen
 class Report:
-    """What a demonstration saw.  ``right`` says that the answer is that of the serial run; times are in seconds."""
+    """The outcome of a demonstration.  ``right``: the answer equals that of the serial run; times are in seconds."""
 
     files: int
     tasks: int
@@ -113,9 +114,9 @@ class Report:
             f"lost              {lost} results without another copy; {requeued} tasks given to a dead worker",
             f"brought back      {self.statistics['replays']} results replayed from their lineage, "
             f"{adopted} taken over from a dead worker's store",
-            f"executed          {self.statistics['done']} tasks in all, {self.statistics['done'] - self.tasks} again",
+            f"executed          {self.statistics['done']} tasks in total, {self.statistics['done'] - self.tasks} of them again",
             f"time              {self.seconds:.2f} s on the cluster, {self.serial_seconds:.2f} s serially",
-            f"answer            {'right: the same as the serial run' if self.right else 'WRONG: not that of the serial run'}",
+            f"answer            {'right: the same as the serial run' if self.right else 'WRONG: differs from the serial run'}",
         ]
         return "\n".join(lines)
 
@@ -128,8 +129,16 @@ def run(
     most_files: int | None = None,
     show: bool = True,
 ) -> Report:
-    """The whole demonstration on ``workers`` workers, of which ``kill`` are killed (one after the other) at moments drawn
-    from ``seed``; with ``wipe`` a killed worker's store is lost too."""
+    """Run the demonstration.
+
+    Args:
+        workers: The number of workers.
+        kill: How many times a worker is killed, one after the other.
+        seed: The seed for choosing the moments and the victims.
+        wipe: Delete a killed worker's store too.
+        most_files: The number of files to read; None for all.
+        show: Show a progress bar.
+    """
     rng = random.Random(seed)
     files = source_files(most_files)
     with LocalCluster(n_workers=workers) as cluster, Client(cluster.address) as client:
@@ -158,13 +167,13 @@ def run(
 
 
 def _victims(names: list[str], kill: int, rng: random.Random) -> list[str]:
-    """Each worker once before any a second time."""
+    """Choose the workers to kill: each one once before any a second time."""
     order = rng.sample(names, len(names))
     return [order[i % len(order)] for i in range(kill)]
 
 
 def _watch(cluster: LocalCluster, futures: list[Future], plan: list[tuple[int, str]], wipe: bool, show: bool) -> list[str]:
-    """Show progress and kill when it is time, until all tasks have ended; what was killed, in words."""
+    """Show progress and kill workers when it is time, until all tasks have ended; return descriptions of the kills."""
     bar, killed = Bar(len(futures), "tasks "), []
     pending: set[Any] = set(futures)
     while pending:

@@ -1,4 +1,4 @@
-"""Records that the client's questions are answered with."""
+"""Records that the client's queries return."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import attrs
 
 @attrs.frozen
 class WorkerInfo:
-    """One worker as the scheduler sees it.
+    """One worker, as the scheduler sees it.
 
-    ``slots`` tasks run at a time, ``running`` do now, ``queued`` more are given and ``waiting`` ones wait for other tasks;
-    ``memory`` bytes of results in ``keys`` files; ``address`` is where peers fetch; ``state`` is "connected", "paused" (it
-    takes less work than it has slots; the last of ``troubles`` says why), "retiring", "suspect" (it is silent), "stuck" (it
-    did nothing with its tasks) or "away".  Its last sign of life came ``last_seen`` seconds ago, when its event loop was
-    ``lag`` seconds late.
-    ``troubles`` are the last things that went wrong with its executors.
+    Attributes:
+        slots: How many tasks it runs at a time.
+        running: How many tasks are running now.
+        queued: How many more tasks were given to it.
+        waiting: How many of its tasks wait for other tasks.
+        memory: Bytes of results in its store.
+        keys: How many results are in its store.
+        address: Where peers fetch results, as a Twisted endpoint description.
+        pid: The id of its process.
+        state: ``"connected"``, ``"paused"`` (it takes less work than it has slots; the last of ``troubles`` says why),
+            ``"retiring"``, ``"suspect"`` (it is silent), ``"stuck"`` (it made no progress with its tasks) or ``"away"``.
+        last_seen: Seconds since its last sign of life.
+        troubles: The latest problems with its executors.
+        lag: By how many seconds its event loop was late at its last sign of life.
     """
 
     slots: int
@@ -33,11 +41,17 @@ class WorkerInfo:
 
 @attrs.frozen
 class Incident:
-    """A fault that was seen and what recovery cost.
+    """A fault that was noticed, and what recovery from it cost.
 
-    ``kind`` of fault, ``what`` it hit, its ``cause``, ``age`` in seconds.  ``requeued`` tasks had been given to what died (most
-    of them not started), ``lost`` values had no other copy and were needed, ``replayed`` tasks were executed again to bring
-    them back, ``adopted`` values came back with a worker.
+    Attributes:
+        kind: The kind of fault.
+        what: What it hit.
+        cause: Its cause.
+        age: Seconds since it was noticed.
+        requeued: How many tasks had been given to what died; most of them had not started.
+        lost: How many values had no other copy and were needed.
+        replayed: How many tasks were executed again to compute such values.
+        adopted: How many values came back with a worker.
     """
 
     kind: str

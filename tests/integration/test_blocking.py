@@ -158,7 +158,7 @@ def test_bad_input_is_an_error_at_the_call(client, cluster):
         client.submit(5)
     bad = {"retries": -1, "crash_limit": 0, "time_limit": 0, "key": "", "replay": "often", "replicas": 0}
     for name, value in bad.items():
-        with pytest.raises(ValueError, match=name if name != "key" else "a key is"):
+        with pytest.raises(ValueError, match=name if name != "key" else "a key must be"):
             client.submit(add, 1, **{name: value})
     with pytest.raises(TypeError, match="priority"):
         client.submit(add, 1, priority="high")
@@ -166,7 +166,7 @@ def test_bad_input_is_an_error_at_the_call(client, cluster):
         foreign = other.submit(add, 1)
         with pytest.raises(errors.TwistdistError, match="another client"):
             client.submit(add, foreign)
-    with pytest.raises(TypeError, match="futures are given in"):
+    with pytest.raises(TypeError, match="futures must be given in"):
         client.gather([1])
 
 
@@ -240,7 +240,7 @@ def test_connecting_to_nothing_and_with_the_wrong_secret(cluster):
         Client("127.0.0.1:1", timeout=0.3)
     with pytest.raises(errors.AuthenticationError, match="secret"):
         Client(cluster.address, secret="quite another secret")
-    with pytest.raises(errors.ConfigError, match="no address"):
+    with pytest.raises(errors.ConfigError, match="not an address"):
         Client("nonsense")
 
 

@@ -94,7 +94,7 @@ def test_a_neighbour_saves_what_a_killed_worker_held(three, tmp_path):
     assert [value[:1] for value in client.gather(futures, timeout=60)] == [bytes([i]) for i in range(40)]
     assert len(lines(log)) == 40  # nothing was run again
     # Its neighbour was first, or (on a busy machine) it was back on its store itself.
-    causes = [{"its process died"}, {"a new incarnation took its place"}]
+    causes = [{"its process died"}, {"a new incarnation has replaced it"}]
     until(lambda: {one.cause for one in client.incidents() if one.kind == "worker lost"} in causes)
 
 
@@ -289,7 +289,7 @@ def test_who_has_seen_a_value_sees_no_other(three):
     cluster.kill_worker(holders(client, future)[0], wipe=True)
     after = client.submit(len, future)
     assert after.result(60) == 50_000
-    with pytest.raises(errors.NonDeterministicReplay, match="not the one that this client has seen"):
+    with pytest.raises(errors.NonDeterministicReplay, match="differs from the one that this client has seen"):
         future.result(60)
 
 

@@ -70,7 +70,7 @@ async def test_coroutines_wait_for_futures(cluster):
 
 @pytest_twisted.inlineCallbacks
 def test_errors_of_connecting(cluster):
-    with pytest.raises(errors.SchedulerUnreachable, match="is it running"):
+    with pytest.raises(errors.SchedulerUnreachable, match="check that it is running"):
         yield twistdist.connect(reactor, "tcp:127.0.0.1:1", timeout=0.2)
     with pytest.raises(errors.AuthenticationError):
         yield twistdist.connect(reactor, cluster.address, secret="quite another secret")

@@ -112,7 +112,7 @@ def test_a_task_that_kills_its_worker_runs_alone_and_is_found_out(tmp_path):
         innocents = [client.submit(time.sleep, 0.05) for _ in range(20)]
         bad = client.submit(kill_the_worker, crash_limit=1, key="bad")
         text = str(bad.exception(60))
-        assert "the worker was lost while it ran alone there" in text
+        assert "the worker was lost while the task ran alone on it" in text
         client.gather(innocents, timeout=60)
         # Two exposures and one death alone; a death may come before the scheduler knows that the task is running.
         assert 3 <= [i.kind for i in client.incidents()].count("worker lost") <= 5

@@ -126,7 +126,7 @@ def test_who_does_not_belong_here_is_told_so_soon(start, shells, certs, foreign)
         with pytest.raises(error, match=text):
             Client(*arguments, timeout=20, **options)
 
-    assert seconds(lambda: refused(errors.AuthenticationError, "not of our CA", address, tls=foreign)) < 5
+    assert seconds(lambda: refused(errors.AuthenticationError, "not issued by our CA", address, tls=foreign)) < 5
     shell.wait_for("refused: TLS failed")
     wrong = {"tls": certs, "secret": "the secret of others"}
     assert seconds(lambda: refused(errors.AuthenticationError, "secret is wrong", address, **wrong)) < 5
@@ -134,7 +134,7 @@ def test_who_does_not_belong_here_is_told_so_soon(start, shells, certs, foreign)
     plain = f"tcp:{address[4:]}"
     assert seconds(lambda: refused(errors.AuthenticationError, "speaks TLS", plain)) < 5
     shell.wait_for("refused: the other side does not speak TLS")
-    assert "not of our CA" in fails(shells, "twistdist-worker", address, "--tls", foreign)
+    assert "not issued by our CA" in fails(shells, "twistdist-worker", address, "--tls", foreign)
     assert "speaks TLS" in fails(shells, "twistdist-worker", plain)
     with Client(address, tls=certs) as still_there:
         assert still_there.workers(20) == {}
@@ -150,7 +150,7 @@ def test_without_a_certificate_nothing_is_said(start, certs):
         pytest.raises(ssl.SSLError, match="certificate required"),
     ):
         encrypted.recv(1)
-    shell.wait_for("refused: TLS failed: the other side showed no certificate")
+    shell.wait_for("refused: TLS failed: the other side presented no certificate")
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
@@ -165,7 +165,7 @@ def test_strangers_that_say_nothing_keep_nobody_out(start, certs, encrypted):
         ]
         with Client(address, **options) as connected:
             assert connected.workers(20) == {}
-        shell.wait_for("did not prove themselves")
+        shell.wait_for("have not authenticated themselves")
         for stranger in strangers:  # each is closed, by its number or by its time
             with contextlib.suppress(ConnectionResetError):
                 while stranger.recv(100):
@@ -190,10 +190,10 @@ def test_a_client_with_certificates_at_a_plain_port(start, certs):
 
 def test_options_that_do_not_go_together(shells, certs, tmp_path):
     assert "needs certificates" in fails(shells, "twistdist-scheduler", "--listen", "tls:0:interface=127.0.0.1")
-    assert "exclude one another" in fails(shells, "twistdist-scheduler", "--tls", certs, "--plaintext")
+    assert "exclude each other" in fails(shells, "twistdist-scheduler", "--tls", certs, "--plaintext")
     assert "twistdist certs" in fails(shells, "twistdist-scheduler", "--tls", str(tmp_path))
     assert "needs certificates" in fails(shells, "twistdist-worker", "tls:127.0.0.1:1")
-    assert "--contact is" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--contact", "a b")
+    assert "--contact must be" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--contact", "a b")
     assert "--tls DIR" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--listen", "tcp:0")
 
 

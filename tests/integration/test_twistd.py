@@ -126,7 +126,7 @@ def test_status_clear_and_a_clean_stop_leave_nothing(shells, capsys, tmp_path):
     assert one.end() in STOPPED and shell.end() in STOPPED
     assert not store.exists()
     assert cli.main(["status", address, "--timeout", "0.3"]) == 1
-    assert "no scheduler answers" in capsys.readouterr().err
+    assert "no scheduler answered" in capsys.readouterr().err
 
 
 def test_shutdown_by_a_client(shells):
@@ -145,15 +145,15 @@ def fails(shells, *command):
 
 
 def test_bad_options_end_with_one_clear_line(shells, tmp_path):
-    assert "name the scheduler's address" in fails(shells, "twistdist-worker")
+    assert "give the scheduler's address" in fails(shells, "twistdist-worker")
     for role in ("twistdist-worker", "twistdist-scheduler"):
         (line,) = fails(shells, role, "--nope").splitlines()
         assert line == f"twistd {role}: option --nope not recognized; twistd {role} --help lists the options"
-    assert "is no address" in fails(shells, "twistdist-worker", "nonsense")
-    assert "--slots is a number" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--slots", "none")
+    assert "is not an address" in fails(shells, "twistdist-worker", "nonsense")
+    assert "--slots must be an integer" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--slots", "none")
     assert "NAME=NUMBER" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--resources", "GPU=x")
     assert "can be reached from other machines" in fails(shells, "twistdist-scheduler", "--listen", "tcp:0")
-    assert "is no place to listen" in fails(shells, "twistdist-scheduler", "--listen", "what:0")
+    assert "is not a listening endpoint" in fails(shells, "twistdist-scheduler", "--listen", "what:0")
     assert "can't be read" in fails(shells, "twistdist-scheduler", "--secret-file", str(tmp_path / "none"))
     open_to_all = tmp_path / "open"
     open_to_all.write_text("x" * 40)
@@ -217,7 +217,7 @@ def test_a_worker_waits_for_a_scheduler_that_starts_later(shells):
         "--store",
         str(shells.folder / "early"),
     )
-    early.wait_for(rf"worker early waits for its scheduler at tcp:127.0.0.1:{port}: .*refused")
+    early.wait_for(rf"worker early is waiting for its scheduler at tcp:127.0.0.1:{port}: .*refused")
     shells(TWISTD, "-n", "twistdist-scheduler", "--listen", f"tcp:{port}:interface=127.0.0.1")
     early.wait_for("^twistdist worker early ready")
     early.wait_for(rf"worker early is connected to its scheduler at tcp:127.0.0.1:{port}")

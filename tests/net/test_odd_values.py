@@ -140,7 +140,7 @@ def test_an_error_says_what_it_is_about_whatever_the_object_is(value, check):
 
 
 def test_what_can_not_be_shown_is_named_by_its_type():
-    assert shown(Refusing()) == "a Refusing that can't be shown" and len(shown("x" * 1_000_000)) <= 200
+    assert shown(Refusing()) == "a Refusing object whose repr() failed" and len(shown("x" * 1_000_000)) <= 200
 
 
 def test_said_tells_the_type_of_what_has_no_text():
@@ -148,20 +148,20 @@ def test_said_tells_the_type_of_what_has_no_text():
         def __str__(self):
             raise ZeroDivisionError
 
-    assert said(Mute()) == f"{Mute.__qualname__}, whose text could not be made" and said(KeyError("a")) == "KeyError: 'a'"
+    assert said(Mute()) == f"{Mute.__qualname__} (its str() failed)" and said(KeyError("a")) == "KeyError: 'a'"
 
 
 @pytest.mark.parametrize("name", ["pure", "replace", "allow_other_workers", "checkpoint"])
 def test_what_is_neither_true_nor_false_is_named(name):
-    with pytest.raises(TypeError, match=f"{name} is True or False"):
+    with pytest.raises(TypeError, match=f"{name} must be True or False"):
         split_options({"key": "k", name: np.arange(3)} if name != "pure" else {name: np.arange(3)})
 
 
 def test_one_of_several_words_is_asked_for():
     for value in (np.array(["always", "x"]), "sometimes", None):
-        with pytest.raises(ValueError, match="replay is 'always', 'verify' or 'never'"):
+        with pytest.raises(ValueError, match="replay must be 'always', 'verify' or 'never'"):
             split_options({"replay": value})
-        with pytest.raises(ValueError, match="errors is 'raise' or 'skip'"):
+        with pytest.raises(ValueError, match="errors must be 'raise' or 'skip'"):
             flatten([], value)
 
 
@@ -181,13 +181,13 @@ def test_keys_of_a_map_come_from_any_iterable():
         with pytest.raises(ValueError, match="keys were given for 2 tasks"):
             check_keys(keys, 2)
     for keys in (5, b"ab"):
-        with pytest.raises(TypeError, match="key is text, or for map a list of keys"):
+        with pytest.raises(TypeError, match=r"key must be a string, or for map\(\) a list of keys"):
             check_keys(keys, 2)
 
 
 @pytest.mark.parametrize("secret", [5, ["a" * 20], object()])
 def test_a_secret_is_text_or_bytes_and_never_shown(secret):
-    with pytest.raises(TypeError, match="secret is text or bytes") as raised:
+    with pytest.raises(TypeError, match="secret must be a string or bytes") as raised:
         as_secret(secret)
     assert "aaa" not in str(raised.value)
 

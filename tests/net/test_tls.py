@@ -89,7 +89,7 @@ def test_a_second_call_makes_a_new_certificate_of_the_same_ca(tmp_path, capsys):
     assert "a new CA" in capsys.readouterr().out
     ca, first = (folder / "ca.pem").read_bytes(), (folder / "cert.pem").read_bytes()
     assert cli.main(["certs", str(folder), "two.example"]) == 0
-    assert "was there" in capsys.readouterr().out
+    assert "kept the existing CA" in capsys.readouterr().out
     assert (folder / "ca.pem").read_bytes() == ca and (folder / "cert.pem").read_bytes() != first
     names = read(folder / "cert.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "two.example" in names.get_values_for_type(x509.DNSName)
@@ -344,7 +344,7 @@ def test_a_connection_with_a_producer_can_be_closed_and_failed_afterwards(certs)
 @pytest_twisted.inlineCallbacks
 def test_two_cas(certs, other_certs, tmp_path):
     client, server = yield meet(certs, other_certs)
-    assert isinstance(client, AuthenticationError) and "not of our CA" in str(client)
+    assert isinstance(client, AuthenticationError) and "not issued by our CA" in str(client)
     assert "refuses our certificate" in str(server)
     # A client that trusts the server's CA, and has a certificate of another.
     (tmp_path / "ca.pem").write_bytes((certs / "ca.pem").read_bytes())
@@ -352,8 +352,8 @@ def test_two_cas(certs, other_certs, tmp_path):
         (tmp_path / name).write_bytes((other_certs / name).read_bytes())
         (tmp_path / name).chmod(0o600)
     client, server = yield meet(certs, tmp_path)
-    assert isinstance(client, AuthenticationError) and "of another CA" in str(client)
-    assert isinstance(server, AuthenticationError) and "not of our CA" in str(server)
+    assert isinstance(client, AuthenticationError) and "issued by another CA" in str(client)
+    assert isinstance(server, AuthenticationError) and "not issued by our CA" in str(server)
 
 
 @pytest_twisted.inlineCallbacks
@@ -366,7 +366,7 @@ def test_the_right_certificate_and_a_wrong_secret(certs):
 @pytest_twisted.inlineCallbacks
 def test_plain_text_meets_tls(certs):
     client, server = yield meet(certs, None)
-    assert isinstance(client, AuthenticationError) and "speaks TLS and this one does not" in str(client)
+    assert isinstance(client, AuthenticationError) and "speaks TLS, but this side does not" in str(client)
     assert "does not speak TLS" in str(server)
     client, server = yield meet(None, certs)
     assert isinstance(client, AuthenticationError) and "does not speak TLS" in str(client)

@@ -1,4 +1,4 @@
-"""What belongs to the process that made it."""
+"""Objects that belong to the process that made them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import NoReturn
 
 
 class BoundToProcess:
-    """Clients and clusters: connections, threads and processes, which do not travel."""
+    """Base of clients and clusters: they own connections, threads and processes, which can't be sent elsewhere."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"a {type(self).__name__} can't be pickled, and so not be used in a task's function or arguments; "
-            "inside a task call twistdist.blocking.current_client()"
+            f"a {type(self).__name__} can't be pickled, so it can't be used in a task's function or arguments; "
+            "inside a task, call twistdist.blocking.current_client()"
         )

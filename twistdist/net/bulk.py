@@ -1,8 +1,9 @@
-"""Files between workers, and between workers and clients: fetched from who holds them, put into a store by who has them.
+"""Transfer of files between workers, and between workers and clients: fetched from a holder, or put into a worker's store.
 
-One request at a time on a connection.  Small files are streamed through the reactor with back-pressure; large ones are sent and
-received by threads (:mod:`.rawio`), while the reactor leaves the socket alone: the other side has its last byte before it asks
-for anything else, so nothing of ours is waiting to be written then.  The receiver checks the digest at the end.
+A connection serves one request at a time.  Small files are streamed through the reactor with back-pressure.  Large ones are
+sent and received by threads (:mod:`.rawio`) while the reactor leaves the socket alone: a peer asks for something else only
+after it has received our last byte, so nothing of ours is waiting to be written when a thread starts.  The receiver checks the
+digest at the end.
 """
 
 from __future__ import annotations
@@ -30,30 +31,30 @@ from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame, enco
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
-#: Requests that may wait on one connection.
+#: Requests that may wait on one connection; more are a protocol error.
 MAX_WAITING = 100
 
-#: An unused connection to a holder is closed after this many seconds.
+#: Seconds after which an unused connection to a holder is closed.
 IDLE_S = 30.0
 
 #: Seconds that one attempt to connect to a holder may take.
 CONNECT_S = 3.0
 
-#: Large files that a worker sends at a time; who asks for more is told to look elsewhere.
+#: Large files that a worker sends at a time; further requests are answered with ``Busy``, so that the peer tries elsewhere.
 MAX_SENDING = 4
 
 #: Connections to one holder at a time.
 MAX_CONNECTIONS = 2
 
-#: How often a file is tried to be had from the same holder after its connection broke, and the pause before each try.
+#: How often an interrupted transfer is resumed, and the pause in seconds before it is resumed from the only holder.
 MAX_RESUMES, RESUME_PAUSE_S = 3, 0.1
 
-#: Pause after all holders were busy: doubled each time, in seconds, and how often.
+#: First and longest pause, in seconds, after all holders were busy (doubled each time), and how often a fetch pauses.
 BUSY_PAUSE_S, LONGEST_BUSY_PAUSE_S, MAX_BUSY = 0.02, 1.0, 200
 
 
 class BulkServer:
-    """The holder's side: owner of the connections that others open to fetch from ``store``, or to put something into it.
+    """The holder's side: owns the connections that others open to fetch from ``store`` or to put files into it.
 
     ``taken(stored)`` is called for each file that was put; ``host`` is this host's identity.
     """
@@ -75,11 +76,11 @@ class BulkServer:
                 self._serve(connection, request)
 
     def _serve(self, connection: Connection, request: m.Fetch | m.Put) -> None:
-        """Start with a request; one that comes while another is served waits for its turn."""
+        """Start to serve a request; a request that arrives while another is served waits its turn."""
         if connection.peer is not None:
             connection.peer.append(request)
             if len(connection.peer) > MAX_WAITING:
-                raise ProtocolError("too many files were asked for at once")
+                raise ProtocolError("too many files were requested at once")
         elif isinstance(request, m.Fetch):
             self._send(connection, request)
         else:
@@ -102,7 +103,7 @@ class BulkServer:
         if length < 0 or fetch.offset < 0 or (large and self._sending >= MAX_SENDING):
             stream.close()
             if length < 0 or fetch.offset < 0:
-                raise ProtocolError(f"bytes from {fetch.offset} on were asked for, of a file that is shorter")
+                raise ProtocolError(f"bytes from offset {fetch.offset} were requested, but the file is shorter")
             connection.send([(0, 0, [m.Busy(fetch.attempt)])])
             return
         frame = (0, 0, [m.Data(fetch.attempt, length)])
@@ -118,7 +119,7 @@ class BulkServer:
         sending.addBoth(self._sent, connection, stream, large)
 
     def _sent(self, result: Any, connection: Connection, stream: Any, large: bool) -> None:
-        """The file has left, or the connection broke on the way."""
+        """The file has been sent, or the connection broke on the way."""
         stream.close()
         self._sending -= large
         if large and isinstance(result, Failure):
@@ -147,7 +148,7 @@ class BulkServer:
 
         def ended(failure: Failure | None) -> None:
             try:
-                kept, text = failure is None and sink.finish(), "it does not fit its digest"
+                kept, text = failure is None and sink.finish(), "it does not match its digest"
             except OSError as error:
                 kept, text = False, f"{stored.size} bytes could not be written: {error.strerror}"
             if kept:
@@ -178,12 +179,12 @@ class BulkServer:
 
 
 class _Busy(Exception):
-    """The holder sends enough already."""
+    """The holder is sending as many large files as it may."""
 
 
 @attrs.define(eq=False)
 class _Request:
-    """A file to be fetched into ``sink``, or, with ``put``, to be brought from ``stream``."""
+    """A file to fetch into ``sink`` or, with ``put``, to send from ``stream``."""
 
     attempt: int
     result: Deferred[None]
@@ -193,7 +194,7 @@ class _Request:
 
 
 class _Source:
-    """One connection to one worker and the requests that wait for it, one at a time."""
+    """One connection to one worker, and the requests that wait for it; one is served at a time."""
 
     def __init__(self, reactor: Any, threads: Threads, address: str, secret: bytes, tls: Tls | None) -> None:
         self._reactor, self._threads, self._address, self._secret, self._tls = reactor, threads, address, secret, tls
@@ -209,7 +210,7 @@ class _Source:
 
     @property
     def load(self) -> int:
-        """How many requests it has."""
+        """The number of requests, waiting or being served."""
         return len(self._waiting) + (self._current is not None)
 
     @property
@@ -235,11 +236,11 @@ class _Source:
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         if failure.check(CancelledError, ConnectingCancelledError):
-            failure = Failure(TimeoutError(f"{self._address} does not answer within {CONNECT_S:g} s"))
+            failure = Failure(TimeoutError(f"{self._address} did not answer within {CONNECT_S:g} s"))
         self._fail_all(failure)
 
     def give_up(self) -> None:
-        """Whatever is wanted from here is to be had elsewhere."""
+        """Break the connection, so that everything requested here fails and is fetched elsewhere."""
         trouble = ConnectionError(f"{self._address} is silent")
         threaded = self._incoming is not None and self._incoming.threaded
         if self._connection is not None and (threaded or self._sending):
@@ -302,20 +303,20 @@ class _Source:
             for answer in decode_frame(BULK_ANSWER, body)[2]:
                 request = self._current
                 if request is None or answer.attempt != request.attempt:
-                    raise ProtocolError("an answer came that nobody asked for")
+                    raise ProtocolError("an answer arrived that was not requested")
                 self._answered(connection, request, answer)
 
     def _answered(self, connection: Connection, request: _Request, answer: Any) -> None:
         if isinstance(answer, m.Absent):
             self._done(DataLost(f"{self._address} does not have the file"))
         elif isinstance(answer, m.Busy):
-            self._done(_Busy(f"{self._address} sends enough already"))
+            self._done(_Busy(f"{self._address} is already sending as many files as it may"))
         elif isinstance(answer, m.Kept):
-            self._done(None if answer.kept else StoreError(f"{self._address} did not take the file: {answer.text}"))
+            self._done(None if answer.kept else StoreError(f"{self._address} did not accept the file: {answer.text}"))
         elif isinstance(answer, m.Send):
             self._send(connection, request)
         elif request.sink is None or answer.length != request.sink.left:
-            raise ProtocolError("a file of another length was announced")
+            raise ProtocolError("the announced length of a file is wrong")
         else:
             self._incoming = Incoming(
                 self._reactor, self._threads, connection, request.sink, answer.length, self._patience, self._whole
@@ -323,7 +324,7 @@ class _Source:
             self._incoming.start()
 
     def _whole(self, failure: Failure | None) -> None:
-        """All bytes have come, or the connection broke."""
+        """All bytes have arrived, or the connection broke."""
         request = self._current
         if request is None or request.sink is None:
             return
@@ -334,19 +335,19 @@ class _Source:
             except OSError as own:
                 error = StoreError(f"{request.sink.received} bytes could not be written: {own.strerror}")
             else:
-                error = None if right else DataLost(f"the file from {self._address} does not fit its digest")
+                error = None if right else DataLost(f"the file from {self._address} does not match its digest")
                 if not right:
                     request.sink.start_over()
         elif self._connection is not None:
             self._connection.fail(error)  # type: ignore[arg-type]
-            return  # closed() tells
+            return  # closed() reports the error
         self._done(error)
 
     def _send(self, connection: Connection, request: _Request) -> None:
-        """The worker wants the bytes of what is put."""
+        """The worker asks for the bytes of the file that is put."""
         put = request.put
         if put is None:
-            raise ProtocolError("bytes were asked for that were not offered")
+            raise ProtocolError("bytes were requested that were not offered")
         self._sending = True
         if has_socket(connection):
             used, size = own_socket(connection), put.stored.size
@@ -377,7 +378,7 @@ class _Source:
 
 @attrs.define(eq=False)
 class _Fetch:
-    """One file that is wanted, from whoever has it."""
+    """One file to fetch from any of its holders."""
 
     attempt: int
     sink: Sink
@@ -392,7 +393,7 @@ class _Fetch:
 
 
 class BulkFetcher:
-    """The needing side: connections to holders, kept while they are used."""
+    """The side that needs files: connections to holders, kept open while they are used."""
 
     def __init__(self, reactor: Any, secret: bytes, tls: Tls | None = None) -> None:
         self._reactor, self._secret, self._tls = reactor, secret, tls
@@ -404,10 +405,10 @@ class BulkFetcher:
     def fetch(
         self, addresses: Sequence[str], attempt: int, make_sink: Callable[[], Any], all_busy: Callable[[], None] = lambda: None
     ) -> Deferred[Any]:
-        """The file of ``attempt`` from the first of ``addresses`` that gives it whole and right, into ``make_sink()``.
+        """Fetch the file of ``attempt`` into ``make_sink()``, from the first of ``addresses`` that delivers it intact.
 
-        The Deferred gives the sink, or fails with the last holder's failure (``DataLost`` when there is no holder).
-        ``all_busy()`` is called when everybody sends enough already; ``more_holders`` may name others then.
+        The Deferred fires with the sink, or fails with the last holder's failure (``DataLost`` if there is no holder).
+        ``all_busy()`` is called when all holders are busy; the caller may then name others with ``more_holders``.
         """
         result: Deferred[Any] = Deferred()
         try:
@@ -417,18 +418,18 @@ class BulkFetcher:
             return result
         fetch = _Fetch(attempt, sink, deque(addresses), result, all_busy)
         self._fetches[attempt] = fetch
-        self._try(fetch, Failure(DataLost("nobody holds the value")))
+        self._try(fetch, Failure(DataLost("no worker holds the value")))
         return result
 
     def more_holders(self, attempt: int, addresses: Sequence[str]) -> None:
-        """These have the file too."""
+        """Add ``addresses`` that have the file too."""
         fetch = self._fetches.get(attempt)
         if fetch is not None:
             known = {*fetch.addresses, *fetch.busy}
             fetch.addresses.extend(address for address in addresses if address not in known)
 
     def avoid(self, address: str, gone: bool) -> None:
-        """The worker at ``address`` is silent: files that others have too come from them; none from there if it is ``gone``."""
+        """The worker at ``address`` is silent: fetch from other holders if there are any; if it is ``gone``, avoid it."""
         if gone:
             for fetch in self._fetches.values():
                 fetch.gone.add(address)
@@ -438,13 +439,13 @@ class BulkFetcher:
                 source.give_up()
 
     def put(self, address: str, put: m.Put, stream: Any) -> Deferred[None]:
-        """Bring a file to a worker's store; the Deferred fires when it is there."""
+        """Send a file to a worker's store; the Deferred fires when it has arrived."""
         request = _Request(put.stored.attempt, Deferred(), put=put, stream=stream)
         self._source(address).request(request)
         return request.result
 
     def _source(self, address: str) -> _Source:
-        """The connection to ``address`` that has least to do, a new one if there may be more."""
+        """Return the least loaded connection to ``address``; a new one if all are loaded and another is allowed."""
         for known in [one for one, sources in self._sources.items() if all(source.unused for source in sources)]:
             del self._sources[known]
         sources = self._sources.setdefault(address, [])
@@ -455,7 +456,7 @@ class BulkFetcher:
         return sources[-1]
 
     def _try(self, fetch: _Fetch, last: Failure) -> None:
-        """The next holder; when all were busy, again after a pause."""
+        """Try the next holder; if all were busy, try them again after a pause."""
         if self._closed:
             self._end(fetch, last)
         elif fetch.addresses:
@@ -478,10 +479,10 @@ class BulkFetcher:
         elif failure.check(_Busy):
             fetch.busy.append(address)
         elif failure.check(StoreError):
-            self._end(fetch, failure)  # ours: no other holder can help
+            self._end(fetch, failure)  # a local failure: no other holder can help
             return
         elif not failure.check(DataLost) and fetch.sink.received and fetch.resumes < MAX_RESUMES:
-            fetch.resumes += 1  # it broke in the middle: on from there, here or at another one
+            fetch.resumes += 1  # it broke in the middle: continue from there, with this holder or another
             fetch.addresses.append(address)
             if len(fetch.addresses) == 1:
                 self._reactor.callLater(RESUME_PAUSE_S, self._try, fetch, failure)

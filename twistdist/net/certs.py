@@ -1,4 +1,4 @@
-"""A private CA and a certificate for the roles of a cluster: what ``twistdist certs`` makes."""
+"""Makes a private CA and a certificate for the roles of a cluster, for ``twistdist certs``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-#: Days that certificates are valid; they begin a day early, since clocks differ.
+#: Days that certificates are valid, and days by which they are backdated, since clocks differ.
 VALID_DAYS, EARLY_DAYS = 3650, 1
 
-#: Always in the certificate, beside the hosts that are named.
+#: Hosts that every certificate contains in addition to the named ones.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def make_certificates(directory: str | os.PathLike[str], hosts: Sequence[str] = ()) -> bool:
-    """Write ``cert.pem`` and ``key.pem`` for ``hosts`` into ``directory``, and first ``ca.pem`` and ``ca-key.pem`` unless they
-    are there; whether the CA is new.
+    """Write ``cert.pem`` and ``key.pem`` for ``hosts`` into ``directory``.
 
-    ``ConfigError`` for a folder where part of that is missing, damaged or of something else, and for impossible hosts.
+    If ``ca.pem`` and ``ca-key.pem`` do not exist there, they are made first.
+
+    Returns:
+        True if a new CA was created.
+
+    Raises:
+        ConfigError: The folder has only some of these files, they are damaged or do not belong together, a host is invalid, the
+            files can't be written, or the package cryptography is not installed.
     """
     try:
         import cryptography  # noqa: F401
@@ -43,7 +49,7 @@ def make_certificates(directory: str | os.PathLike[str], hosts: Sequence[str] = 
             ca, ca_key = _load_ca(folder)
         elif there:
             missing = "ca-key.pem" if "ca.pem" in there else "ca.pem"
-            raise ConfigError(f"{folder} has {', '.join(sorted(there))} but no {missing}; name one with both, or a new one")
+            raise ConfigError(f"{folder} has {', '.join(sorted(there))} but no {missing}; name a folder with both or neither")
         else:
             ca, ca_key = _make_ca(folder)
         _make_leaf(folder, names, ca, ca_key)
@@ -61,7 +67,7 @@ def _alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
             if not host.isascii() or not host or any(not (c.isalnum() or c in "-._*") for c in host):
-                raise ConfigError(f"{host!r} is neither a host name nor an address") from None
+                raise ConfigError(f"{host!r} is neither a host name nor an IP address") from None
             names.append(x509.DNSName(host))
     return names
 
@@ -82,7 +88,7 @@ def _load_ca(folder: pathlib.Path) -> tuple[x509.Certificate, ec.EllipticCurvePr
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key() or not is_ca:
         raise ConfigError(f"ca.pem and ca-key.pem in {folder} do not belong together")
     if ca.not_valid_after_utc <= datetime.datetime.now(datetime.timezone.utc):
-        raise ConfigError(f"the CA in {folder} has expired; make another one in an empty folder")
+        raise ConfigError(f"the CA in {folder} has expired; make a new one in an empty folder")
     return ca, key
 
 
@@ -187,7 +193,7 @@ def _certificate_bytes(certificate: Any) -> bytes:
 
 
 def _write(file: pathlib.Path, content: bytes, mode: int) -> None:
-    """The whole file or nothing, and never readable by more than ``mode`` says."""
+    """Write the whole file or nothing; it is never readable by anyone whom ``mode`` excludes."""
     fresh = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -1,7 +1,7 @@
-"""Processes that belong to another one: started together, heard of when ready, and gone with it.
+"""Processes that belong to a parent process: it starts them, they report when they are ready, and they end when it ends.
 
-Parent and child share a socket pair.  The child writes a line of text when it is ready, and another one when it was told to
-leave and does so; each side sees the other's death as the end of the stream, however it came about.
+Parent and child share a socket pair.  The child writes a line of text when it is ready, and another when it leaves because it
+was told to.  Each side sees the other's death, whatever the cause, as the end of the stream.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 from twistdist.executors import launch
 from twistdist.executors.supervisor import Reader
 
-#: What the child's lines begin with.
+#: The first words of the lines that a child writes.
 READY, LEAVES = "ready", "leaves"
 
-#: Seconds between looks at a process whose socket is closed and that has not been reaped yet.
+#: Seconds between polls of a process whose socket is closed and that has not been reaped yet.
 REAP_S = 0.01
 
 
 class Child:
     """A child process with ``arguments`` for :mod:`twistdist.tap.__main__`.
 
-    ``on_ready(text)`` is called when it is ready, ``on_leaves(why)`` when the scheduler or a client has told it to end and it
-    is about to, ``on_exit(status)`` when it is gone; each at most once, in this order.  ``status`` is the exit code, negative
-    for a signal.  ``descriptors`` are passed on.
+    ``on_ready(text)`` is called when the child is ready, ``on_leaves(why)`` when the scheduler or a client has told it to end
+    and it is about to do so, and ``on_exit(status)`` when it has ended; each at most once, in this order.  ``status`` is the
+    exit code, negative for a signal.  The child inherits ``descriptors``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Child:
         command = launch.command("twistdist.tap.__main__", ["--parent-fd", str(theirs.fileno()), *arguments])
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno(), *descriptors], start_new_session=True
-        )  # Ctrl-C is for the parent alone
+        )  # Ctrl-C must reach the parent alone
         theirs.close()
         self._reader = Reader(self._socket.fileno(), self._readable)
         reactor.addReader(self._reader)
@@ -84,13 +84,13 @@ class Child:
             self._on_exit(status)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal unless the process is known to be gone."""
+        """Send a signal unless the process is known to have ended."""
         if self.process.poll() is None:
             self.process.send_signal(number)
 
 
 class ParentLink:
-    """The child's end: ``say`` a word and a text; ``on_gone()`` is called when the parent is gone."""
+    """The child's end: ``say`` sends a word and a text; ``on_gone()`` is called when the parent has ended."""
 
     def __init__(self, reactor: Any, descriptor: int, on_gone: Callable[[], None]) -> None:
         self._reactor, self._descriptor, self._on_gone = reactor, descriptor, on_gone
@@ -99,7 +99,7 @@ class ParentLink:
         reactor.addReader(self._reader)
 
     def say(self, word: str, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen by the next read
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next read sees that the parent has ended
             os.write(self._descriptor, f"{word} {' '.join(text.splitlines())}\n".encode())
 
     def _readable(self) -> None:

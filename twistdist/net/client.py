@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
 from twisted.python.failure import Failure
 
 from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text, as_timeout, as_truth, as_whole_number
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
 
 class Client(BoundToProcess, ClientSession):
-    """One session with a scheduler.  Made by :func:`connect`.
+    """A client of a scheduler, with one session.  Created by :func:`connect`.
 
-    Orders (``submit``, ``cancel``, …) may come from any thread; they are carried out in the reactor's thread soon.  Everything
-    else belongs to the reactor's thread.
+    Orders such as ``submit`` and ``cancel`` may be given from any thread; they are carried out in the reactor's thread soon
+    afterwards.  Everything else must be called in the reactor's thread.
+
+    After ``close()``, and after a failure that ends the session, every request fails with
+    :class:`~twistdist.errors.ClientClosed`.  A request that is open when the scheduler restarts and no longer knows this
+    session fails with :class:`~twistdist.errors.TwistdistError`; make it again.
     """
 
     def __init__(
@@ -46,8 +51,8 @@ class Client(BoundToProcess, ClientSession):
     ) -> None:
         if unknown or not isinstance(secret, bytes) or not secret:
             raise TypeError(
-                "twistdist.Client is not made by hand: in a script use twistdist.blocking.Client(address), "
-                "in a Twisted program the Deferred of twistdist.connect(reactor, address)"
+                "don't create a twistdist.Client directly: in a script, use twistdist.blocking.Client(address); "
+                "in a Twisted program, use the Deferred from twistdist.connect(reactor, address)"
             )
         super().__init__(reactor, address, secret, parent, tls, name)
 
@@ -55,49 +60,93 @@ class Client(BoundToProcess, ClientSession):
         return Future(self, record, name)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run ``fn(*args, **kwargs)`` on the cluster: its Future, at once.
+        """Submit ``fn(*args, **kwargs)`` to the cluster and return its Future immediately.
 
-        Futures anywhere inside the arguments become inputs: the task runs when they have values, and gets these.  The
-        following keywords are the task's options and are not passed to ``fn``; ``functools.partial`` passes one of that name.
+        Futures anywhere inside the arguments become inputs of the task: it runs when all of them have values, and receives the
+        values.  The following keywords are task options and are not passed to ``fn``.  If ``fn`` has a parameter of the same
+        name, pass that with ``functools.partial``.
 
-        - ``key`` (text, generated): the task's name.  The same key with the same function and arguments is one task, with
-          others ``future.result()`` raises ``KeyConflict``.
-        - ``replace`` (False): with ``key``, the key goes to this task, whatever had it before.
-        - ``pure`` (False): the key is made of function and arguments, so that equal calls share one result.
-        - ``retries`` (0): how often the task is run again after an exception of ``fn``.
-        - ``crash_limit`` (3): how many processes the task may end until it fails with ``TaskCrashed``.
-        - ``time_limit`` (None: unlimited): seconds, or a ``timedelta``, that it may run; then it is stopped and fails with
-          ``TimeLimitExceeded``.
-        - ``priority`` (0): a whole number; larger ones run earlier.
-        - ``workers`` (None: any): a name or an iterable of names of the workers that it may run on.
-        - ``allow_other_workers`` (False): ``workers`` is a wish; others run it while none of those is there with a free slot.
-        - ``resources`` (None): a dict of name to amount, as ``{"GPU": 1}``, that a worker must have free (``--resources``).
-        - ``replay`` (``"always"``): what happens when the result is lost.  ``"always"``: it is computed again; ``"verify"``:
-          and fails with ``NonDeterministicReplay`` if it is another one; ``"never"``: nobody is told of it until two workers,
-          or the checkpoint store, have it, and it is not computed twice.
-        - ``replicas`` (1): copies of the result to keep, on different workers.
-        - ``checkpoint`` (False): write the result to the checkpoint store too (``--checkpoint-store``), where it survives every
-          worker.
+        - ``key`` (default: generated): the task's key, a string of 1 to 1,000 characters that does not end with ``-``.
+          Submitting the same key with the same function and arguments again gives the same task.  With a different function or
+          different arguments, ``future.result()`` raises ``KeyConflict``.
+        - ``replace`` (default: False): assign ``key`` to this task even if another task has it.
+        - ``pure`` (default: False): make the key from the function and its arguments, so that equal calls share one result.
+        - ``retries`` (default: 0): how many times the task is run again after ``fn`` has raised an exception.
+        - ``crash_limit`` (default: 3): how many executor processes may die under the task.  The last of these deaths fails it
+          with ``TaskCrashed``.
+        - ``time_limit`` (default: None, unlimited): how long the task may run, in seconds or as a ``timedelta``.  After that it
+          is stopped and fails with ``TimeLimitExceeded``.
+        - ``priority`` (default: 0): an integer; tasks with a larger one run earlier.
+        - ``workers`` (default: None, any worker): the name of the worker that may run the task, or an iterable of names.
+        - ``allow_other_workers`` (default: False): treat ``workers`` as a preference.  Other workers get the task only while
+          none of the named ones is connected and has a free slot.
+        - ``resources`` (default: None): the amounts that a worker must have free, as in ``{"GPU": 1}``.  A worker declares its
+          resources with ``--resources``.
+        - ``replay`` (default: ``"always"``): what to do if the result is lost.  ``"always"``: compute it again.  ``"verify"``:
+          compute it again, and fail with ``NonDeterministicReplay`` if the new value differs.  ``"never"``: do not compute it
+          again; the task counts as finished only when two workers, or the checkpoint store, have the result.
+        - ``replicas`` (default: 1): how many copies of the result to keep, on different workers; 1 to 10,000.
+        - ``checkpoint`` (default: False): also write the result to the checkpoint store (``--checkpoint-store``), where it
+          survives the loss of every worker.
 
-        Raises ``SerializationError`` for what can't be pickled, ``TypeError`` or ``ValueError`` for an impossible option,
-        ``ClientClosed`` after ``close()``.  What happens to the task itself is raised by ``future.result()``.
+        Args:
+            fn: The function to run.  It must be picklable (``cloudpickle`` is used where needed).
+            *args: Its positional arguments, picklable.
+            **kwargs: Task options, and keyword arguments for ``fn``.
+
+        Returns:
+            The task's Future.  An error of the task itself is raised by ``future.result()``, not here.
+
+        Raises:
+            SerializationError: The function or an argument can't be pickled, or the arguments are too large to be sent with the
+                task.
+            TypeError: A task option has the wrong type, or is an option of another framework that ``fn`` does not accept.
+            ValueError: A task option is out of range or conflicts with another option.
+            TaskCancelled: An argument is a Future that was cancelled.
+            DataLost: An argument is a Future that was released or lost.
+            StoreError: There is no room for the file that keeps a large argument.
+            ClientClosed: The client is closed.
+            TwistdistError: An argument is a Future of another client.
         """
         options = split_options(kwargs, fn)
         future: Future = self.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **kwargs: Any) -> list[Future]:
-        """``submit`` for each tuple of ``zip(*iterables)``, in one message; options and ``kwargs`` hold for all of them.
+        """Submit ``fn`` once for each tuple of ``zip(*iterables)``, in batches.
 
-        ``key`` is a list of keys, or text to which ``-0``, ``-1``, … are added.
+        This is faster than a loop over ``submit``: the function and the options are sent once.  It raises the same errors.
+
+        Args:
+            fn: The function to run.
+            *iterables: The positional arguments; the shortest iterable determines the number of tasks.
+            **kwargs: Task options and keyword arguments for ``fn``, as in :meth:`submit`, for all of the tasks.  ``key`` is an
+                iterable of keys, one for each task, or a string to which ``-0``, ``-1``, … are appended.
+
+        Returns:
+            A list of Futures, in the order of the arguments.
+
+        Raises:
+            ValueError: The number of keys differs from the number of tasks.
         """
         options = split_options(kwargs, fn)
         return self.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
     def gather(self, futures: Any, errors: str = "raise") -> Deferred[Any]:
-        """A Deferred of the values, in the same nesting of lists, tuples, sets and dicts.
+        """Collect the values of many futures.
 
-        ``errors="skip"`` leaves out what failed; otherwise the first failure ends it.
+        Args:
+            futures: A future, or futures nested in lists, tuples, sets and dicts (as values), up to 100 levels deep.  Any other
+                iterable is treated as a list.
+            errors: ``"raise"``: fail as soon as one future has failed; ``"skip"``: leave out failed futures.
+
+        Returns:
+            A Deferred that fires with the values, nested as the futures were.  With ``"raise"`` it fails with the exception of
+            the first future that failed.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+            ValueError: ``errors`` is invalid, or ``futures`` is nested too deeply.
         """
         futures = as_shape(futures)
         found = flatten(futures, errors)
@@ -110,6 +159,64 @@ class Client(BoundToProcess, ClientSession):
 
         return self.collect([future._record for future in found], fail_fast=errors == "raise").addCallback(load)
 
+    def get(self, dsk: Any, keys: Any, **options: Any) -> Deferred[Any]:
+        """Compute keys of a dask graph.
+
+        Args:
+            dsk: A dict from keys to task tuples, dask's task objects or literals; or a dask expression.
+            keys: A key, or keys in nested lists.
+            **options: Task options for every task of the graph.
+
+        Returns:
+            A Deferred that fires with the values, nested as ``keys`` are.
+
+        Raises:
+            ImportError: dask is not installed.
+            KeyError: A key is not in the graph.
+            ValueError: The graph has a cycle, or an option is invalid.
+        """
+        from twistdist import dask
+
+        results = dask.submit_graph(self.submit, dsk, keys, options)
+        found = dask.futures_of(keys, results)
+        gathered = self.gather(list(found.values()))
+        return gathered.addCallback(lambda values: dask.in_shape(keys, {**results, **dict(zip(found, values, strict=True))}))
+
+    def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Deferred[Any]:
+        """Compute dask collections.
+
+        Args:
+            *collections: Arrays, bags, data frames, delayed values.
+            optimize: Whether dask optimizes the graph first.
+            **options: Task options for every task.
+
+        Returns:
+            A Deferred that fires with the value of the collection, or with a tuple of values if there are several.
+        """
+        from twistdist import dask
+
+        def get(dsk: Any, keys: Any) -> Any:
+            own_get: Any = self.get
+            return blockingCallFromThread(self.reactor, own_get, dsk, keys, **options)
+
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), dask.compute, get, collections, optimize)
+
+    def persist(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
+        """Start to compute dask collections and leave their chunks on the cluster.
+
+        Args:
+            *collections: Arrays, bags, data frames, delayed values.
+            optimize: Whether dask optimizes the graph first.
+            **options: Task options for every task.
+
+        Returns:
+            The collection, or a tuple of collections, whose chunks are Futures.  Use them with this client's ``get``,
+            ``compute`` or ``persist``.
+        """
+        from twistdist import dask
+
+        return dask.persist(self.submit, collections, optimize, options)
+
     def scatter(
         self,
         data: Any,
@@ -120,27 +227,64 @@ class Client(BoundToProcess, ClientSession):
         workers: Iterable[str] | None = None,
         resupply: bool = True,
     ) -> Deferred[Any]:
-        """Put data on the cluster: a Deferred of a Future, or of a list or dict of Futures where ``data`` is one.
+        """Put data on the cluster.
 
-        It fires when as many copies exist as there are workers, at most ``replicas`` (on every worker, also those that come
-        later, with ``broadcast``), on ``workers`` alone if they are named.  With ``hash`` the key is made from the content, so
-        that equal data are there once.  The client keeps the bytes in a file as long as anything on the cluster needs them,
-        and brings them again when every copy is lost, unless ``resupply`` is False.
+        The client keeps the bytes in a file as long as anything on the cluster needs them, and sends them again if all copies
+        are lost.
+
+        Args:
+            data: A picklable value, or a list, tuple, iterator or dict of values that become one future each.
+            replicas: How many copies to make, on different workers, if there are that many; 1 to 10,000.
+            broadcast: Keep a copy on every worker, including those that connect later.  ``replicas`` is then ignored.
+            hash: Make the keys from the content, so that equal values are stored once.
+            workers: The names of the workers that may hold the copies; by default any.
+            resupply: Keep the bytes in order to send them again if all copies are lost.
+
+        Returns:
+            A Deferred that fires when the copies exist, with one Future, with a list of Futures for a list, tuple or iterator,
+            or with a dict of Futures for a dict.
+
+        Raises:
+            SerializationError: A value can't be pickled.
+            TypeError: An option has the wrong type.
+            ValueError: An option is out of range.
+            OSError: The client can't write the file that keeps the bytes.
+            ClientClosed: The client is closed.
         """
         shape, futures = self.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
         return self.announced(futures).addCallback(lambda _: shape)
 
     def replicate(self, futures: Any, n: int) -> Deferred[None]:
-        """Keep ``n`` copies of each value on different workers from now on, as workers come and go.
+        """Keep ``n`` copies of each value on different workers from now on, as workers connect and disappear.
 
-        The Deferred fires when the copies that are possible now are made.
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            n: The number of copies, 1 to 10,000.
+
+        Returns:
+            A Deferred that fires with None when the copies that are possible now have been made.  It does not wait for tasks
+            that have not ended; their results are copied later.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future, or ``n`` is not an integer.
+            ValueError: ``n`` is out of range.
         """
         copies = check_replicas(n, "n")
         cids = [future._record.cid for future in flatten(futures, "raise")]
         return self._query("replicate", copies, *cids).addCallback(lambda _: self._when_copied(cids))
 
     def rebalance(self, futures: Any = None) -> Deferred[None]:
-        """Move values (of ``futures``, or any) from workers that hold much to those that hold little; a Deferred of the end."""
+        """Move values from workers that hold many bytes to workers that hold few.
+
+        Args:
+            futures: The futures whose values may be moved, nested as in :meth:`gather`; None: all values.
+
+        Returns:
+            A Deferred that fires with None when the moves are finished.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+        """
         cids = [] if futures is None else [future._record.cid for future in flatten(futures, "raise")]
         return self._query("rebalance", *cids).addCallback(lambda _: self._when_copied(cids))
 
@@ -148,10 +292,23 @@ class Client(BoundToProcess, ClientSession):
         return self._until(lambda: self._query("copying", *cids), lambda count: not count)
 
     def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> Deferred[None]:
-        """Have workers leave: they get no more work, hand over what only they hold, and end.
+        """Shut workers down without losing results.
 
-        The Deferred fires when they are gone.  After ``timeout`` seconds (an hour) they end with what is left, and running
-        tasks start again elsewhere.
+        The workers get no more work, finish the tasks that are running, hand over the values that only they hold, and exit.  If
+        no other worker is left, running tasks are not waited for.
+
+        Args:
+            names: The name of a worker, or an iterable of names.
+            timeout: Seconds, or a ``timedelta``, after which a worker exits even if it has not finished; running tasks then
+                start again on other workers.  Default and maximum: one hour.
+
+        Returns:
+            A Deferred that fires with None when the workers are gone.  It fails with ``ValueError`` if no worker has one of the
+            names; the other named workers leave all the same.
+
+        Raises:
+            TypeError: ``names`` or ``timeout`` has the wrong type.
+            ValueError: ``timeout`` is negative.
         """
         chosen = check_workers(names)
 
@@ -164,7 +321,7 @@ class Client(BoundToProcess, ClientSession):
         def gone(workers: dict[str, WorkerInfo]) -> bool:
             left = [name for name in chosen if name in workers]
             forgotten = [name for name in left if workers[name].state != "retiring"]
-            if forgotten:  # by a scheduler that was started again
+            if forgotten:  # by a scheduler that has restarted
                 self._query("retire", seconds, *forgotten)
             return not left
 
@@ -172,29 +329,62 @@ class Client(BoundToProcess, ClientSession):
         return self._query("retire", seconds, *chosen).addCallback(told)
 
     def cancel(self, futures: Any, *, unstarted: bool = False) -> Deferred[None]:
-        """Stop tasks, running ones too, unless somebody else wants them; the Deferred fires when the scheduler has done so.
+        """Cancel futures and stop their tasks, even while they are running, unless another client or task needs them.
 
-        This client's unfinished tasks that depend on them are cancelled too.  With ``unstarted`` tasks that a worker has been
-        given go on.
+        This client's unfinished tasks that depend on them are cancelled too.  Tasks that have ended are not affected.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            unstarted: Cancel only tasks that have not been assigned to a worker yet.
+
+        Returns:
+            A Deferred that fires with None when the scheduler has cancelled them.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
         """
         self.cancel_records([future._record for future in flatten(futures, "raise")], as_truth(unstarted, "unstarted"))
         return self._query("sync")
 
     def fire_and_forget(self, futures: Any) -> Deferred[None]:
-        """Have tasks run to their ends although their futures are dropped, and although this client leaves.
+        """Let tasks run to completion even if their futures are dropped or this client closes.
 
-        ``futures`` is a future, or a nesting of futures in lists, tuples and dicts.  Their results are dropped
-        when they end, unless somebody wants them then.  The Deferred fires when the scheduler has taken note.
+        Each result is dropped when its task ends, unless something needs it then.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+
+        Returns:
+            A Deferred that fires with None when the scheduler has confirmed the request.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
         """
         cids = [future._record.cid for future in flatten(futures, "raise")]
         return self._query("until_ended", *cids).addCallback(lambda _: None)
 
     def workers(self) -> Deferred[dict[str, WorkerInfo]]:
-        """A Deferred of worker name -> :class:`~twistdist.interfaces.WorkerInfo`."""
+        """Return the state of all workers.
+
+        Returns:
+            A Deferred that fires with a dict of worker name to :class:`~twistdist.interfaces.WorkerInfo`.
+        """
         return self._query("workers").addCallback(lambda found: {name: WorkerInfo(**info) for name, info in found.items()})
 
     def wait_for_workers(self, n: int, timeout: float | None = None) -> Deferred[None]:
-        """A Deferred that fires when ``n`` workers are connected, or fails with ``TimeoutError`` after ``timeout`` seconds."""
+        """Wait until at least ``n`` workers are connected.
+
+        Args:
+            n: The number of workers.
+            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
+
+        Returns:
+            A Deferred that fires with None, or fails with ``TimeoutError`` if too few are connected after ``timeout`` seconds.
+
+        Raises:
+            TypeError: ``n`` is not an integer, or ``timeout`` is not a number.
+            ValueError: ``n`` is negative.
+        """
         n, timeout = as_whole_number(n, "n"), as_timeout(timeout)
         result: Deferred[None] = Deferred()
         connected = 0
@@ -213,7 +403,7 @@ class Client(BoundToProcess, ClientSession):
 
         def fail(failure: Failure | None = None) -> None:
             if not result.called:
-                result.errback(failure or TimeoutError(f"{connected} of {n} workers are there after {timeout:g} s"))
+                result.errback(failure or TimeoutError(f"{connected} of {n} workers are connected after {timeout:g} s"))
 
         def over(outcome: Any) -> Any:
             if limit is not None and limit.active():
@@ -225,38 +415,104 @@ class Client(BoundToProcess, ClientSession):
         return result.addBoth(over)
 
     def who_has(self, futures: Iterable[Any] | None = None) -> Deferred[dict[str, list[str]]]:
-        """A Deferred of key -> names of the workers that hold its value (none: it is small, and lives on the scheduler)."""
+        """Return which workers hold which values.
+
+        Args:
+            futures: Futures or keys, in an iterable or a single one; None: all values on the cluster.
+
+        Returns:
+            A Deferred that fires with a dict of key to the names of the workers that hold the value.  The list is empty for a
+            small value, which is kept on the scheduler, and for a task without a value.  Unknown keys are left out.
+
+        Raises:
+            TypeError: ``futures`` holds something else.
+        """
         return self._query("who_has", *([] if futures is None else map(_named, several(futures))))
 
     def has_what(self, workers: Iterable[str] | None = None) -> Deferred[dict[str, list[str]]]:
-        """A Deferred of worker name -> keys of the values that it holds."""
+        """Return the keys of the values that each worker holds.
+
+        Args:
+            workers: The name of a worker, or an iterable of names; None: all workers.
+
+        Returns:
+            A Deferred that fires with a dict of worker name to keys.  Unknown workers are left out.
+
+        Raises:
+            TypeError: ``workers`` holds something other than names.
+        """
         return self._query("has_what", *check_workers(workers))
 
     def why(self, future_or_key: Any) -> Deferred[dict[str, Any] | None]:
-        """A Deferred of what the scheduler knows of one task: state, worker, inputs, crashes; None for an unknown key."""
+        """Return what the scheduler knows about one task.
+
+        Args:
+            future_or_key: A future of this client, or the key of any task.
+
+        Returns:
+            A Deferred that fires with a dict of the task's state, worker, attempt, holders, inputs, crashes, error, and what it
+            lacks in order to run.  It fires with None if the scheduler does not know the task.  Tasks that failed are
+            remembered for a while after they are released.
+
+        Raises:
+            TypeError: ``future_or_key`` is neither a future nor a string.
+        """
         return self._query("why", _named(future_or_key))
 
     def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
-        """A Deferred of the faults seen (those of the last ``since`` seconds), oldest first."""
+        """Return the faults that the scheduler has noticed, and what recovery cost.
+
+        Args:
+            since: Only faults of the last ``since`` seconds, or of a ``timedelta``; None: all that the scheduler remembers.
+
+        Returns:
+            A Deferred that fires with a list of :class:`~twistdist.interfaces.Incident`, oldest first.
+
+        Raises:
+            TypeError: ``since`` is not a number.
+            ValueError: ``since`` is negative.
+        """
         if since is not None:
             since = as_seconds(since, "since", most=float("inf"))
         return self._query("incidents", since).addCallback(lambda found: [Incident(**fields) for fields in found])
 
     def status(self) -> Deferred[dict[str, Any]]:
-        """A Deferred of the scheduler's counters, task states, workers and sessions."""
+        """Return the scheduler's state.
+
+        Returns:
+            A Deferred that fires with a dict of counters, numbers of tasks by state, workers, sessions and datasets.
+        """
         return self._query("status")
 
     def clear(self, sessions: Iterable[str] = ()) -> Deferred[dict[str, int]]:
-        """Drop all data and tasks that no connected session and no durable one wants.
+        """Drop all data and tasks that no connected client, durable session or published dataset needs.
 
-        Durable sessions named in ``sessions`` go too, with all that they keep; no client of theirs may be connected.  A
-        Deferred of ``{"sessions": …, "tasks": …}`` that went; it fails with ``TwistdistError`` for a name that is unknown or in
-        use, and then nothing is dropped.
+        Args:
+            sessions: Names of durable sessions to end as well, with everything they keep.  None of them may have a connected
+                client.
+
+        Returns:
+            A Deferred that fires with ``{"sessions": …, "tasks": …}``, the numbers of sessions and tasks that were dropped.
+            It fails with ``TwistdistError``, and nothing is dropped, if a name is unknown or a client of that session is
+            connected.
+
+        Raises:
+            TypeError: ``sessions`` holds something other than names.
         """
-        return self._query("clear", *[as_text(name, "the name of a session") for name in several(sessions)])
+        return self._query("clear", *[as_text(name, "a session name") for name in several(sessions)])
 
     def take_up(self, keys: Sequence[str]) -> Deferred[list[Future | None]]:
-        """Futures of tasks by key, somebody else's too; None where no task has that key."""
+        """Get futures of existing tasks by key, including tasks of other clients.
+
+        Args:
+            keys: One key, or an iterable of keys.
+
+        Returns:
+            A Deferred that fires with a list in the order of ``keys``.  Its items are Futures, or None if no task has that key.
+
+        Raises:
+            TypeError: ``keys`` holds something other than strings.
+        """
         return self._take_up("watch", [as_text(key, "a key") for key in several(keys)])
 
     def _take_up(self, what: str, keys: Sequence[str]) -> Deferred[list[Future | None]]:
@@ -266,10 +522,17 @@ class Client(BoundToProcess, ClientSession):
         self._orders.add(self._watch, what, records, result)
         return result.addCallback(lambda known: [future if future._record.cid in known else None for future in futures])
 
-    # ---- what outlives this process -----------------------------------------------------------
+    # ---- durable sessions and datasets, which outlive this process ------------------------------
 
     def futures(self) -> Deferred[dict[str, Future]]:
-        """A Deferred of key -> Future: all that the durable session of this client has (``session=``), of whichever process."""
+        """Get futures of everything that this client's durable session (``session=``) holds.
+
+        This includes tasks that were submitted by other processes of the session.  Without a durable session, these are the
+        tasks that this client needs.
+
+        Returns:
+            A Deferred that fires with a dict of key to Future.
+        """
 
         def known(keys: list[str]) -> Deferred[dict[str, Future]]:
             taking = self._take_up("take_up", keys)
@@ -278,14 +541,37 @@ class Client(BoundToProcess, ClientSession):
         return self._query("keys").addCallback(known)
 
     def end_session(self) -> Deferred[None]:
-        """Release all that the durable session has, for all its processes, and close this client."""
+        """End the durable session, release everything that it keeps, and close this client.
+
+        Clients of the session in other processes stay connected and keep their own futures, without a durable session.
+
+        Returns:
+            A Deferred that fires with None when this client is closed.
+
+        Raises:
+            TwistdistError: This client has no durable session.
+        """
         if not self._core.name:
             raise TwistdistError('this client has no durable session; connect with session="name"')
         return self._query("end_session").addCallback(lambda _: self.close())
 
     def publish_dataset(self, name: str, futures: Any) -> Deferred[None]:
-        """Keep ``futures``, in any nesting of lists, tuples, sets and dicts, under a name for all clients, until
-        unpublished."""
+        """Keep results under a name for all clients, until they are unpublished.
+
+        Args:
+            name: A string of 1 to 200 characters.
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+
+        Returns:
+            A Deferred that fires with None, or fails with ``TwistdistError`` if the name is already in use.
+
+        Raises:
+            TypeError: ``name`` is not a string, or something in ``futures`` is not a future.
+            ValueError: ``name`` is empty or too long.
+            TaskCancelled: One of the futures was cancelled.
+            DataLost: One of the futures was released or lost.
+            SerializationError: The containers, or the keys of a dict, can't be pickled.
+        """
         name = check_name("name", name)
         futures = as_shape(futures)
         found = flatten(futures, "raise")
@@ -294,11 +580,23 @@ class Client(BoundToProcess, ClientSession):
         try:
             shape = b"".join(dump_value(replace(futures, BaseFuture, lambda future: places[id(future)])))
         except Exception as error:
-            raise SerializationError(f"the nesting of the futures of {name} can't be pickled: {said(error)}") from error
+            raise SerializationError(f"the containers of the dataset {name} can't be pickled: {said(error)}") from error
         return self._query("publish", name, shape, [future._record.cid for future in found])
 
     def get_dataset(self, name: str) -> Deferred[Any]:
-        """A Deferred of what was published: futures of this client in the nesting that they had."""
+        """Get the futures that were published under a name.
+
+        Args:
+            name: The name of the dataset.
+
+        Returns:
+            A Deferred that fires with futures of this client, nested as they were published.  It fails with ``TwistdistError``
+            if nothing is published under the name.
+
+        Raises:
+            TypeError: ``name`` is not a string.
+            ValueError: ``name`` is empty or too long.
+        """
 
         name = check_name("name", name)
 
@@ -321,36 +619,59 @@ class Client(BoundToProcess, ClientSession):
         self._ask("dataset", (name, *[record.cid for record in records]), result)
 
     def list_datasets(self) -> Deferred[list[str]]:
-        """A Deferred of the names that are published."""
+        """Return the names of the published datasets.
+
+        Returns:
+            A Deferred that fires with a sorted list of names.
+        """
         return self._query("datasets")
 
     def unpublish_dataset(self, name: str) -> Deferred[None]:
-        """The name goes, and what only it kept."""
+        """Remove a published name, and release the results that only it kept.
+
+        Args:
+            name: The name of the dataset.
+
+        Returns:
+            A Deferred that fires with None, or fails with ``TwistdistError`` if nothing is published under the name.
+
+        Raises:
+            TypeError: ``name`` is not a string.
+            ValueError: ``name`` is empty or too long.
+        """
         return self._query("unpublish", check_name("name", name))
 
     def shutdown(self) -> Deferred[None]:
-        """Stop the whole cluster: workers, scheduler, and this client."""
+        """Stop the whole cluster: all workers and the scheduler.  Then close this client.
+
+        Returns:
+            A Deferred that fires with None when the scheduler has confirmed the request and this client is closed.  It does not
+            wait for the processes to end, unless they belong to a ``LocalCluster`` that was started with this client.
+        """
         return self._query("shutdown").addCallback(lambda _: self.close())
 
 
 def _named(future_or_key: Any) -> int | str:
-    """How a question names a task: by this client's number of the future, or by its key."""
+    """Return the name of a task in a request: this client's number for the future, or the task's key."""
     return future_or_key._record.cid if isinstance(future_or_key, BaseFuture) else as_text(future_or_key, "a key")
 
 
-#: Keywords of ``connect`` and of the blocking ``Client``, beside those of a LocalCluster.
+#: Keywords of ``connect`` and of the blocking ``Client``, in addition to those of ``LocalCluster``.
 OPTIONS = ["session", "secret", "tls", "timeout"]
 
 
 def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -> tuple[str, Any] | None:
-    """(address, secret) for what was given as an address: that, a cluster, or None for that of the environment; None where a
-    LocalCluster is to be made with the options ``local``.  ``TypeError`` for keywords that there are not, or not here."""
+    """Return (address, secret) of the scheduler to connect to, or None if a LocalCluster must be started for the client.
+
+    ``address`` is an address, a cluster, or None for ``TWISTDIST_SCHEDULER``.  ``local`` holds the options of a LocalCluster.
+    ``TypeError`` if an option is unknown or does not apply.
+    """
     if address is None:
         address = os.environ.get("TWISTDIST_SCHEDULER") or None
     if local or not (address is None or isinstance(address, str)):
         from twistdist.net import cluster
 
-        service = getattr(address, "_service", address)  # of the blocking API
+        service = getattr(address, "_service", address)  # a LocalCluster of the blocking API has one
         if isinstance(service, cluster.LocalCluster):
             service.check_open()
             address, secret = service.address, service.secret if secret is None else secret
@@ -359,14 +680,16 @@ def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -
             raise unknown_keywords("a client", unknown, [*OPTIONS, *cluster.OPTIONS])
         if local and address is not None:
             raise TypeError(
-                f"{', '.join(local)}: for the LocalCluster that is made when no address is given, but there is one: {address}"
+                f"{', '.join(local)}: only for the LocalCluster that is started when no address is given, but it is {address}"
             )
     if address is None:
         if tls is not None:
-            raise TypeError("tls: a LocalCluster is reached from this machine alone and is not encrypted; name an address")
+            raise TypeError(
+                "tls does not apply to a LocalCluster, which is local to this machine and not encrypted; give an address"
+            )
         return None
     if not isinstance(address, str):
-        raise TypeError(f"an address is text such as 'host:{DEFAULT_PORT}', or a cluster, not {shown(address)}")
+        raise TypeError(f"address must be a string such as 'host:{DEFAULT_PORT}', or a cluster, got {shown(address)}")
     return as_text(address, "address"), secret
 
 
@@ -380,14 +703,36 @@ def connect(
     timeout: float | None = 30.0,
     **local: Any,
 ) -> Deferred[Client]:
-    """A Deferred of a :class:`Client` of the scheduler at ``address``, which may be a cluster that has been started.
+    """Connect to a scheduler.
 
-    ``address=None`` uses the environment variable ``TWISTDIST_SCHEDULER``, else starts a ``LocalCluster`` configured by
-    ``**local`` that ends with the client.  ``session`` names a durable session: what it wants outlives this process, and
-    the next one of that name finds it.  ``secret`` is the shared secret itself; without it the secret file is read.
-    ``tls`` is a folder of certificates as ``twistdist certs`` makes it (default: ``TWISTDIST_TLS``), for ``tls:host:port``.
-    Cancelling the Deferred stops the attempt.  Errbacks: ``SchedulerUnreachable`` after ``timeout`` seconds,
-    ``AuthenticationError``, ``VersionMismatch``, ``ConfigError``.
+    Args:
+        reactor: The Twisted reactor to use.
+        address: The scheduler's address: ``host:port`` or ``tcp:host:port``, ``tls:host:port`` or ``unix:path``; several, with
+            commas between them, for a scheduler with standbys; or a ``LocalCluster`` that has been started.  None: the address
+            in the environment variable ``TWISTDIST_SCHEDULER`` if that is set, otherwise a new ``LocalCluster`` that ends with
+            the client.
+        session: The name of a durable session, a string of 1 to 200 characters.  The session's futures outlive this process,
+            and a later client with the same session name finds them.
+        secret: The shared secret, at least 16 bytes.  By default, the secret of the ``LocalCluster`` is used, or the secret
+            file is read.
+        tls: A directory of certificates made by ``twistdist certs``.  The default is the environment variable
+            ``TWISTDIST_TLS``, unless the address begins with ``tcp:`` or ``unix:``.  With certificates, ``host:port`` means
+            ``tls:host:port``.
+        timeout: Seconds to wait for the scheduler, or a ``timedelta``; None: without limit.  The time in which a new
+            ``LocalCluster`` starts does not count.
+        **local: Options of the new ``LocalCluster``.
+
+    Returns:
+        A Deferred that fires with a :class:`Client`.  It fails with ``SchedulerUnreachable`` if the scheduler does not answer
+        within ``timeout`` seconds, with ``AuthenticationError``, ``VersionMismatch`` or ``ProtocolError`` if the scheduler and
+        this process don't fit together, and with ``TwistdistError`` if a new ``LocalCluster`` does not start.  Cancelling the
+        Deferred stops the attempt.
+
+    Raises:
+        ConfigError: The address, the secret or the certificates are not usable.
+        TypeError: An argument has the wrong type, or an option is unknown or does not apply to ``address``.
+        ValueError: An argument is out of range.
+        TwistdistError: The given ``LocalCluster`` is not running.
     """
     timeout = as_timeout(timeout)
     found = find_scheduler(address, secret, tls, local)

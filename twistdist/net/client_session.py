@@ -1,4 +1,4 @@
-"""A client's session with its scheduler: orders from any thread in, records that change, values that are fetched."""
+"""A client's session with its scheduler: takes orders from any thread, updates records and fetches values."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
-#: Seconds that closing a client may take: what it has said last is to reach the scheduler.
+#: Seconds that closing a client may take, so that its last messages reach the scheduler.
 CLOSE_S = 2.0
 
 
 class ClientSession:
-    """One session with a scheduler: what the public calls of :class:`~twistdist.Client` are made of.
+    """One session with a scheduler, on which the public methods of :class:`~twistdist.Client` are built.
 
-    Orders (``submit``, ``release``, …) may come from any thread; they are carried out in the reactor's thread soon.
+    Orders (``submit``, ``release``, …) may be given from any thread; they are carried out soon, in the reactor's thread.
     Everything else belongs to the reactor's thread.
     """
 
@@ -93,8 +93,8 @@ class ClientSession:
         why = self._dialing.why()
         self._fatal(
             SchedulerUnreachable(
-                f"no scheduler answers at {self.address} within {timeout:g} s ({why or 'no answer'}); "
-                "is it running there, and is the address right?"
+                f"no scheduler answered at {self.address} within {timeout:g} s ({why or 'no answer'}); "
+                "check that it is running there and that the address is right"
             )
         )
 
@@ -107,7 +107,7 @@ class ClientSession:
                 self._deadline.cancel()
             opening.callback(self)
         if fresh and opening is None:
-            error = TwistdistError("the scheduler was started anew while it was asked; ask again")
+            error = TwistdistError("the scheduler was restarted before it answered; ask again")
             self._fail_queries(error, self._core.questions_before)
         self._update(self._core.changed)
 
@@ -117,18 +117,18 @@ class ClientSession:
             self._dialing.flush()
 
     def _unsendable(self, message: Any, why: str) -> bool:
-        self._log.error("a message can't be encoded, and what it asks for fails: {why}", why=why)
+        self._log.error("a message can't be encoded, so its request fails: {why}", why=why)
         known = self._core.unsendable(message, why)
-        self._orders.add(self._messages, [])  # not in the middle of sending: whoever is told may send again
+        self._orders.add(self._messages, [])  # later, not in the middle of sending: a callback may send again
         return known
 
     def _fail_queries(self, error: Exception, upto: int) -> None:
-        """Questions up to this number will not be answered any more."""
+        """Fail the questions with numbers up to ``upto``, which will not be answered any more."""
         for number in [number for number in self._queries if number <= upto]:
             self._queries.pop(number).errback(error)
 
     def _update(self, change: Callable[[], list[Record]]) -> None:
-        """The one place where records change: ``change`` does it and says which; then who waits for them is called."""
+        """The only place where records change: ``change`` changes them and returns them; then their callbacks are called."""
         self._call_back(change())
 
     def _call_back(self, changed: list[Record]) -> None:
@@ -143,7 +143,7 @@ class ClientSession:
             opening.errback(error)
 
     def _end(self, error: Exception, at_once: bool = True) -> None:
-        """No more traffic; whatever waits fails with ``error``."""
+        """End all traffic; everything that waits fails with ``error``."""
         if self._error is not None:
             return
         self._error = error
@@ -163,8 +163,10 @@ class ClientSession:
             query.errback(error)
 
     def close(self) -> Deferred[None]:
-        """Leave: everything that only this client wants is released.  The Deferred fires when the scheduler has heard so, or
-        after ``CLOSE_S`` seconds without it."""
+        """Leave: everything that only this client needs is released.
+
+        The Deferred fires when the scheduler has acknowledged that, or after ``CLOSE_S`` seconds.
+        """
         if self._error is None:
             self._carry_out()
             self._core.bye()
@@ -183,22 +185,22 @@ class ClientSession:
         return succeed(None) if cluster is None else cluster.stopService()
 
     def why_closed(self) -> str:
-        """Why this session can't be used any more; "" while it can."""
+        """Return why this session can't be used any more; "" while it can."""
         return str(self._error) if self._error is not None else ""
 
     def flush(self) -> None:
-        """Send what the core has to say."""
+        """Send what the core has to send."""
         self._dialing.flush()
 
     def drop(self) -> None:
-        """Close the connection without a word, as if this process had died: the session goes on for its grace."""
+        """Close the connection without notice, as if this process had died: the scheduler keeps the session for its grace."""
         self._carry_out()
         self._end(ClientClosed("this client was closed"))
 
     # ---- orders, from any thread ----------------------------------------------------------------
 
     def _carry_out(self) -> None:
-        """Hand the collected orders to the core and send what follows."""
+        """Hand the collected orders to the core and send the messages that result."""
         self._orders.carry_out(self._release)
         if self._error is None:
             self._core.close_batch()
@@ -207,7 +209,7 @@ class ClientSession:
             self._dialing.flush()
 
     def _release(self, cids: list[int]) -> None:
-        """Records that were pending will never be told of: who still waits for one hears so."""
+        """Release records.  Nothing more will arrive about those that are pending: whatever still waits for them fails."""
         records = [record for cid in cids if (record := self._core.records.get(cid)) is not None]
         self._core.release(cids)
         self._submits.released(cids)
@@ -216,7 +218,7 @@ class ClientSession:
             self.lose(given_up, RELEASED)
 
     def lose(self, records: list[Record], why: m.ErrorInfo) -> None:
-        """These will never be told of."""
+        """Mark records as lost because of ``why``: nothing more will arrive about them."""
 
         def change() -> list[Record]:
             for record in records:
@@ -226,34 +228,34 @@ class ClientSession:
         self._update(change)
 
     def let_go(self, record: Record) -> None:
-        """The last reference to a future is gone.
+        """The last reference to a future is gone: release it.
 
-        What a task has submitted stays until the task ends, since the task may be run again and is to find it.
+        What a task has submitted is kept until the task ends: if the task runs again, it must find it.
         """
         if self._parent is None and self._error is None:
             self._orders.release(record.cid)
 
     def lack_of(self, record: Record) -> str:
-        """What a pending record's task lacks to be run at all, as far as the scheduler has told it; from any thread."""
+        """Return what a pending task lacks to run at all, as far as the scheduler has reported; from any thread."""
         return self._core.lack_of(record)
 
     def forget(self, record: Record) -> None:
-        """A future is not wanted any more, by its durable session neither; from any thread."""
+        """A future is not needed any more, not even by its durable session: release it; from any thread."""
         if self._error is None:
             if self._core.name:
                 self._orders.add(self._core.let_go, record.cid)
             self._orders.release(record.cid)
 
     def cancel_records(self, records: Sequence[Record], unstarted: bool = False) -> None:
-        """With ``unstarted`` only those that no worker has been given."""
+        """Cancel the tasks of ``records``; with ``unstarted``, only those that were not given to a worker yet."""
         self._orders.add(self._core.cancel, [record.cid for record in records], unstarted)
 
     def call_when_done(self, record: Record, function: Callable[[Record], Any]) -> None:
-        """``function(record)`` is called in the reactor's thread when the record is not pending; from any thread."""
+        """Have ``function(record)`` called in the reactor's thread once the record is not pending; from any thread."""
         self._orders.add(self.call_when_ended, record, function)
 
     def call_when_ended(self, record: Record, function: Callable[[Record], Any]) -> None:
-        """As :meth:`call_when_done`, from the reactor's thread: at once when the record is not pending."""
+        """Like :meth:`call_when_done`, but from the reactor's thread; immediate if the record is not pending."""
         if record.callbacks is None:
             record.callbacks = [function]
         else:
@@ -261,11 +263,11 @@ class ClientSession:
         if record.state is not State.PENDING:
             self._fire(record)
 
-    # ---- what came ----------------------------------------------------------------------------
+    # ---- what arrives -------------------------------------------------------------------------
 
     def _messages(self, messages: list[Any]) -> None:
         if self._error is not None:
-            return  # closing: only acknowledgements are of interest
+            return  # closing: only acknowledgements matter
         self._update(partial(self._core.receive, messages))
         for effect in self._core.take():
             self._carry_out_one(effect)
@@ -290,12 +292,14 @@ class ClientSession:
         for callback in callbacks or ():
             try:
                 callback(record)
-            except BaseException:  # a user's callback, which may also exit: the others, and this client, go on
+            except BaseException:  # a user's callback, which may even exit: the others and this client must continue
                 self._log.failure("a callback of a future failed")
 
     def collect(self, records: Sequence[Record], fail_fast: bool = False) -> Deferred[list[Raw]]:
-        """A Deferred of what each record has in the end, in order; with ``fail_fast`` of the first error alone, in
-        all places, as soon as it is there."""
+        """Return a Deferred of the final outcome of each record, in order.
+
+        With ``fail_fast`` it fires on the first error, with that error in all places.
+        """
         result: Deferred[list[Raw]] = Deferred()
         self._orders.add(self._results.collect, records, fail_fast, result)
         return result
@@ -303,7 +307,7 @@ class ClientSession:
     # ---- questions ----------------------------------------------------------------------------
 
     def _until(self, ask: Callable[[], Deferred[Any]], enough: Callable[[Any], bool]) -> Deferred[None]:
-        """Ask again and again until the answer is enough."""
+        """Ask again and again until ``enough`` accepts the answer."""
         result: Deferred[None] = Deferred()
 
         def look(answer: Any) -> None:
@@ -323,7 +327,7 @@ class ClientSession:
         try:
             encode_frame((0, 0, [m.Query(0, what, list(args))]))
         except UNENCODABLE as error:
-            raise TypeError(f"the question {what!r} can't be asked with {shown(args)}: {error}") from None
+            raise TypeError(f"the query {what!r} can't be sent with the arguments {shown(args)}: {error}") from None
         result: Deferred[Any] = Deferred()
         self._orders.add(self._ask, what, args, result)
         return result
@@ -351,7 +355,7 @@ class ClientSession:
         make: Callable[[Record, str], Any],
         batch: bool,
     ) -> list[Any]:
-        """One task for each of ``calls``; ``make(record, name)`` makes the future of each.  From any thread."""
+        """Submit one task for each of ``calls``; ``make(record, name)`` makes the future of each.  From any thread."""
         return self._submits.submit(fn, calls, kwargs, options, make, batch)
 
     def scatter_records(
@@ -364,7 +368,7 @@ class ClientSession:
         resupply: bool,
         make: Callable[[Record, str], Any],
     ) -> tuple[Any, list[Any]]:
-        """(``data`` with futures in the place of its values, the futures).  From any thread."""
+        """Scatter data and return (``data`` with futures instead of its values, the futures).  From any thread."""
         return self._submits.scatter(data, replicas, broadcast, hash, workers, resupply, make)
 
     def _not_supplied(self, cid: int, worker: int, text: str) -> None:
@@ -373,7 +377,7 @@ class ClientSession:
             self._dialing.flush()
 
     def announced(self, futures: Sequence[Any]) -> Deferred[Any]:
-        """A Deferred that fires when all are finished, or fails as the first that is not."""
+        """Return a Deferred that fires when all ``futures`` have finished, or fails as the first one that fails."""
 
         def end_of(record: Record) -> Deferred[None]:
             ended: Deferred[None] = Deferred()

@@ -1,4 +1,4 @@
-"""A cluster on this machine: one scheduler and some workers, each a process of its own, owned by this one."""
+"""A cluster on this machine: one scheduler and several workers, each in a process of its own, owned by this process."""
 
 from __future__ import annotations
 
@@ -20,42 +20,61 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from twistdist.config import MEMORY_SHARE, as_path, as_seconds, as_secret, as_whole_number, silence_limits
+from twistdist.config import MEMORY_SHARE, as_path, as_seconds, as_secret, as_text, as_whole_number, silence_limits
 from twistdist.errors import TwistdistError, shown
 from twistdist.executors import launch
 from twistdist.executors.processes import exit_in_words
 from twistdist.keywords import unknown_keywords
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.children import Child
-from twistdist.net.hosts import default_spill_root, default_store_root, memory_limit_of
+from twistdist.net.hosts import check_http, default_spill_root, default_store_root, memory_limit_of
 from twistdist.net.worker import default_slots
 from twistdist.storage.store import remove_leftovers
 
-#: Pauses before a worker that died is started again: doubled each time, over when it has lived for ``SETTLED_S``.
+#: Seconds before a process that died is restarted: at first, and at most.  The pause doubles with each death and starts over
+#: when the process has lived for ``SETTLED_S`` seconds.
 BACKOFF_S, LONGEST_BACKOFF_S, SETTLED_S = 0.05, 10.0, 5.0
 
-#: Workers that end before they were ever ready, one after the other, make the start of the cluster fail.
+#: A worker that dies this many times before it is ready makes the start of the cluster fail.
 MAX_FAILED_STARTS = 3
 
-#: A cluster on one machine is not to have more; a larger number is a mistake.
+#: The maximum number of workers.  A larger number is taken for a mistake.
 MAX_WORKERS = 10_000
 
-#: Seconds that processes have to end by themselves before they are killed.
+#: Seconds that processes have to end by themselves before they are killed when the cluster stops.
 STOP_S = 10.0
 
 
 class LocalCluster(BoundToProcess, Service):
-    """A scheduler and ``n_workers`` workers (default: as many as processors) of ``slots`` tasks each.
+    """A scheduler and workers on this machine, as a Twisted service.
 
-    ``startService`` returns a Deferred that fires when all are ready; ``stopService`` one that fires when all are gone.  A
-    worker process that dies is started again on the same store; one that was retired is not.  ``reactor`` is the one to run
-    on.  ``secret`` is the shared secret (default: that of the secret file).  ``memory_limit`` is that of each worker:
-    ``"8GiB"``, a number of bytes, a share of the machine's memory (above 0, at most 1), or ``"auto"``, the default: an equal
-    share of 80 % of it; 0: none.  ``executor_memory_limit``, likewise, is that of one task's process.  ``checkpoint_store``
-    is the folder, or URL, for results with ``checkpoint=True``.  ``journal`` is the file of the scheduler's journal (default:
-    one that ends with the cluster; ``"none"``: none), with which a scheduler that dies is started again where it was.
-    ``suspect_after`` and ``dead_after`` are the seconds of silence, or ``timedelta``, after which a worker gets no work, and
-    is given up.
+    A worker process that dies is restarted on the same store; a worker that was retired is not.  A scheduler that dies is
+    restarted too, unless it has no journal.  A cluster can be started only once.
+
+    Args:
+        reactor: The reactor to run on; by default Twisted's global reactor.
+        n_workers: The number of workers, 0 to 10,000; by default the number of CPUs that this process may use.
+        slots: How many tasks each worker runs at a time, 1 to 4,096.
+        secret: The shared secret, at least 16 bytes; by default it is read from the secret file.
+        memory_limit: The memory that each worker may use for its tasks and results: a size such as ``"8GiB"``, a number of
+            bytes, or a fraction of the machine's memory (above 0, at most 1).  0: no limit.  None or ``"auto"``: an equal share
+            of 80 % of the machine's memory.
+        executor_memory_limit: The memory that the process of one task may use, in the same form; by default the worker's limit.
+        checkpoint_store: The directory or URL for results with ``checkpoint=True``.
+        journal: The file of the scheduler's journal, from which a restarted scheduler continues.  By default, a file that is
+            removed with the cluster; ``"none"``: no journal.
+        suspect_after: Seconds of silence, or a ``timedelta``, after which a worker gets no new work; 0.1 to 86,400.  By
+            default, 1 or half of ``dead_after``, whichever is less.
+        dead_after: Seconds of silence, or a ``timedelta``, after which a worker is given up; 0.1 to 86,400.  By default, 10 or
+            twice ``suspect_after``, whichever is more.
+
+        http: Where the scheduler serves its status, health and metrics, such as ``"tcp:8787:interface=127.0.0.1"``; see
+            :attr:`dashboard_link`.
+
+    Raises:
+        ConfigError: A size or the secret is invalid, or ``suspect_after`` is not less than ``dead_after``.
+        TypeError: An option is unknown or has the wrong type.
+        ValueError: An option is out of range.
     """
 
     _log = Logger()
@@ -72,6 +91,7 @@ class LocalCluster(BoundToProcess, Service):
         journal: str | os.PathLike[str] | None = None,
         suspect_after: float | timedelta | None = None,
         dead_after: float | timedelta | None = None,
+        http: str | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -87,6 +107,9 @@ class LocalCluster(BoundToProcess, Service):
         self._scheduler_options = []
         if checkpoint_store is not None:
             self._scheduler_options += ["--checkpoint-store", as_path(checkpoint_store, "checkpoint_store")]
+        self._http = "" if http is None else check_http(as_text(http, "http"))
+        if self._http:
+            self._scheduler_options += ["--http", self._http]
         silence = {"suspect_after": suspect_after, "dead_after": dead_after}
         given = {name: None if value is None else as_seconds(value, name, 0.1, 86_400) for name, value in silence.items()}
         first, last = silence_limits(given["suspect_after"], given["dead_after"])
@@ -101,7 +124,7 @@ class LocalCluster(BoundToProcess, Service):
         self._scheduler: Child | None = None
         self._children: dict[str, Child] = {}
         self._ready: set[str] = set()
-        self._leaving: set[str] = set()  # those that were told to end, and are not to come again
+        self._leaving: set[str] = set()  # workers that were told to end and must not be restarted
         self._started_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._restarts: dict[str, Any] = {}
@@ -111,7 +134,7 @@ class LocalCluster(BoundToProcess, Service):
         self._starting: Deferred[LocalCluster] | None = None
         self._stopping = self._gone = False
         self._trigger: Any = None
-        self._shut_down = ""  # by whom
+        self._shut_down = ""  # why, and by which client
         self._waiting_for_end: list[Deferred[None]] = []
         self.address = ""
 
@@ -119,23 +142,39 @@ class LocalCluster(BoundToProcess, Service):
 
     @property
     def workers(self) -> dict[str, int]:
-        """Each worker's name and the pid of its control process, of those that are alive."""
+        """A dict of the names of the running workers to the pids of their control processes."""
         return {name: child.pid for name, child in self._children.items()}
 
     @property
     def scheduler(self) -> int:
-        """The scheduler's pid; 0 while there is none."""
+        """The scheduler's pid; 0 while it is not running."""
         return self._scheduler.pid if self._scheduler is not None else 0
 
-    def kill_worker(self, name: str, wipe: bool = False) -> None:
-        """SIGKILL a worker's control process, for tests and demonstrations; ``KeyError`` for an unknown name.
+    @property
+    def dashboard_link(self) -> str:
+        """What to open in a browser; "" without ``http``."""
+        if not self._http:
+            return ""
+        from twistdist.web.server import link_of
 
-        ``wipe`` removes its store too, as the loss of a machine would.
+        return link_of(self._http, 0, self.secret)
+
+    def kill_worker(self, name: str, wipe: bool = False) -> None:
+        """Kill a worker's control process with SIGKILL, for tests and demonstrations.  The worker is restarted.
+
+        Args:
+            name: The name of the worker.
+            wipe: Also remove its store, as if its machine had been lost.
+
+        Raises:
+            KeyError: No running worker has this name.
         """
         if name not in self._children:
-            raise KeyError(f"no worker of this cluster is named {shown(name)}, only {', '.join(self._children) or 'nobody'}")
+            raise KeyError(
+                f"no worker of this cluster is named {shown(name)}; its workers: {', '.join(self._children) or 'none'}"
+            )
         paths = [f"{folder}/{name}" for folder in (self._folder, self._spill)] if wipe else []
-        for path in paths:  # before it is dead: a neighbour would save what is there then
+        for path in paths:  # before the worker dies: after that, a neighbour would rescue what is there
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, f"{path}.wiped")
         self._children[name].signal(signal.SIGKILL)
@@ -144,28 +183,49 @@ class LocalCluster(BoundToProcess, Service):
                 shutil.rmtree(gone, ignore_errors=True)
 
     def kill_scheduler(self) -> None:
-        """SIGKILL the scheduler, for tests and demonstrations: it stays dead until ``start_scheduler``."""
+        """Kill the scheduler with SIGKILL, for tests and demonstrations.
+
+        It is not restarted until :meth:`start_scheduler` is called.
+        """
         self._scheduler_killed, self._start_again = True, False
         waiting = self._restarts.pop("", None)
-        if waiting is not None:  # it had died by itself
+        if waiting is not None:  # it had died by itself and was about to be restarted
             waiting.cancel()
         if self._scheduler is not None:
             self._scheduler.signal(signal.SIGKILL)
 
     def start_scheduler(self) -> None:
-        """Start a scheduler that was killed again, on the same address and journal; nothing happens when it is running."""
+        """Start a scheduler that was killed again, on the same address and journal.
+
+        Nothing happens if it is running.  The method does not wait until the scheduler is ready.
+
+        Raises:
+            TwistdistError: The cluster has not been started or has ended.
+        """
         self.check_open()
         waiting = self._restarts.pop("", None)
         if waiting is not None:
             waiting.cancel()
         if self._scheduler is None:
             self._start_scheduler()
-        else:  # it runs, or its end has not been heard of yet
+        else:  # it is running, or its end has not been noticed yet
             self._start_again = self._scheduler_killed
         self._scheduler_killed = False
 
     def scale(self, n: int) -> None:
-        """Have ``n`` workers: new ones are started, the youngest surplus ones are stopped."""
+        """Change the number of workers.
+
+        New workers are started, or the youngest ones are told to leave; those hand over what only they hold first.  The method
+        does not wait for either.
+
+        Args:
+            n: The number of workers, 0 to 10,000.
+
+        Raises:
+            TwistdistError: The cluster has not been started or has ended.
+            TypeError: ``n`` is not an integer.
+            ValueError: ``n`` is out of range.
+        """
         wanted = as_whole_number(n, "n", 0, MAX_WORKERS)
         self.check_open()
         self._wanted = wanted
@@ -182,35 +242,43 @@ class LocalCluster(BoundToProcess, Service):
             self._next += 1
 
     def check_open(self) -> None:
-        """``TwistdistError`` unless the cluster has been started and goes on."""
+        """Raise ``TwistdistError`` unless the cluster has been started and has not ended."""
         if not self.address:
-            raise TwistdistError("this LocalCluster has not been started; wait for its startService() first")
+            raise TwistdistError("this LocalCluster has not been started; call startService() and wait for its Deferred first")
         if self._shut_down or self._stopping:
-            raise TwistdistError(f"this LocalCluster is over: {self._shut_down or 'it was stopped'}; make another one")
+            raise TwistdistError(f"this LocalCluster has ended: {self._shut_down or 'it was stopped'}; create another one")
 
     def _meant(self) -> list[str]:
-        """The workers that are to be there: those that are and have not been told to end, and those to be started again."""
+        """Return the names of the workers that should exist: those that run and are not leaving, and those about to restart."""
         return [*(name for name in self._children if name not in self._leaving), *(name for name in self._restarts if name)]
 
     # ---- life -------------------------------------------------------------------------------
 
     def startService(self) -> Deferred[LocalCluster]:
-        """Start everything; the Deferred gives this cluster when all workers are ready."""
+        """Start the scheduler and the workers.
+
+        Returns:
+            A Deferred that fires with this cluster when all workers are ready.  It fails with ``TwistdistError``, and the
+            cluster is stopped, if the scheduler exits or a worker does not start.  Cancelling the Deferred stops the cluster.
+
+        Raises:
+            TwistdistError: The cluster has been started before.
+        """
         if self._folder:
-            raise TwistdistError("a LocalCluster is started once; make another one")
+            raise TwistdistError("a LocalCluster can be started only once; create another one")
         super().startService()  # type: ignore[no-untyped-call]
         remove_leftovers(default_store_root(), default_spill_root())
         self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
         self._lock = os.open(f"{self._folder}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here; our processes share it
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # shows that the directory is in use; our processes share the lock
         self._spill = os.path.join(default_spill_root(), os.path.basename(self._folder))
         os.makedirs(self._spill, mode=0o700)
         secret = pathlib.Path(self._folder, "secret")
         secret.touch(mode=0o600)
         secret.write_bytes(self.secret)
-        # The parent holds the listening socket, so that the address stays ours while the scheduler is dead.
+        # This process holds the listening socket, so that the address stays ours while the scheduler is dead.
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self._listener.setblocking(False)  # whoever adopts it expects that
+        self._listener.setblocking(False)  # as the scheduler that adopts it expects
         self.address = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
         starting = self._starting = Deferred(self._start_cancelled)
         self._trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stops)
@@ -220,7 +288,7 @@ class LocalCluster(BoundToProcess, Service):
         return starting
 
     def _environment(self) -> dict[str, str]:
-        """Ours, and our module path, so that workers find the modules beside the user's script."""
+        """Return our environment with our module path added, so that workers find the modules beside the user's script."""
         return {**os.environ, launch.PATH: launch.path_here()}
 
     def _start_scheduler(self) -> None:
@@ -254,7 +322,7 @@ class LocalCluster(BoundToProcess, Service):
         return Child(self._reactor, command, self._environment(), on_ready, on_leaves, on_exit, [self._lock, *descriptors])
 
     def _scheduler_leaves(self, why: str) -> None:
-        """A client has shut the cluster down: nothing is started any more, and what does not go by itself is told to."""
+        """Handle a shutdown by a client: restart nothing any more, and tell the remaining workers to end."""
         self._shut_down = why
         for restart in self._restarts.values():
             restart.cancel()
@@ -267,10 +335,10 @@ class LocalCluster(BoundToProcess, Service):
     def _scheduler_ended(self, status: int) -> None:
         self._scheduler = None
         if not self._stopping and not self._shut_down:
-            self._log.warn("the scheduler ended: {exit}", exit=exit_in_words(status))
+            self._log.warn("the scheduler exited: {exit}", exit=exit_in_words(status))
         self._look_gone()
         if self._starting is not None:
-            self._fail_start(f"the scheduler ended while the cluster was starting: {exit_in_words(status)}")
+            self._fail_start(f"the scheduler exited while the cluster was starting: {exit_in_words(status)}")
         elif self._stopping or self._shut_down:
             return
         elif self._start_again:
@@ -307,9 +375,9 @@ class LocalCluster(BoundToProcess, Service):
         self._look_ready()
 
     def _worker_leaves(self, name: str, why: str) -> None:
-        """It was retired, or the cluster shut down: it is not to come again."""
+        """Handle a worker that leaves for good: it was retired, or the cluster was shut down."""
         if name not in self._leaving:
-            self._log.info("worker {name} is not started again: {why}", name=name, why=why)
+            self._log.info("worker {name} will not be restarted: {why}", name=name, why=why)
             self._leaving.add(name)
             self._wanted -= 1
             self._look_ready()
@@ -330,9 +398,9 @@ class LocalCluster(BoundToProcess, Service):
         if self._reactor.seconds() - self._started_at[name] > SETTLED_S:
             self._failures[name] = 0
         failures = self._failures[name] = self._failures.get(name, 0) + 1
-        self._log.warn("worker {name} ended ({exit}) and is started again", name=name, exit=exit_in_words(status))
+        self._log.warn("worker {name} exited ({exit}) and will be restarted", name=name, exit=exit_in_words(status))
         if self._starting is not None and not was_ready and failures >= MAX_FAILED_STARTS:
-            self._fail_start(f"worker {name} does not start: {exit_in_words(status)}; its message is on standard error")
+            self._fail_start(f"worker {name} failed to start: {exit_in_words(status)}; see its message on standard error")
             return
         pause = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (failures - 1))
         self._restarts[name] = self._reactor.callLater(pause, self._start_worker, name)
@@ -347,7 +415,13 @@ class LocalCluster(BoundToProcess, Service):
             self.stopService().addCallback(lambda _: starting.errback(TwistdistError(text)))
 
     def stopService(self) -> Deferred[None]:
-        """End all processes and remove their stores."""
+        """Stop all processes and remove their stores.
+
+        Processes that have not ended after 10 seconds are killed.
+
+        Returns:
+            A Deferred that fires with None when all processes are gone; at once if none is running.
+        """
         if self._gone or (not self.running and not self._waiting_for_end):
             return succeed(None)
         stopped: Deferred[None] = Deferred(self._waiting_for_end.remove)
@@ -359,7 +433,7 @@ class LocalCluster(BoundToProcess, Service):
         starting, self._starting = self._starting, None
         if starting is not None and not starting.called:
             starting.errback(TwistdistError("the LocalCluster was stopped while it was starting"))
-            starting.addErrback(lambda _: None)  # who does not wait for the start need not be told
+            starting.addErrback(lambda _: None)  # handled here, in case nobody waits for the start
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()
@@ -369,7 +443,7 @@ class LocalCluster(BoundToProcess, Service):
         return stopped
 
     def _reactor_stops(self) -> Deferred[None]:
-        """The reactor waits until our processes are gone."""
+        """Stop the cluster before the reactor stops; the reactor waits for the Deferred."""
         self._trigger = None
         return self.stopService()
 
@@ -395,5 +469,5 @@ class LocalCluster(BoundToProcess, Service):
             stopped.callback(None)
 
 
-#: The keywords of a LocalCluster, of the Deferred API as of the blocking one.
+#: The keywords of a LocalCluster, in both APIs.
 OPTIONS = [*inspect.signature(LocalCluster.__init__).parameters][2:-1]

@@ -1,7 +1,7 @@
 """One authenticated, framed connection: bytes on one side, frame bodies on the other.
 
-Until the handshake is done at most one handshake's worth of bytes is looked at, and the connection has ``HANDSHAKE_S`` to
-finish it (under TLS, that of TLS too).  A listening side has at most ``MAX_UNPROVEN`` such connections at a time.
+Until the handshake is done, at most one handshake's worth of bytes is read, and the connection has ``HANDSHAKE_S`` to finish
+it (under TLS, including the TLS handshake).  A listening side has at most ``MAX_UNPROVEN`` such connections at a time.
 """
 
 from __future__ import annotations
@@ -27,43 +27,44 @@ from twistdist.wire.framing import FrameReader, encode_frame
 from twistdist.wire.handshake import NONCE_BYTES, ClientHandshake, ServerHandshake
 from twistdist.wire.messages import Frame
 
-#: Seconds that a connection has to prove itself, and then to send its greeting where one is expected.
+#: Seconds that a connection has to authenticate itself, and then again to send its greeting where one is expected.
 HANDSHAKE_S = 5.0
 
-#: Connections of one listening side that have not proved themselves; for each above that one is closed.
+#: Connections of one listening side that have not authenticated themselves; for each further one, one is closed.
 MAX_UNPROVEN = 200
 
-#: Seconds before a wrong secret is answered, so that guessing is slow.
+#: Seconds before a wrong secret is refused, so that guessing is slow.
 REFUSAL_S = 1.0
 
-#: Lines about refused connections in the log, each second.
+#: Lines about refused connections that are logged per second.
 MAX_LINES = 10
 
-#: Seconds of silence before the kernel asks whether the other host is there, between its questions, how many of them; and
-#: milliseconds after which data that nobody acknowledges end the connection.
+#: Seconds of silence before the kernel probes whether the other host is alive, seconds between probes, and how many probes;
+#: and milliseconds after which unacknowledged data end the connection.
 _KERNEL_WATCH = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
 
-#: Bytes that may come in one read of a bulk connection (64 KiB is Twisted's default and costs a factor of three).
+#: Bytes per read and write of a bulk connection (Twisted's default of 64 KiB is three times slower).
 BULK_BYTES = 1 << 20
 
 
 class Owner(Protocol):
-    """Who uses a connection."""
+    """The user of a connection."""
 
     def opened(self, connection: Connection) -> None:
         """The other side has proved that it knows the secret."""
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
-        """Frame bodies came.  ``ProtocolError`` raised here closes the connection."""
+        """Frame bodies arrived.  A ``ProtocolError`` raised here closes the connection."""
 
     def closed(self, connection: Connection, error: Exception) -> None:
-        """The connection is gone, opened or not."""
+        """The connection is closed, whether it was opened or not."""
 
 
 class Connection(TwistedProtocol):
-    """Handshake, then frames.  ``owner`` hears what happens; ``error`` is why we closed it, if we did.
+    """A handshake, then frames.  ``owner`` is notified of what happens; ``error`` is why we closed the connection, if we did.
 
-    ``accepted``: it is proved, and has greeted where that is expected.  ``door`` is the factory of an accepting side.
+    ``accepted``: the peer has authenticated itself and, where a greeting is expected, has greeted.  ``door`` is the factory of
+    an accepting side.
     """
 
     _log = Logger()
@@ -80,8 +81,8 @@ class Connection(TwistedProtocol):
         self.accepted = False
         self.peer: Any = None
         self.error: Exception | None = None
-        self.came = 0  # bytes
-        self.told = False  # whether the owner has said anything
+        self.came = 0  # bytes received
+        self.told = False  # whether the owner has sent anything
         self.transport: Any = None
 
     def connectionMade(self) -> None:
@@ -94,7 +95,7 @@ class Connection(TwistedProtocol):
 
     @property
     def encrypted(self) -> bool:
-        """Whether what is written is not what goes over the wire: nobody else may use the socket then."""
+        """Whether the bytes on the wire differ from those written: then nothing else may use the socket."""
         return isinstance(self.transport, ProtocolWrapper)
 
     @property
@@ -107,16 +108,16 @@ class Connection(TwistedProtocol):
         self.fail(ProtocolError(f"the other side did not {what} within {HANDSHAKE_S:g} s"))
 
     def fail(self, error: Exception) -> None:
-        """Close at once because of ``error``."""
+        """Close immediately because of ``error``."""
         if self.error is None:
             self.error = error
         if not self._lost:
             self.transport.abortConnection()
 
     def close(self) -> None:
-        """Close when everything written has left."""
+        """Close once everything written has been sent."""
         if self.encrypted:
-            self.transport.unregisterProducer()  # or TLS would wait until that has no more to say
+            self.transport.unregisterProducer()  # otherwise TLS would wait for the producer to finish
         self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
@@ -128,8 +129,8 @@ class Connection(TwistedProtocol):
         except ProtocolError as error:
             self.fail(error)
         except Exception:
-            self._log.failure("an error while something that came over a connection was worked on; it is closed")
-            self.fail(ProtocolError("an error in this process, see its log"))
+            self._log.failure("an error while received data were processed; the connection is closed")
+            self.fail(ProtocolError("an internal error in this process; see its log"))
 
     def _take(self, data: bytes) -> None:
         if not self._handshake.done:
@@ -137,7 +138,7 @@ class Connection(TwistedProtocol):
             if not data:
                 return
         if not self.accepted and self._deadline.active():
-            self._deadline.reset(HANDSHAKE_S)  # a worker with much to tell has a large greeting
+            self._deadline.reset(HANDSHAKE_S)  # a worker with much to report has a large greeting
         if self._raw is not None:
             self._raw(data)
             return
@@ -147,7 +148,7 @@ class Connection(TwistedProtocol):
             bodies = self._reader.feed(b"", most=1) if self._most == 1 and self._raw is None else []
 
     def _prove(self, data: bytes) -> bytes:
-        """Feed the handshake; what came behind it."""
+        """Feed the handshake; return the bytes that follow it."""
         try:
             answer, left = self._handshake.feed(data)
         except (ProtocolError, AuthenticationError, VersionMismatch) as error:
@@ -168,24 +169,24 @@ class Connection(TwistedProtocol):
         return left
 
     def _refuse(self) -> None:
-        """Tell the other side why, and close; the deadline goes on, for one that does not take it."""
+        """Tell the other side why, and close.  The deadline stays set, in case the other side does not read that."""
         if self.error is not None and isinstance(self._handshake, ServerHandshake):
             self.transport.write(self._handshake.refusal(self.error))
         self.transport.loseConnection()
 
     def expect_greeting(self) -> None:
-        """For the owner, when the connection is opened: it is closed unless ``greeted`` is called in time."""
+        """Called by the owner when the connection is opened: it is closed unless ``greeted`` is called in time."""
         self.accepted = False
         self._deadline = self._reactor.callLater(HANDSHAKE_S, self._too_slow)
 
     def greeted(self) -> None:
-        """The greeting came."""
+        """The greeting arrived."""
         if not self.accepted:
             self.accepted = True
             self._deadline.cancel()
 
     def read_raw(self, receiver: Any) -> None:
-        """From now on bytes go to ``receiver(data)`` unparsed, what has come already first; None ends that."""
+        """From now on pass bytes unparsed to ``receiver(data)``, beginning with those already received; None ends that."""
         self._raw = receiver
         if receiver is not None:
             rest = self._reader.rest()
@@ -193,7 +194,7 @@ class Connection(TwistedProtocol):
                 receiver(rest)
 
     def send(self, frames: Iterable[Frame]) -> None:
-        """Write frames; they leave together at the end of this turn."""
+        """Write frames; they are sent together at the end of this turn of the reactor."""
         self.transport.writeSequence([encode_frame(frame) for frame in frames])
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008  Twisted's signature
@@ -209,14 +210,14 @@ class Connection(TwistedProtocol):
         self._owner.closed(self, error)
 
     def make_bulk(self) -> None:
-        """For a connection that carries files: larger reads and writes, and no look at what follows a frame, which may be
-        a file's bytes."""
+        """Prepare the connection to carry files: larger reads and writes, and no parsing beyond a frame, since a file's bytes
+        may follow."""
         self._most = 1
         self._wire.SEND_LIMIT = self._wire.bufferSize = BULK_BYTES
 
 
 def _watch_by_kernel(transport: Any) -> None:
-    """Have a host that is gone noticed by the kernel, however busy the process at its end may be."""
+    """Have the kernel detect a host that is gone: the other kernel answers its probes, however busy the process there is."""
     for name, value in _KERNEL_WATCH.items():
         option = getattr(socket, name, None)
         if option is not None:
@@ -225,7 +226,7 @@ def _watch_by_kernel(transport: Any) -> None:
 
 
 class ServerFactory(Factory):
-    """Makes the accepting side's connections, all of one owner; keeps down the number of those that prove nothing."""
+    """Makes the accepting side's connections, all for one owner, and limits those that have not authenticated themselves."""
 
     noisy = False
     _log = Logger()
@@ -246,14 +247,14 @@ class ServerFactory(Factory):
         return connection
 
     def _make_room(self) -> None:
-        """Close the oldest connection of the host that has most: so one host shuts out nobody but itself."""
+        """Close the oldest connection of the host that has the most: so a host shuts out only itself."""
         most = max(self._unproven.values(), key=len)
         oldest = next(iter(most))
         self.proved(oldest)
-        oldest.fail(ProtocolError(f"more than {MAX_UNPROVEN} connections at a time did not prove themselves"))
+        oldest.fail(ProtocolError(f"more than {MAX_UNPROVEN} connections at a time have not authenticated themselves"))
 
     def proved(self, connection: Connection) -> None:
-        """Count it no longer among the unproven."""
+        """Stop counting a connection among the unproven."""
         host = self._hosts.pop(connection, None)
         if host is not None:
             del self._unproven[host][connection]
@@ -261,7 +262,7 @@ class ServerFactory(Factory):
                 del self._unproven[host]
 
     def gone(self, connection: Connection) -> None:
-        """It is closed; a line in the log when it was refused, unless there are too many of them."""
+        """A connection is closed: log a line if it was refused, unless there are too many such lines."""
         self.proved(connection)
         if connection.accepted or connection.error is None:
             return

@@ -1,4 +1,4 @@
-"""The dialing side of a session: connect, prove, greet, and come back when the connection breaks."""
+"""The dialing side of a session: connect, authenticate, greet, and reconnect when the connection breaks."""
 
 from __future__ import annotations
 
@@ -24,26 +24,29 @@ from twistdist.wire.framing import GREETING_FROM_SCHEDULER, UNENCODABLE, decode_
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
-#: Pauses between attempts to connect, in seconds: at most 0.1 while a worker's grace lasts, and an absent scheduler is not
-#: hammered.
+#: Pauses between attempts to connect, in seconds: at most 0.1 while a worker's grace lasts, longer later, so that an absent
+#: scheduler is not flooded with attempts.
 PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.1, 0.1, 0.1, 0.2, 0.4, 0.8, 1.5)
 
-#: Seconds that one attempt to connect may take: a lost packet or two, no more.
+#: Seconds that one attempt to connect may take: enough for a lost packet or two.
 CONNECT_S = 3.0
 
-#: Seconds after which a connection that was greeted counts as one that works.
+#: Seconds after the greeting from which a connection counts as one that works.
 SETTLED_S = 0.2
 
 
 class Dialing:
-    """Keeps one session to the scheduler alive.  ``address`` may be several, with commas between them: one after the other is
-    tried until one works, which is the first to be tried again.
+    """Keeps one session with the scheduler alive.
 
-    ``on_messages(messages)`` is called for what came, ``on_ready(fresh)`` when the session is there (``fresh``: a new one),
-    ``on_lost()`` when a connection broke and ``on_fatal(error)`` when trying on makes no sense: wrong secret, other version,
-    replaced.  ``on_pulse()`` is called at the pace of the heartbeats and may give one to be sent; ``on_notice(message)`` for
-    what comes outside the session's numbers: the scheduler's beats, and its troubles.  ``on_unsendable(message, why)`` hears of
-    a message that can't be encoded and was taken out; unless it gives True the session can't go on.
+    ``address`` may be several addresses, separated by commas: they are tried in turn until one works, which is then the first
+    to be tried again.
+
+    ``on_messages(messages)`` is called for messages that arrive, ``on_ready(fresh)`` when there is a session (``fresh``:
+    it is a new one), ``on_lost()`` when a connection broke, and ``on_fatal(error)`` when another attempt is pointless: the
+    secret is wrong, the version differs, or this process was replaced.  ``on_pulse()`` is called at the pace of the heartbeats
+    and may return one to send.  ``on_notice(message)`` is called for messages outside the numbered frames of the session: the
+    scheduler's beats and its troubles.  ``on_unsendable(message, why)`` is called for a message that can't be encoded and was
+    removed; unless it returns True, the session can't continue.
     """
 
     _log = Logger()
@@ -69,7 +72,7 @@ class Dialing:
         self._dialer = core.dialer
         self._addresses = parse_addresses(address)
         self.address = ",".join(self._addresses)
-        self._at = 0  # which of the addresses is tried next, or has worked
+        self._at = 0  # the index of the address to try next, or of the one that worked
         self._errors: dict[str, Exception] = {}
         self._tls = tls
         self._factory = ClientFactory(reactor, self, secret)
@@ -95,7 +98,7 @@ class Dialing:
     # ---- life -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Start to connect."""
         self._retry = None
         self._connecting = dial(self._reactor, self._addresses[self._at], self._tls, self._factory)
         self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
@@ -114,7 +117,7 @@ class Dialing:
             connection.transport.abortConnection()
 
     def stop(self) -> None:
-        """Close after what was written has left; nothing is called any more."""
+        """Close once everything written has been sent; no callback is called any more."""
         self._stopped = True
         self._ack.cancel()
         self._pulse.cancel()
@@ -130,8 +133,7 @@ class Dialing:
             self._proving.transport.abortConnection()
 
     def drain(self, seconds: float) -> Deferred[None]:
-        """A Deferred that fires, and all is stopped, when the other side has acknowledged everything that was said, or after
-        ``seconds``."""
+        """Stop when the other side has acknowledged everything, or after ``seconds``; the Deferred fires then."""
         drained = self._draining = Deferred()
         if self._dialer.epoch and self._dialer.session.undelivered():
             self._drain_limit = self._reactor.callLater(seconds, self.stop)
@@ -147,17 +149,14 @@ class Dialing:
             draining.callback(None)
 
     def renew(self, age: float) -> None:
-        """Another connection in the place of one that is older than ``age`` seconds and does not bring through what we
-        say: TCP may
-        wait long before it sends lost packets again."""
+        """Replace a connection that is older than ``age`` seconds and does not deliver what we send: TCP may wait long before
+        it retransmits lost packets."""
         if self._dialer.connected and self._reactor.seconds() > self._greeted_at + age:
-            self._log.warn(
-                "what is said to {address} does not arrive; another connection is tried", address=self._addresses[self._at]
-            )
+            self._log.warn("messages to {address} do not arrive; trying another connection", address=self._addresses[self._at])
             self.reconnect()
 
     def reconnect(self) -> None:
-        """Give up the connection that is there; another one is made at once."""
+        """Abort the current connection; another attempt follows at once."""
         if self._connection is not None:
             self._connection.transport.abortConnection()
 
@@ -166,19 +165,19 @@ class Dialing:
         if not failure.check(CancelledError, ConnectingCancelledError):
             self._wrong(failure.value)
         elif self._addresses[self._at] not in self._errors:
-            self._wrong(TimeoutError(f"nothing answers within {CONNECT_S:g} s"))
+            self._wrong(TimeoutError(f"no answer within {CONNECT_S:g} s"))
         self._next()
         self._again()
 
     def _next(self) -> None:
-        """This address is of no use now."""
+        """Move on to the next address: this one does not work now."""
         self._at = (self._at + 1) % len(self._addresses)
 
     def _wrong(self, error: Any) -> None:
         self.last_error = self._errors[self._addresses[self._at]] = error
 
     def why(self) -> str:
-        """What went wrong last, at each address where there are several; "" when nothing did."""
+        """Return what went wrong last, for each address if there are several; "" if nothing did."""
         if len(self._addresses) > 1:
             return "; ".join(f"{address}: {error}" for address, error in self._errors.items())
         return str(self.last_error or "")
@@ -186,7 +185,7 @@ class Dialing:
     def _again(self) -> None:
         if self._stopped or self._retry is not None:
             return
-        many = len(self._addresses)  # each is tried as often as one alone would be
+        many = len(self._addresses)  # each is tried as often as a single address would be
         pause = PAUSES_S[min(self._failures // many, len(PAUSES_S) - 1)] / many * self._jitter.uniform(0.8, 1.2)
         self._failures += 1
         self._retry = self._reactor.callLater(pause, self.start)
@@ -243,7 +242,7 @@ class Dialing:
         self._proving = None
         worked = self._exchange.lost()
         if worked and self._reactor.seconds() > self._greeted_at + SETTLED_S:
-            self._failures = 0  # else what ends it at once may do so again, and is not to be repeated without a pause
+            self._failures = 0  # if it breaks earlier, the cause may persist: the pauses must keep growing
         if self._stopped:
             return
         self._wrong(error)
@@ -267,21 +266,21 @@ class Dialing:
         self._pulse.set(self._pulse_due)
 
     def _beat(self) -> None:
-        """The pace of the heartbeats: send one, and see whether the other side is still to be heard."""
+        """Called at the pace of the heartbeats: send one, and check that the other side is not silent."""
         now = self._reactor.seconds()
         lag = int(1e6 * (now - self._pulse_due))
         self._set_pulse()
         if self._connection is not None and self._connection.came != self._came:
-            self._came = self._connection.came  # a part of a frame is a sign of life, where that is large and the line slow
+            self._came = self._connection.came  # part of a large frame on a slow line is a sign of life too
             self._exchange.heard(now)
         silence = self._exchange.silence(now)
         if self._connection is not None and silence:
             self._log.warn(
-                "nothing was heard from {address} for {silence:.1f} s; another connection is tried",
+                "nothing was received from {address} for {silence:.1f} s; trying another connection",
                 address=self._addresses[self._at],
                 silence=silence,
             )
-            self.last_error = TimeoutError(f"nothing was heard for {silence:.1f} s")
+            self.last_error = TimeoutError(f"nothing was received for {silence:.1f} s")
             self._connection.transport.abortConnection()
         beat = self._on_pulse()
         if beat is not None and self._connection is not None and self._dialer.connected:
@@ -291,14 +290,14 @@ class Dialing:
     # ---- sending ----------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what the session holds; nothing happens while there is no connection."""
+        """Send what the session holds; do nothing while there is no connection."""
         if self._connection is not None:
             frames = self._exchange.take()
             if frames:
                 self._send(self._connection, frames)
 
     def _send(self, connection: Connection, frames: list[m.Frame]) -> None:
-        """Write frames of the session.  A message that can't be encoded fails alone: its frame goes on without it."""
+        """Write frames of the session.  A message that can't be encoded fails alone: its frame is sent without it."""
         try:
             connection.send(frames)
             return
@@ -306,7 +305,7 @@ class Dialing:
             why = str(error)
         taken = take_out_unencodable(frames)
         if not taken or not all([self._on_unsendable(*message) for message in taken]):
-            # Numbered and never to be sent: the session can't go on, and must say so rather than hang.
+            # A numbered frame that can never be sent: the session can't continue, and must say so instead of hanging.
             self._give_up(ProtocolError(f"a message can't be encoded: {why}"))
             return
         connection.send(frames)

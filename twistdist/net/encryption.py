@@ -1,4 +1,4 @@
-"""TLS with OpenSSL.  Nothing but :mod:`.tls` imports this module: what it needs is an optional extra."""
+"""TLS with OpenSSL.  Only :mod:`.tls` imports this module, since it needs the packages of an optional extra."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zope.interface import implementer
 
 from twistdist.errors import ConfigError, ProtocolError
 
-#: A TLS alert, "unexpected message", for somebody who does not speak TLS: OpenSSL closes without a word then.
+#: The TLS alert "unexpected message", for a peer that does not speak TLS: OpenSSL itself would close without one.
 _ALERT = b"\x15\x03\x03\x00\x02\x02\x0a"
 
 _HANDSHAKE_RECORD = b"\x16"
 
 
 class _Accepting(BufferingTLSTransport):
-    """The listening side's TLS; it tells peers that speak in plain text why they are refused."""
+    """The listening side's TLS; it tells peers that send plain text why they are refused."""
 
     _begun = _plain = False
 
@@ -42,7 +42,7 @@ class _Accepting(BufferingTLSTransport):
 class Tls:
     """The certificates in ``directory``: ``ca.pem``, ``cert.pem`` and ``key.pem``, read once.
 
-    ``ConfigError`` when one of them is missing, or the key can be read by others or is not that of the certificate.
+    Raises ``ConfigError`` if one of them is missing, or if others can read the key or it does not belong to the certificate.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -81,15 +81,15 @@ class Tls:
     clientConnectionForTLS = serverConnectionForTLS
 
     def server_factory(self, reactor: Any, factory: Any) -> TLSMemoryBIOFactory:
-        """``factory`` behind TLS, for any stream that is listened at."""
+        """Return ``factory`` wrapped in TLS, for any listening stream socket."""
         wrapped = self._wrap(False, reactor, factory)
         wrapped.protocol = _Accepting
         return wrapped
 
     def client_factory(self, reactor: Any, factory: Any) -> TLSMemoryBIOFactory:
-        """``factory`` behind TLS, for the dialing side."""
+        """Return ``factory`` wrapped in TLS, for the dialing side."""
         return self._wrap(True, reactor, factory)
 
     def _wrap(self, client: bool, reactor: Any, factory: Any) -> TLSMemoryBIOFactory:
         creator: Any = self
-        return TLSMemoryBIOFactory(creator, client, factory, reactor)  # without a clock it would take the global reactor
+        return TLSMemoryBIOFactory(creator, client, factory, reactor)  # without a clock it would use the global reactor

@@ -1,4 +1,4 @@
-"""Functions to pickles, and which pickles may be remembered."""
+"""Pickles functions, and decides which pickles may be cached."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from twistdist.errors import SerializationError, shown
 from twistdist.wire.identity import identity_of
 from twistdist.wire.payload import dump_function
 
-#: Functions whose pickles are remembered; more and the memory starts over.
+#: Functions whose pickles are cached; when there are more, the cache is emptied.
 MAX_FUNCTIONS = 1_000
 
 
 @attrs.frozen
 class _Known:
-    """A function that was pickled, and what its pickle rests on: it is good as long as all of that is what it was."""
+    """A function that was pickled, and what its pickle depends on: the pickle is valid as long as none of that has changed."""
 
     function: Any
     ref: FunctionRef
@@ -41,11 +41,11 @@ class _Known:
 
 
 class Functions:
-    """Pickles functions, and remembers what can be remembered.
+    """Pickles functions, and caches the pickles that may be cached.
 
-    A function that is found again by its name pickles to the same bytes for ever.  One that travels by value may have other
-    globals or another closure each time, so it is pickled anew unless it refers to nothing but modules and builtins, and still
-    does.
+    A function that is pickled by name always pickles to the same bytes.  A function that is pickled by value may have other
+    globals or another closure each time, so it is pickled again unless it refers only to modules and builtins, and these are
+    still the same.
     """
 
     def __init__(self) -> None:
@@ -53,12 +53,12 @@ class Functions:
         self._identities: dict[int, tuple[FunctionRef, bytes]] = {}
 
     def identity(self, function: Callable[..., Any], ref: FunctionRef) -> bytes:
-        """What the function computes, as a digest; ``ref`` is what :meth:`ref` has just given for it."""
+        """Return a digest of what the function computes; ``ref`` is what :meth:`ref` has just returned for it."""
         known = self._identities.get(id(function))
         if known is not None and known[0] is ref:
             return known[1]
         found = identity_of(function)
-        if id(function) in self._known:  # which also keeps its id its own
+        if id(function) in self._known:  # that reference also keeps its id from being reused
             self._identities[id(function)] = (ref, found)
         return found
 
@@ -71,9 +71,9 @@ class Functions:
         blob, by_name = dump_function(function)
         if len(blob) > MAX_ARGUMENT_BYTES:
             raise SerializationError(
-                f"the function {shown(function)} is {len(blob)} bytes long when pickled, more than {MAX_ARGUMENT_BYTES}; "
-                "pass what is large in its closure or among its defaults and globals as an argument, which may have any size "
-                "(it travels as data by itself), or let a task read it"
+                f"the function {shown(function)} is {len(blob)} bytes when pickled, more than {MAX_ARGUMENT_BYTES}; "
+                "pass what is large in its closure, defaults or globals as an argument, which may have any size "
+                "(it is sent separately as data), or let a task read it"
             )
         ref = FunctionRef(_name_of(function), hashlib.blake2b(blob, digest_size=16).digest(), blob)
         known = None
@@ -87,7 +87,7 @@ class Functions:
             if len(self._known) >= MAX_FUNCTIONS:
                 self._known.clear()
                 self._identities.clear()
-            self._known[id(function)] = known  # holding the function keeps its id its own
+            self._known[id(function)] = known  # holding the function keeps its id from being reused
         return ref
 
 
@@ -97,7 +97,7 @@ def _name_of(function: Any) -> str:
 
 
 def _is_reference(function: Any) -> bool:
-    """Whether its pickle is nothing but its name: partials, methods and callable objects carry state that may change."""
+    """Whether its pickle is only its name: partials, methods and callable objects carry state that may change."""
     return isinstance(function, types.FunctionType | types.BuiltinFunctionType | type) and "." not in function.__qualname__
 
 
@@ -116,7 +116,7 @@ def _names_in(code: types.CodeType) -> set[str]:
 
 
 def _reads_nothing(code: types.CodeType, names: dict[str, Any]) -> bool:
-    """Whether all that the code names are builtins and modules; what is not there yet may come."""
+    """Whether the code refers only to builtins and modules; a name that does not exist yet may be defined later."""
     for name in code.co_names:
         if not (isinstance(names.get(name), types.ModuleType) or (name not in names and hasattr(builtins, name))):
             return False

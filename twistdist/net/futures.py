@@ -1,4 +1,4 @@
-"""Futures of the Deferred API, and what waits for several of them."""
+"""Futures of the Deferred API, and functions that wait for several of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
 
-#: What a value is before somebody looks at it: its bytes, or why there is none.
+#: A value that has not been unpickled yet, or the error if there is no value.
 Raw = bytes | memoryview | m.ErrorInfo
 
 
 class FutureOwner(Protocol):
-    """What a future needs of the client it belongs to."""
+    """What a future needs from the client it belongs to."""
 
     reactor: Any
 
@@ -40,24 +40,24 @@ class FutureOwner(Protocol):
 
 
 def unpack(raw: Raw) -> Any:
-    """The value, or its exception raised."""
+    """Return the unpickled value, or raise the task's exception.  ``SerializationError`` if it can't be unpickled."""
     if isinstance(raw, m.ErrorInfo):
         raise load_error(raw)
     try:
         return load_value(raw)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # SystemExit too: what a task gives must not end a client
-        raise SerializationError(f"the value can't be unpickled here: {said(error)}") from error
+    except BaseException as error:  # SystemExit too: a task's result must not end the client
+        raise SerializationError(f"the value can't be unpickled in this process: {said(error)}") from error
 
 
 def as_failure(error: BaseException) -> Failure:
-    """A Failure that keeps the (remote) traceback of ``error``."""
+    """Return a Failure that keeps the traceback of ``error``, including the remote part."""
     return Failure(error, type(error), error.__traceback__)
 
 
 class BaseFuture:
-    """What the Deferred API's and the blocking API's futures have in common: a record, a client, a name."""
+    """The common base of the futures of the Deferred and the blocking API."""
 
     __slots__ = ("_client", "_name", "_record")
 
@@ -67,24 +67,33 @@ class BaseFuture:
 
     @property
     def key(self) -> str:
-        """The task's name, chosen or generated."""
+        """The task's key, chosen by the user or generated."""
         return self._name if self._name[-1:] != "-" else f"{self._name}{self._record.cid}"
 
     @property
     def status(self) -> str:
-        """``"pending"``, ``"finished"``, ``"error"``, ``"cancelled"`` or ``"lost"``."""
+        """The state of the task, as this client knows it.
+
+        One of ``"pending"``, ``"finished"`` (it has a value), ``"error"`` (it failed), ``"cancelled"`` and ``"lost"``.  A lost
+        task's outcome can't reach this client any more: the future was released, the client was closed, or the scheduler
+        restarted and no longer knows the task.
+        """
         return self._record.state.value
 
     def done(self) -> bool:
-        """Whether the task has ended, in whatever way."""
+        """Return True if the task has ended: with a value or an error, cancelled or lost."""
         return self._record.state is not State.PENDING
 
     def cancelled(self) -> bool:
-        """Whether the task was cancelled."""
+        """Return True if the task was cancelled."""
         return self._record.state is State.CANCELLED
 
     def release(self) -> None:
-        """Give the result up now; the future can't be used any more.  Dropping the last reference does the same."""
+        """Release the result now; the future must not be used afterwards.
+
+        Dropping the last reference to a future has the same effect, except that a durable session then keeps a task that was
+        submitted with ``key=`` or ``pure=True``.
+        """
         self._client.forget(self._record)
 
     def __reduce__(self) -> Any:
@@ -101,7 +110,10 @@ class BaseFuture:
 
 
 class Future(BaseFuture):
-    """The result of a task, some day.  Made by a client, not by users."""
+    """The future result of a task.
+
+    Futures are created by a client.  A future can be awaited in a coroutine; this is the same as awaiting ``result()``.
+    """
 
     __slots__ = ("__weakref__",)
 
@@ -109,11 +121,19 @@ class Future(BaseFuture):
         self._client, self._record, self._name = client, record, name
 
     def result(self) -> Deferred[Any]:
-        """A Deferred of the value; errbacks with a ``Failure`` of the task's own exception type."""
+        """Wait for the task and fetch its value.
+
+        Returns:
+            A Deferred that fires with the value.  If the task failed, it fails with the task's own exception, whose
+            ``__twistdist__`` attribute is a :class:`~twistdist.errors.TaskInfo`.  It fails with ``TaskCancelled`` if the task
+            was cancelled, with ``DataLost`` if the value is lost or the future was released, with ``SerializationError`` if the
+            value can't be unpickled in this process, and with ``ClientClosed`` if the client was closed before the value was
+            fetched.
+        """
         return self._raw().addCallback(self._load)
 
     def _raw(self) -> Deferred[Raw]:
-        # The callback's argument holds the future: while somebody waits for the result it is wanted.
+        # The callback's argument keeps the future alive, so the result is not released while somebody waits for it.
         return self._client.collect([self._record]).addCallback(_only, self)
 
     @staticmethod
@@ -124,19 +144,39 @@ class Future(BaseFuture):
             return as_failure(error)
 
     def exception(self) -> Deferred[BaseException | None]:
-        """A Deferred of the task's exception, or of None when it has a value."""
+        """Wait for the task and fetch its exception.
+
+        Returns:
+            A Deferred that fires with the exception, or with None if the task has a value.  For a cancelled task, it fires with
+            :class:`~twistdist.errors.TaskCancelled`.
+        """
         return self._raw().addCallback(lambda raw: load_error(raw) if isinstance(raw, m.ErrorInfo) else None)
 
     def traceback(self) -> Deferred[str]:
-        """A Deferred of the remote traceback's text, "" when the task has a value."""
+        """Wait for the task and fetch its remote traceback.
+
+        Returns:
+            A Deferred that fires with the traceback as text; ``""`` if the task has a value.
+        """
         return self._raw().addCallback(lambda raw: raw.traceback if isinstance(raw, m.ErrorInfo) else "")
 
     def cancel(self) -> None:
-        """Stop the task unless somebody else wants it; the future is cancelled when the scheduler has said so."""
+        """Cancel the future and stop its task, even while it is running, unless another client or task needs it.
+
+        This client's unfinished tasks that depend on the task are cancelled too.  The method returns immediately; the future's
+        status becomes ``"cancelled"`` when the scheduler has confirmed it.  Nothing happens if the task has ended.
+        """
         self._client.cancel_records([self._record])
 
     def add_done_callback(self, fn: Any) -> None:
-        """Call ``fn(future)`` in the reactor's thread when the task has ended, at once when it has already."""
+        """Have ``fn(future)`` called in the reactor's thread when the task has ended.
+
+        If the task has already ended, ``fn`` is called soon after this method returns.  Exceptions that ``fn`` raises are
+        logged.
+
+        Args:
+            fn: A function that takes the future.
+        """
         self._client.call_when_done(self._record, lambda _: fn(self))
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -148,16 +188,29 @@ def _only(raws: list[Raw], future: BaseFuture) -> Raw:
 
 
 def as_futures(futures: Any) -> list[Future]:
-    """A list of futures of the Deferred API; ``TypeError`` for anything else."""
+    """Return a list of Deferred API futures from an iterable or a single one.  ``TypeError`` for anything else."""
     members = list(futures) if isinstance(futures, Iterable) and not isinstance(futures, str | bytes) else [futures]
     for member in members:
         if not isinstance(member, Future):
-            raise TypeError(f"this is no Future of a client of twistdist.connect: {shown(member)}")
+            raise TypeError(f"expected Futures of a client from twistdist.connect(), got {shown(member)}")
     return members
 
 
 def wait(futures: Iterable[Future], return_when: str = "ALL_COMPLETED") -> Deferred[tuple[set[Future], set[Future]]]:
-    """A Deferred of (done, not done) when all have ended; "FIRST_COMPLETED": one; "FIRST_EXCEPTION": one badly."""
+    """Wait for several futures.
+
+    Args:
+        futures: An iterable of futures.
+        return_when: When the Deferred fires: ``"ALL_COMPLETED"``: all futures have ended; ``"FIRST_COMPLETED"``: one has ended;
+            ``"FIRST_EXCEPTION"``: one has ended without a value (error, cancelled or lost), or all have ended.
+
+    Returns:
+        A Deferred that fires with ``(done, not_done)``, two sets of futures.
+
+    Raises:
+        TypeError: A member of ``futures`` is not a Future of the Deferred API.
+        ValueError: ``return_when`` has an invalid value.
+    """
     return_when = as_choice(return_when, "return_when", ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"))
     members = as_futures(futures)
     result: Deferred[tuple[set[Future], set[Future]]] = Deferred()
@@ -184,7 +237,10 @@ def wait(futures: Iterable[Future], return_when: str = "ALL_COMPLETED") -> Defer
 
 
 class AsCompleted:
-    """Futures in the order in which they end: ``async for``, or ``next()``, a Deferred of the next one (None at the end)."""
+    """Futures in the order in which they end, created by :func:`twistdist.as_completed`.
+
+    Iterate with ``async for``, or call :meth:`next` until its Deferred fires with None.
+    """
 
     def __init__(self, futures: Iterable[Future]) -> None:
         members = as_futures(futures)
@@ -201,7 +257,12 @@ class AsCompleted:
             self._ended.append(future)
 
     def next(self) -> Deferred[Future | None]:
-        """A Deferred of the next future that ends; of None when there are no more."""
+        """Wait for the next future.
+
+        Returns:
+            A Deferred that fires with the next future that has ended, or with None if there are no more.  If the Deferred is
+            cancelled, a later call of ``next()`` returns that future.
+        """
         result: Deferred[Future | None] = Deferred(self._give_up)
         if not self._left:
             result.callback(None)
@@ -214,7 +275,7 @@ class AsCompleted:
         return result
 
     def _give_up(self, waiting: Deferred[Future | None]) -> None:
-        """A ``next`` was cancelled: the future that it would have got is for another one."""
+        """Handle a cancelled ``next()``: the future it would have returned is left for another call."""
         self._waiting.remove(waiting)
         self._left += 1
 
@@ -224,12 +285,22 @@ class AsCompleted:
 
 
 def as_completed(futures: Iterable[Future]) -> AsCompleted:
-    """The futures in the order in which they end."""
+    """Iterate over futures in the order in which they end.
+
+    Args:
+        futures: An iterable of futures.
+
+    Returns:
+        An asynchronous iterator with a ``next()`` method; see :class:`~twistdist.net.futures.AsCompleted`.
+
+    Raises:
+        TypeError: A member of ``futures`` is not a Future of the Deferred API.
+    """
     return AsCompleted(futures)
 
 
 class Bar:
-    """A progress bar on one line of a terminal; nothing where the stream is no terminal."""
+    """A progress bar on one line of a terminal.  It shows nothing if the stream is not a terminal."""
 
     def __init__(self, total: int, label: str = "", stream: Any = None, width: int = 40) -> None:
         self._total, self._label, self._width = max(1, total), label, width
@@ -250,7 +321,20 @@ class Bar:
 
 
 def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
-    """Show a bar until all futures have ended; the Deferred fires then."""
+    """Show a progress bar on standard error until all futures have ended.
+
+    Nothing is shown if standard error is not a terminal.
+
+    Args:
+        futures: An iterable of futures.
+        label: Text in front of the bar.
+
+    Returns:
+        A Deferred that fires with None when all futures have ended.
+
+    Raises:
+        TypeError: A member of ``futures`` is not a Future of the Deferred API.
+    """
     members = as_futures(futures)
     bar = Bar(len(members), label)
     if not members:
@@ -272,12 +356,12 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
 
 
 def refuse_unusable(futures: Iterable[BaseFuture]) -> None:
-    """``TaskCancelled`` or ``DataLost`` at the earliest place when an argument's value can never reach a task."""
+    """Raise ``TaskCancelled`` or ``DataLost`` if one of the futures can never have a value that a task could use."""
     for future in futures:
         if future.cancelled():
-            raise TaskCancelled(f"the argument {future.key} was cancelled; its value will never come")
+            raise TaskCancelled(f"the argument {future.key} was cancelled and will never have a value")
         if future._record.orphan or future._record.state is State.LOST:
             raise DataLost(
-                f"the argument {future.key} was released, or the scheduler that knew it was started anew; "
+                f"the argument {future.key} was released, or the scheduler restarted and no longer knows it; "
                 "submit its task again, or pass its result()"
             )

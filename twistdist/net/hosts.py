@@ -1,4 +1,4 @@
-"""Which host this is, and how processes on other hosts reach it."""
+"""The identity of this host, and how processes on other hosts reach it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from twistdist.config import MAX_BYTES, as_number, as_text, parse_bytes
 from twistdist.errors import ConfigError
 from twistdist.executors.processes import machine_memory
 
-#: /dev/shm is the default place of stores where at least this many bytes are free in it.
+#: /dev/shm is the default place for stores if it has at least this many bytes free.
 _SHM_BYTES = 1 << 30
 
 
 def host_identity() -> str:
-    """Two processes with the same identity can open one another's files: same kernel, same mounts, same user.
+    """Return the identity of this host.
 
-    ``TWISTDIST_HOST`` in the environment names another one, for processes that should not, and for tests.
+    Two processes with the same identity can open each other's files: same kernel, same mounts, same user.
+    ``TWISTDIST_HOST`` in the environment sets another identity, for processes that should not share files, and for tests.
     """
     named = os.environ.get("TWISTDIST_HOST")
     if named:
@@ -36,14 +37,14 @@ def host_identity() -> str:
 
 
 def default_store_root() -> str:
-    """A folder of this user for the stores of workers: in shared memory where that is large enough."""
+    """Return a folder of this user for the stores of workers: in shared memory if that is large enough."""
     shm = "/dev/shm"
     large = os.path.isdir(shm) and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free >= _SHM_BYTES
     return _own_folder(os.path.join(shm if large else tempfile.gettempdir(), f"twistdist-{os.getuid()}"), "--store")
 
 
 def default_spill_root() -> str:
-    """A folder of this user on disk for results that leave memory."""
+    """Return a folder of this user on disk for results that are moved out of memory."""
     return _own_folder(os.path.join(tempfile.gettempdir(), f"twistdist-{os.getuid()}-spill"), "--spill")
 
 
@@ -55,8 +56,11 @@ def _own_folder(root: str, option: str) -> str:
 
 
 def memory_limit_of(value: Any, name: str, share: float) -> int:
-    """A memory limit in bytes, 0 for none: a size as for ``parse_bytes``, a number above 0 and at most 1 for that share of this
-    machine's memory, or None and "auto" for ``share`` of it."""
+    """Return a memory limit in bytes, 0 for none.
+
+    ``value`` is a size as for ``parse_bytes``, a number above 0 and at most 1 for that share of this machine's memory, or None
+    or "auto" for ``share`` of it.
+    """
     if isinstance(value, str):
         value = as_text(value, name).strip()
         with contextlib.suppress(ValueError):
@@ -69,40 +73,52 @@ def memory_limit_of(value: Any, name: str, share: float) -> int:
 
 
 def refuse_open_listening(endpoints: list[str], plaintext: bool, tls: bool = False) -> None:
-    """``ConfigError`` for an endpoint that others than this machine can reach, unless it is encrypted or plain text was asked
-    for in words."""
+    """Raise ``ConfigError`` for an endpoint that other machines can reach, unless it is encrypted or ``plaintext`` was
+    requested explicitly."""
     if plaintext and tls:
-        raise ConfigError("--tls and --plaintext exclude one another")
+        raise ConfigError("--tls and --plaintext exclude each other; give one of them")
     for endpoint in endpoints:
-        kind, _, rest = endpoint.partition(":")
-        interface = next((part[10:] for part in _split(rest) if part.startswith("interface=")), "")
-        local = kind == "unix" or interface in ("localhost", "::1") or interface.startswith("127.")
+        kind = endpoint.partition(":")[0]
         if kind not in ("tcp", "tls", "unix"):
-            raise ConfigError(f"{endpoint!r} is no place to listen at; write tcp:PORT:interface=ADDRESS or unix:PATH")
+            raise ConfigError(f"{endpoint!r} is not a listening endpoint; write tcp:PORT:interface=ADDRESS or unix:PATH")
         if kind == "tls" and not tls:
-            raise ConfigError(f"{endpoint!r} needs certificates: name their folder with --tls (twistdist certs makes one)")
-        if not local and not plaintext and not tls:
+            raise ConfigError(f"{endpoint!r} needs certificates; name their folder with --tls (twistdist certs makes one)")
+        if not is_loopback(endpoint) and not plaintext and not tls:
             raise ConfigError(
-                f"{endpoint!r} can be reached from other machines and nothing would be encrypted; add interface=127.0.0.1, "
+                f"{endpoint!r} can be reached from other machines, and nothing would be encrypted; add interface=127.0.0.1, "
                 "name certificates with --tls DIR (twistdist certs DIR makes them), "
-                "or say --plaintext if the network is yours alone"
+                "or give --plaintext if the network is yours alone"
             )
 
 
+def is_loopback(endpoint: str) -> bool:
+    """Whether only this machine can reach a listening endpoint."""
+    kind, _, rest = endpoint.partition(":")
+    interface = next((part[10:] for part in _split(rest) if part.startswith("interface=")), "")
+    return kind == "unix" or interface in ("localhost", "::1") or interface.startswith("127.")
+
+
+def check_http(endpoint: str) -> str:
+    """Return the endpoint; ``ConfigError`` unless it is one that can serve HTTP."""
+    if endpoint.partition(":")[0] not in ("tcp", "unix", "ssl"):
+        raise ConfigError(f"--http must be a listening endpoint such as tcp:8787:interface=127.0.0.1, got {endpoint!r}")
+    return endpoint
+
+
 def is_local(address: str) -> bool:
-    """Whether an address means another process on each machine."""
+    """Whether an address means a different process on each machine."""
     kind, _, rest = address.partition(":")
     return kind == "unix" or rest.startswith(("127.", "localhost:", r"\:\:1"))
 
 
 def _split(text: str) -> list[str]:
-    """The parts of an endpoint description between colons that are not escaped."""
+    """Split an endpoint description at the colons that are not escaped."""
     return [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text)]
 
 
 def address_of(port: Any, encrypted: bool = False, contact: str = "", anywhere: str = "") -> str:
-    """The address at which others reach a port: at the host ``contact``, or where it listens, or at ``anywhere`` (this machine)
-    where that is on all interfaces."""
+    """Return the address at which others reach a port: at the host ``contact`` if given, else where it listens, or at
+    ``anywhere`` (default: this machine) if it listens on all interfaces."""
     host = port.getHost()
     if hasattr(host, "port"):
         wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host)

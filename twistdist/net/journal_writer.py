@@ -1,4 +1,4 @@
-"""The journal beside the reactor: opened, read and written in a thread of its own, one thing at a time."""
+"""The journal outside the reactor: opened, read and written in a thread of its own, one operation at a time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from twistdist.storage.postgres import SCHEMES, PostgresJournal
 from twistdist.storage.sqlite import Journal, SqliteJournal
 from twistdist.wire import journal_rows as j
 
-#: Writes between two looks whether the file should shrink.
+#: Writes between two checks whether the file should shrink.
 TIDY_EVERY = 256
 
-#: Seconds since the last write after which the scheduler is quiet, and bytes of a small write.
+#: Seconds since the last write after which the scheduler counts as quiet, and bytes below which a write counts as small.
 QUIET_S, SMALL_BYTES = 0.0003, 64 << 10
 
-#: Seconds before a write that failed is tried again.
+#: Seconds before a failed write is tried again.
 RETRY_S = 0.5
 
-#: Seconds between two looks whether the journal is still ours, while nothing is written.
+#: Seconds between two checks that the journal is still ours, while nothing is written.
 CHECK_S = 1.0
 
 
 def open_journal(where: str) -> Journal | None:
-    """The journal that ``--journal`` names: a file, the URL of a PostgreSQL database, or ``none``."""
+    """Return the journal that ``--journal`` names: a file, the URL of a PostgreSQL database, or ``none``."""
     if where == "none":
         return None
     if where.startswith(SCHEMES):
@@ -37,7 +37,7 @@ def open_journal(where: str) -> Journal | None:
 
 
 class JournalThread:
-    """Runs the journal's blocking calls; Deferreds fire in the reactor's thread, with ``JournalError`` when one failed."""
+    """Runs the journal's blocking calls; Deferreds fire in the reactor's thread, with ``JournalError`` if the call failed."""
 
     def __init__(self, reactor: Any, journal: Journal) -> None:
         self._reactor, self._journal = reactor, journal
@@ -50,9 +50,9 @@ class JournalThread:
         return deferToThreadPool(self._reactor, self._pool, function, *args)
 
     def start(self, on_standby: Callable[[str], None] = lambda holder: None) -> Deferred[Any]:
-        """Open and read: the cluster's new epoch, and the decoded rows.
+        """Open and read the journal; the Deferred fires with the ``Meta`` row of the new epoch and the decoded rows.
 
-        ``on_standby(holder)`` tells, in the reactor's thread, for whom the journal is waited for.
+        ``on_standby(holder)`` is called in the reactor's thread with the holder of the journal if it must be waited for.
         """
         self._pool.start()
         return self._run(self._start, lambda holder: self._reactor.callFromThread(on_standby, holder))
@@ -64,8 +64,11 @@ class JournalThread:
         return meta, rows
 
     def write(self, rows: dict[j.Key, bytes | None]) -> Deferred[None]:
-        """One transaction.  A small one is made at once while there is little to do, and where that is safe: two changes of
-        thread would cost more."""
+        """Write rows in one transaction.
+
+        A small one is written at once, in this thread, while the scheduler is quiet and where that is safe: two thread switches
+        would cost more.
+        """
         now, before = self._reactor.seconds(), self._wrote_at
         self._wrote_at = now
         if self._journal.quick and now - before > QUIET_S and sum(len(body or b"") for body in rows.values()) < SMALL_BYTES:
@@ -86,11 +89,11 @@ class JournalThread:
             self.bytes = self._journal.size()
 
     def check(self) -> Deferred[None]:
-        """See whether the journal is still ours; ``LeaseLost`` when it is not."""
+        """Check that the journal is still ours; the Deferred fails with ``LeaseLost`` if it is not."""
         return self._run(self._journal.check)
 
     def stop(self) -> None:
-        """Wait for what is under way, and let the journal go."""
+        """Wait for the operations in progress, then release the journal."""
         self._journal.give_up()
         if self._pool.started:
             self._pool.callInThread(self._journal.close)

@@ -1,7 +1,7 @@
-"""The keywords of ``submit`` and ``map`` that are about the task and not for the function.
+"""Checks of what users pass: the task options of ``submit`` and ``map``, keys, and names.
 
-Whatever numpy, pandas or the standard library hand a user becomes a plain ``str``, ``int`` or ``float`` here: msgspec encodes
-no subclasses, so nothing else may reach a message.
+Values from numpy, pandas or the standard library are converted to plain ``str``, ``int`` and ``float`` objects here.  msgspec
+does not encode subclasses, so nothing else may end up in a message.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from twistdist.keywords import refuse_foreign
 from twistdist.net.futures import BaseFuture
 from twistdist.wire import messages as m
 
-#: Characters that a key may have.
+#: The maximum length of a key, in characters.
 MAX_KEY = 1_000
 
 
 @attrs.frozen
 class TaskOptions:
-    """The keywords of ``submit`` and ``map`` that are not passed to the function, checked."""
+    """The checked task options of one ``submit`` or ``map``.
+
+    ``key`` is None, a string, or for ``map`` an iterable of keys.  ``wire`` holds the options that are sent to the scheduler,
+    or None if all of them have their defaults.
+    """
 
     key: Any
     pure: bool
@@ -33,39 +37,43 @@ class TaskOptions:
 
 
 def check_replicas(value: Any, name: str = "replicas") -> int:
-    """A number of copies: ``ValueError`` or ``TypeError`` unless it is a whole number from 1 to 10,000."""
+    """Return a number of copies as an int.  ``ValueError`` or ``TypeError`` unless it is an integer from 1 to 10,000."""
     return as_whole_number(value, name, 1, 10_000)
 
 
 def check_encodable(what: str, text: str) -> None:
+    """Raise ``ValueError`` if ``text`` can't be encoded as UTF-8.  ``what`` names it in the message."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} has characters that UTF-8 can't express: {shown(text)}") from None
+        raise ValueError(f"{what} contains characters that can't be encoded as UTF-8: {shown(text)}") from None
 
 
 def check_name(what: str, name: Any) -> str:
-    """A name that people gave: ``TypeError`` or ``ValueError`` unless it is text of 1 to 200 characters."""
+    """Return a user's name for something as a plain str.  ``TypeError`` or ``ValueError`` unless it has 1 to 200 characters."""
     plain = as_text(name, what)
     if not 1 <= len(plain) <= 200:
-        raise ValueError(f"{what} is text of 1 to 200 characters, not {shown(name)}")
+        raise ValueError(f"{what} must be a string of 1 to 200 characters, got {shown(name)}")
     check_encodable(what, plain)
     return plain
 
 
 def check_key(key: Any) -> str:
-    """A task's key that a user chose: ``TypeError`` or ``ValueError`` for what can't be a key."""
+    """Return a task key chosen by the user as a plain str.  ``ValueError`` if it can't be a key."""
     plain = as_text(key, "a key") if isinstance(key, str) else ""
     if not plain or plain.endswith("-") or len(plain) > MAX_KEY:
-        raise ValueError(f"a key is text of 1 to {MAX_KEY:,} characters that does not end with '-', not {shown(key)}")
+        raise ValueError(f"a key must be a string of 1 to {MAX_KEY:,} characters that does not end with '-', got {shown(key)}")
     check_encodable("a key", plain)
     return plain
 
 
 def check_keys(keys: Any, count: int) -> list[Any]:
-    """The keys of ``count`` tasks of a ``map``, from any iterable, an endless one too; each is checked when it is used."""
+    """Return the keys for the ``count`` tasks of a ``map``, taken from any iterable, even an endless one.
+
+    Each key is checked when it is used.  ``ValueError`` if the number of keys is wrong, ``TypeError`` if it is no iterable.
+    """
     if not isinstance(keys, Iterable) or isinstance(keys, bytes):
-        raise TypeError(f"key is text, or for map a list of keys, not {shown(keys)}")
+        raise TypeError(f"key must be a string, or for map() a list of keys, got {shown(keys)}")
     found = list(itertools.islice(keys, count))
     given = len(keys) if isinstance(keys, Sized) else len(found)
     if given != count or len(found) != count:
@@ -74,63 +82,66 @@ def check_keys(keys: Any, count: int) -> list[Any]:
 
 
 def several(what: Any) -> list[Any]:
-    """A list of what was given in any iterable, or alone."""
+    """Return a list of keys or futures that were given as an iterable, or as a single key or future."""
     if isinstance(what, BaseFuture | str | bytes):
         return [what]
     if not isinstance(what, Iterable):
-        raise TypeError(f"keys, or futures, are given in a list; this is none: {shown(what)}")
+        raise TypeError(f"expected a list of keys or futures, got {shown(what)}")
     return list(what)
 
 
 def check_workers(workers: Any) -> list[str]:
-    """Worker names: one, or an iterable of names; [] for None."""
+    """Return a list of worker names from one name or an iterable of names.  The list is empty for None."""
     if workers is None:
         return []
     if isinstance(workers, str):
         workers = [workers]
     if not isinstance(workers, Iterable) or isinstance(workers, bytes):
-        raise TypeError(f"workers is a list of worker names, not {shown(workers)}")
+        raise TypeError(f"workers must be a list of worker names, got {shown(workers)}")
     names = list(workers)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"workers is a list of worker names, not {shown(workers)}")
+        raise TypeError(f"workers must be a list of worker names, got {shown(workers)}")
     plain = [as_text(name, "workers") for name in names]
     for name in plain:
-        check_encodable("the name of a worker", name)
+        check_encodable("a worker name", name)
     return plain
 
 
 def check_session(name: Any) -> str:
-    """The name of a durable session; "" for None."""
+    """Return the name of a durable session, or "" for None.  ``TypeError`` or ``ValueError`` if it is not a valid name."""
     return "" if name is None else check_name("session", name)
 
 
 def _check_resources(resources: Any) -> dict[str, int] | None:
-    """Amounts by name, in millionths; None where nothing is asked for."""
+    """Return the requested amounts by name, in millionths, or None if nothing is requested."""
     if resources is None:
         return None
     if not isinstance(resources, Mapping):
-        raise TypeError(f"resources is a dict such as {{'GPU': 1}}, not {shown(resources)}")
+        raise TypeError(f"resources must be a dict such as {{'GPU': 1}}, got {shown(resources)}")
     found = {}
     for name, amount in resources.items():
-        plain = as_text(name, "the name of a resource")
-        check_encodable("the name of a resource", plain)
+        plain = as_text(name, "a resource name")
+        check_encodable("a resource name", plain)
         found[plain] = resource_units(as_number(amount, f"resources[{plain!r}]"))
     return {name: units for name, units in found.items() if units} or None
 
 
 def split_options(kwargs: dict[str, Any], fn: Callable[..., Any] | None = None) -> TaskOptions:
-    """Take the task options out of ``kwargs``; ``ValueError`` or ``TypeError`` for an impossible value, and for what is left
-    when it is an option of another framework and none of ``fn``."""
+    """Remove the task options from ``kwargs`` and return them, checked.
+
+    ``ValueError`` or ``TypeError`` if an option has an invalid value.  ``TypeError`` if a remaining keyword is a task option of
+    another framework and ``fn`` does not accept it.
+    """
     if not kwargs:
         return NO_OPTIONS
     take = kwargs.pop
     replay = as_choice(take("replay", "always"), "replay", ("always", "verify", "never"))
     key, pure = take("key", None), as_truth(take("pure", False), "pure")
     if key is not None and pure:
-        raise ValueError("give a key or pure=True, not both: pure makes the key from function and arguments")
+        raise ValueError("give either key or pure=True, not both: pure=True makes the key from the function and its arguments")
     replace = as_truth(take("replace", False), "replace")
     if replace and key is None:
-        raise ValueError("replace=True gives a key to another task; name the key with key=")
+        raise ValueError("replace=True assigns an existing key to this task; name the key with key=")
     limit = take("time_limit", None)
     options = m.Options(
         retries=as_whole_number(take("retries", 0), "retries"),

@@ -8,9 +8,10 @@ from typing import Any
 
 
 class Orders:
-    """A queue of calls; ``wake(function)`` has ``function`` called in the reactor's thread soon, where :meth:`carry_out` is.
+    """A queue of calls.
 
-    ``add`` and ``release`` may be called from any thread and by the garbage collector: they take no lock.
+    ``wake(function)`` has ``function`` called soon in the reactor's thread, where it calls :meth:`carry_out`.  ``add`` and
+    ``release`` may be called from any thread and by the garbage collector: they take no lock.
     """
 
     def __init__(self, wake: Callable[[Callable[[], None]], Any], function: Callable[[], None]) -> None:
@@ -19,11 +20,11 @@ class Orders:
         self._woken = False
 
     def add(self, action: Callable[..., Any], *args: Any) -> None:
-        """Have ``action(*args)`` called, after all that was ordered before."""
+        """Have ``action(*args)`` called, after all earlier orders."""
         self._order((action, args))
 
     def release(self, cid: int) -> None:
-        """Have a future released; many that follow one another are released at once."""
+        """Have a future released; consecutive releases are carried out together."""
         self._order(cid)
 
     def _order(self, order: tuple[Callable[..., Any], tuple[Any, ...]] | int) -> None:
@@ -33,7 +34,7 @@ class Orders:
             self._wake(self._function)
 
     def carry_out(self, release: Callable[[list[int]], None]) -> None:
-        """Do all that was ordered, in order; ``release`` takes the futures that were released one after the other."""
+        """Carry out all orders, in order; ``release`` is called with each run of consecutively released futures."""
         self._woken = False
         orders = self._orders
         released: list[int] = []

@@ -1,7 +1,8 @@
-"""What the scheduler says leaves through here: when the journal has what it rests on (:mod:`twistdist.core.scheduler.gate`).
+"""The way out of all that the scheduler sends: a message leaves once the journal has what it depends on
+(:mod:`twistdist.core.scheduler.gate`).
 
-While the journal can't be written the scheduler is in *trouble*: clients are told, and are acknowledged nothing; workers go on
-with what was acknowledged before; the write is tried again until it succeeds.
+While the journal can't be written the scheduler is in *trouble*: clients are notified, and nothing that they send is
+acknowledged; workers continue with what was acknowledged before; the write is tried again until it succeeds.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ Peer = Client | Worker
 
 
 class Outbox:
-    """The way out to all ``connections``.  ``on_written()`` is called after each write, ``on_trouble(text)`` when writing
-    fails, and with "" when it works again, ``on_fatal(text)`` when somebody else has the journal."""
+    """The way out to all ``connections``.
+
+    ``on_written()`` is called after each write, ``on_trouble(text)`` when a write fails and with "" when writing works again,
+    and ``on_fatal(text)`` when another scheduler has the journal.
+    """
 
     _log = Logger()
 
@@ -51,11 +55,11 @@ class Outbox:
         self.trouble = ""
 
     def use(self, journal: JournalThread, ledger: Ledger) -> None:
-        """From now on there is a journal."""
+        """Use ``journal`` from now on."""
         self._journal, self._gate = journal, Gate(ledger)
 
     def stop(self) -> None:
-        """No more writes."""
+        """Write nothing any more."""
         if self._retry is not None:
             self._retry.cancel()
         self._gate = None
@@ -74,7 +78,7 @@ class Outbox:
 
     @staticmethod
     def send(connection: Connection, frames: list[m.Frame]) -> None:
-        """What can't be encoded ends this one connection; the others are told what they are to be told."""
+        """Send frames.  A message that can't be encoded ends this connection alone; the others are not affected."""
         connection.told = True
         try:
             connection.send(frames)
@@ -82,7 +86,7 @@ class Outbox:
             connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
 
     def _goes_on(self, peer: Peer, frames: list[m.Frame]) -> bool:
-        """In trouble: work in hand goes on, and questions are answered; what was received is not acknowledged (``safe``)."""
+        """In trouble: accepted work continues and queries are answered; received frames are not acknowledged (``safe``)."""
         assert self._gate is not None
         if isinstance(peer, Worker):
             return True
@@ -97,7 +101,7 @@ class Outbox:
     # ---- the journal ------------------------------------------------------------------------
 
     def write(self) -> None:
-        """The end of a turn: begin to write what has changed, unless a write is under way."""
+        """At the end of a turn, start to write what has changed, unless a write is in progress."""
         rows = self._gate.begin() if self._gate is not None else None
         if rows is None:
             return
@@ -109,7 +113,7 @@ class Outbox:
         self._retry = None
         if rows:
             self._journal.write(rows).addCallbacks(self._written, self._not_written)
-        else:  # what had changed was changed back
+        else:  # the changes cancelled each other out
             self._reactor.callLater(0, self._written, None)
 
     def _written(self, _: None) -> None:
@@ -125,7 +129,7 @@ class Outbox:
         self._on_written()
 
     def _release(self, connection: Connection, peer: Peer, frames: list[m.Frame]) -> None:
-        if self._connections.get(peer) is connection:  # else they were sent again when it came back
+        if self._connections.get(peer) is connection:  # otherwise they were sent again when the peer reconnected
             self.send(connection, frames)
 
     def _not_written(self, failure: Failure) -> None:
@@ -136,7 +140,7 @@ class Outbox:
             self._on_fatal(text)
             return
         if text != self.trouble:
-            self._log.error("{text}; nothing is acknowledged until it can be", text=text)
+            self._log.error("{text}; nothing is acknowledged until the journal can be written", text=text)
             self.trouble = text
             self._on_trouble(text)
         for item in self._gate.take_if(lambda item: isinstance(item[1], Worker)):
@@ -144,11 +148,11 @@ class Outbox:
         self._retry = self._reactor.callLater(RETRY_S, self._write_again)
 
     def _write_again(self) -> None:
-        if self._gate is not None:  # one that holds nothing is a gate too
+        if self._gate is not None:  # explicitly: an empty gate is falsy
             self._write(self._gate.again())
 
     def look(self) -> None:
-        """Now and then: see that the journal is still ours, also while nothing is to be written."""
+        """Called regularly: check that the journal is still ours, even while there is nothing to write."""
         now = self._reactor.seconds()
         if self._gate is None or self._journal is None or self._checking or self._gate.writing:
             return
@@ -167,11 +171,14 @@ class Outbox:
         if getattr(failure.value, "fatal", False):
             self._on_fatal(str(failure.value))
         elif not failure.check(JournalError):
-            self._log.failure("an error while looking at the journal", failure)
+            self._log.failure("an error while the journal was checked", failure)
 
     def status(self) -> dict[str, Any]:
-        """What ``twistdist status`` tells of the journal: "none", "ok" or "failing"; bytes; seconds that the last write took,
-        and since when one is under way; what waits for it."""
+        """Return what ``twistdist status`` reports about the journal.
+
+        That is its state ("none", "ok" or "failing"), its size in bytes, how many seconds the last write took and how many the
+        write in progress has taken so far, and how many items wait for it.
+        """
         if self._gate is None or self._journal is None:
             return {"state": "none"}
         waiting = self._reactor.seconds() - self._began if self._gate.writing else 0.0

@@ -1,6 +1,7 @@
-"""Large files over sockets without the interpreter looking at a byte: for threads, which wait in the kernel and hold no lock.
+"""Sends and receives large files over sockets without the interpreter touching their bytes.
 
-The sockets stay non-blocking, as the reactor wants them; while a thread uses one the reactor does not.
+It is for threads: they wait in the kernel and hold no lock.  The sockets stay non-blocking, as the reactor needs them; while a
+thread uses a socket, the reactor does not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-#: Bytes taken from a socket at a time.
+#: Bytes received from a socket at a time.
 CHUNK_BYTES = 1 << 20
 
 
@@ -19,12 +20,14 @@ def _wait(descriptor: int, events: int, stall: float) -> None:
     poll = select.poll()
     poll.register(descriptor, events)
     if not poll.poll(stall * 1000):
-        raise TimeoutError(f"nothing moved for {stall:g} s")
+        raise TimeoutError(f"no data moved for {stall:g} s")
 
 
 def send_file(connection: socket.socket, head: bytes, stream: Any, offset: int, length: int, stall: float) -> None:
-    """``head`` and then ``length`` bytes of ``stream`` from ``offset`` on.  ``OSError`` when the connection breaks, or takes
-    nothing for ``stall`` seconds."""
+    """Send ``head`` and then ``length`` bytes of ``stream`` from ``offset`` on.
+
+    Raises ``OSError`` if the connection breaks, or accepts nothing for ``stall`` seconds.
+    """
     descriptor = connection.fileno()
     while head:
         try:
@@ -44,9 +47,10 @@ def send_file(connection: socket.socket, head: bytes, stream: Any, offset: int, 
 
 
 def receive(connection: socket.socket, length: int, take: Callable[[memoryview], None], stall: float) -> None:
-    """``length`` bytes, given to ``take`` in pieces that are used again for the next one.  ``OSError`` as :func:`send_file`.
+    """Receive ``length`` bytes and pass them to ``take`` in pieces, all in the same buffer.
 
-    A piece that fits the processor's cache is copied out of it while it is there: twice as fast as receiving into a map.
+    Raises ``OSError`` like :func:`send_file`.  A piece fits the processor's cache and is copied while it is still there, which
+    is twice as fast as receiving into a memory map.
     """
     descriptor, buffer = connection.fileno(), memoryview(bytearray(min(length, CHUNK_BYTES)))
     while length:
@@ -62,6 +66,6 @@ def receive(connection: socket.socket, length: int, take: Callable[[memoryview],
                     raise ConnectionError("the connection was closed in the middle of a file")
                 at += count
         finally:
-            if at:  # what has come is kept: the transfer goes on from there
+            if at:  # what was received is kept: the transfer resumes from there
                 take(buffer[:at])
         length -= at

@@ -1,4 +1,4 @@
-"""Values of finished futures: inline, mapped from a store on this host, or fetched from a worker."""
+"""Values of finished futures: sent inline, mapped from a store on this host, or fetched from a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twistdist.net.transfer import MemorySink
 from twistdist.storage.store import file_path, read_file
 from twistdist.wire import messages as m
 
-#: How often a value is fetched, each time from where the scheduler says it is now.
+#: How often a value is fetched, each time from where the scheduler now says that it is, before it counts as lost.
 MAX_FETCHES = 8
 
 RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
@@ -25,30 +25,30 @@ RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
 ANOTHER_VALUE = m.ErrorInfo(
     "NonDeterministicReplay",
     "",
-    "the value was lost and computed again, and is not the one that "
-    "this client has seen; the function depends on more than its arguments (replay=)",
+    "the value was lost and computed again, and it differs from the one that "
+    "this client has seen; the function depends on more than its arguments (see replay=)",
 )
 
 
 class Owner(Protocol):
-    """What results need of the session that they belong to."""
+    """What ``Results`` needs from the session that it belongs to."""
 
     def why_closed(self) -> str:
-        """Why nothing can be fetched any more; "" while it can."""
+        """Return why nothing can be fetched any more; "" while it can."""
 
     def call_when_ended(self, record: Record, function: Callable[[Record], Any]) -> None:
-        """Call ``function(record)`` when the record is not pending, at once if it is not."""
+        """Call ``function(record)`` once the record is not pending; immediately if it is not."""
 
     def lose(self, records: list[Record], why: m.ErrorInfo) -> None:
-        """These will never be told of."""
+        """Mark records as lost because of ``why``: nothing more will arrive about them."""
 
     def flush(self) -> None:
-        """Send what the core has to say."""
+        """Send what the core has to send."""
 
 
 @attrs.define(eq=False)
 class Results:
-    """Fetches values, alone or many together.  ``host`` names this host."""
+    """Fetches values, one or many at a time.  ``host`` is this host's identity."""
 
     core: Client
     owner: Owner
@@ -56,9 +56,9 @@ class Results:
     host: str
 
     def fetch(self, record: Record, tries: int = 0) -> Deferred[Raw]:
-        """A Deferred of the bytes of a finished record's value, or of the error that is in its place.
+        """Return a Deferred of the bytes of a finished record's value, or of the error that it has instead.
 
-        When no holder gives it the scheduler is told, and what it says next is tried.
+        If no holder delivers the value, the scheduler is notified, and the value is fetched from where it says next.
         """
         if record.value is not None:
             return succeed(record.value)
@@ -81,19 +81,19 @@ class Results:
         )
 
     def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int) -> Deferred[Raw]:
-        """No holder has given it."""
+        """No holder has delivered the value: ask the scheduler where else it is."""
         again: Deferred[Raw] = Deferred()
         closed = self.owner.why_closed()
         if closed:
             return succeed(m.ErrorInfo("ClientClosed", "", closed))
         if record.cid not in self.core.records:
             return succeed(RELEASED)
-        if record.place is not place:  # what became of it was told meanwhile
+        if record.place is not place:  # news of it has arrived in the meantime
             return self.fetch(record, tries)
         if tries >= MAX_FETCHES:
             text = (
                 f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
-                "can this machine reach the addresses that they listen at?"
+                "check that this machine can reach the addresses that they listen at"
             )
             return succeed(m.ErrorInfo("DataLost", "", text))
 
@@ -106,19 +106,19 @@ class Results:
         return again
 
     def collect(self, records: Sequence[Record], fail_fast: bool, result: Deferred[list[Raw]]) -> None:
-        """Fire ``result`` with what each record has in the end, in order; with ``fail_fast`` with the first error alone, in
-        all places, as soon as it is there."""
+        """Fire ``result`` with the final outcome of each record, in order; with ``fail_fast`` on the first error, with that
+        error in all places."""
         _Collection(self, records, fail_fast, result).start()
 
 
 def _saw(record: Record, place: m.Finished, data: Raw) -> Raw:
-    """A client that has seen a value never sees another one in its place."""
+    """Note which value this client has seen: it must never see a different one for the same record."""
     record.seen = place.digest
     return data
 
 
 class _Collection:
-    """Waits for records, then fetches what lies elsewhere, then gives it all at once."""
+    """Waits for records, then fetches the values that are elsewhere, then delivers everything together."""
 
     def __init__(self, results: Results, records: Sequence[Record], fail_fast: bool, result: Deferred[list[Raw]]) -> None:
         self._results, self._records, self._fail_fast, self._result = results, records, fail_fast, result
@@ -144,7 +144,7 @@ class _Collection:
         self._one_less()
 
     def _ended_badly(self, record: Record) -> None:
-        """Whoever asked loads the error, in a thread of its own: that may take long, and do anything."""
+        """Deliver the error still pickled: the caller loads it in its own thread, since that may take long and do anything."""
         if not self._result.called:
             self._result.callback([record.error or RELEASED] * len(self._records))
 
@@ -175,9 +175,9 @@ class _Collection:
 
 
 def load_one(record: Record) -> BaseException:
-    """The exception of a record that ended badly."""
+    """Return the exception of a record that did not finish."""
     try:
         unpack(record.error or RELEASED)
     except BaseException as error:
         return error
-    raise AssertionError("an ErrorInfo unpacks to an exception")
+    raise AssertionError("an ErrorInfo must unpack to an exception")

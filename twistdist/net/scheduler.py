@@ -1,4 +1,4 @@
-"""The scheduler's service: connections in, the core's messages out."""
+"""The scheduler's service: passes what connections receive to the core, and sends the core's messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twistdist.core.scheduler import LEFT, Scheduler, Settings
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Effect, End, GiveUp, Log, Peer, Probe, Replaced
 from twistdist.core.scheduler.records import Client, Worker
-from twistdist.core.session import Gap
+from twistdist.core.session import Gap, Session
 from twistdist.errors import ProtocolError
 from twistdist.net.connection import Connection, ServerFactory
 from twistdist.net.hosts import address_of, host_identity, is_local
@@ -36,16 +36,19 @@ from twistdist.wire.framing import FROM_WORKER, GREETING_TO_SCHEDULER, decode_fr
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
-#: Seconds that a look whether a process listens may take.
+#: Seconds that a probe whether a process listens may take.
 PROBE_S = 2.0
 
-#: Unfinished tasks above which a client that submits more is not read any more, and below which all are again.
+#: Unfinished tasks above which a client that submits more is not read, and below which all clients are read again.
 MAX_UNFINISHED, RESUME_UNFINISHED = 1_000_000, 900_000
 
 
 class _Valve:
-    """Back-pressure for one peer, as its transport's producer: what it does not read stays in its session, which holds
-    references and no bytes, and a client that does not read is not read from either."""
+    """Back-pressure for one peer, as its transport's producer.
+
+    What the peer does not read stays in its session, which holds references instead of bytes.  A client that does not read is
+    not read either.
+    """
 
     def __init__(self, service: SchedulerService, connection: Connection) -> None:
         self._service, self._connection = service, connection
@@ -65,15 +68,15 @@ class _Valve:
         self._service.unblocked(self._connection.peer)
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
 
     def more_came(self) -> bool:
-        """Whether bytes came since this was last asked."""
+        """Whether bytes have arrived since the last call."""
         came, self._came = self._came, self._connection.came
         return came != self._came
 
     def flooding(self, flooding: bool) -> None:
-        """Whether there is so much to do that no more is to be read."""
+        """Set whether there is so much to do that no more must be read."""
         self._flooding = flooding
         self._adjust()
 
@@ -87,7 +90,7 @@ class _Valve:
 
 
 class _Silent(Factory):
-    """Says nothing, to either side."""
+    """Makes protocols that send nothing, and does not log."""
 
     noisy = False
     protocol = Protocol
@@ -96,10 +99,10 @@ class _Silent(Factory):
 class SchedulerService(Service):
     """Listens on ``endpoints`` (Twisted server descriptions) and on ``adopt`` (descriptors of listening TCP sockets).
 
-    ``addresses`` are what clients connect to, once ready.
+    ``addresses`` are the addresses that clients connect to, known once the service listens.
 
-    ``on_stop(text, failed)`` is called when the scheduler ends by itself: shut down by a client, or by an error;
-    ``on_standby(holder)`` when it waits for a journal that another one has.
+    ``on_stop(text, failed)`` is called when the scheduler ends by itself, shut down by a client or by an error, and
+    ``on_standby(holder)`` when it waits for a journal that another scheduler holds.
     """
 
     _log = Logger()
@@ -121,7 +124,7 @@ class SchedulerService(Service):
         self._reactor, self._endpoints, self._adopt = reactor, endpoints, adopt
         self._tls, self._settings = tls, settings
         self._journal = JournalThread(reactor, journal) if journal is not None else None
-        # Without a journal nobody knows the epochs before: a random one is none of them, but for one chance in 10**8.
+        # Without a journal the earlier epochs are unknown: a random one collides with one of them with probability 1e-8.
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
         self._on_standby = on_standby
@@ -144,13 +147,13 @@ class SchedulerService(Service):
     # ---- life -------------------------------------------------------------------------------
 
     def listen(self) -> Deferred[list[str]]:
-        """Read the journal, if there is one, then listen everywhere; the Deferred gives the addresses, or the first failure."""
+        """Read the journal, if any, then listen on all endpoints; the Deferred gives the addresses, or the first failure."""
         if self._journal is None:
             return self._listen()
         return self._journal.start(self._on_standby).addCallback(self._restore).addCallback(lambda _: self._listen())
 
     def _restore(self, found: tuple[j.Meta, list[tuple[j.Key, Any]]]) -> None:
-        """Go on where the scheduler before this one was."""
+        """Continue where the previous scheduler stopped."""
         meta, rows = found
         assert self._journal is not None
         self.core = Scheduler(meta.epoch, self._settings, Ledger())
@@ -182,7 +185,7 @@ class SchedulerService(Service):
         return failure.value.subFailure
 
     def stopService(self) -> Deferred[Any]:
-        """Stop listening and close every connection; workers and clients will try to come back."""
+        """Stop listening and close every connection; workers and clients will try to reconnect."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._alarm.cancel()
         self._ack.cancel()
@@ -194,15 +197,29 @@ class SchedulerService(Service):
             self._journal.stop()
         return DeferredList([d for port in self._ports if (d := port.stopListening()) is not None])
 
+    # ---- what others may look at --------------------------------------------------------------
+
+    def health(self) -> str:
+        """Return why no work is accepted at the moment; "" while it is."""
+        if not self.addresses:
+            return "waiting for the journal, which another scheduler may have"
+        if self._out.trouble:
+            return f"the journal can't be written: {self._out.trouble}"
+        return "" if self.running else "stopping"
+
+    def ask(self, what: str, *args: Any) -> Any:
+        """Return the answer to a question of clients, from nobody in particular.  Only for questions that change nothing."""
+        return self.core.queries.answer(self._reactor.seconds(), Client(0, "", Session(), connected=False), what, list(args))
+
     def _guard(self, what: Callable[..., Any], *args: Any) -> Any:
-        """Run a step of the core.  An error in it is a bug: this process ends loudly rather than go on with a wrong state."""
+        """Run a step of the core.  An error in it is a bug: this process ends loudly instead of continuing in a wrong state."""
         try:
             return what(self._reactor.seconds(), *args)
         except ProtocolError:
             raise
         except Exception:
             self._log.failure("an error in the scheduler's core; this process ends")
-            self._on_stop("an error in the scheduler's core, see the log", True)
+            self._on_stop("an error in the scheduler's core; see the log", True)
             raise
 
     # ---- the connections' owner -----------------------------------------------------------------
@@ -213,7 +230,7 @@ class SchedulerService(Service):
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
         if not self.running:
-            return  # what is still received is not acknowledged, and will be said to the next scheduler
+            return  # what still arrives is not acknowledged, so it will be sent to the next scheduler
         changed = left = False
         for body in bodies:
             peer = connection.peer
@@ -234,7 +251,7 @@ class SchedulerService(Service):
                 changed = True
                 left = left or any(isinstance(message, m.Bye) for message in messages)
                 if self._flooded and any(isinstance(message, m.Submit) for message in messages):
-                    self._valves[connection].flooding(True)  # who only asks, cancels or leaves is heard
+                    self._valves[connection].flooding(True)  # a client that only asks, cancels or leaves is read
             elif not frame[0] and isinstance(peer, Worker):
                 for beat in frame[2]:
                     if isinstance(beat, m.Beat):
@@ -244,7 +261,7 @@ class SchedulerService(Service):
         if changed or self.core.dirty:
             self._flush()
         if left:
-            self._send_acks()  # who leaves waits for nothing else
+            self._send_acks()  # a client that leaves waits for nothing else
 
     def _greet(self, connection: Connection, body: memoryview) -> None:
         for greeting in decode_frame(GREETING_TO_SCHEDULER, body)[2][:1]:
@@ -259,23 +276,23 @@ class SchedulerService(Service):
                 settings = self.core.settings
                 ready = m.Ready(self.core.epoch, greeting.name, settings.suspect_after, settings.dead_after)
                 kind = "worker" if isinstance(peer, Worker) else "client"
-                if kind == "worker":  # what it has told must not be forgotten: it will not be told again
+                if kind == "worker":  # what it reported must be durable first: it will not be reported again
                     self._out.say(connection, peer, [(0, 0, [ready])])
                 else:
                     self._out.send(connection, [(0, 0, [ready])])
                     self._tell_trouble(connection)
-                self._log.info("{kind} {name} is here", kind=kind, name=peer.name or f"{peer.number:x}")
+                self._log.info("{kind} {name} connected", kind=kind, name=peer.name or f"{peer.number:x}")
 
     def _resume(self, connection: Connection, resume: m.Resume) -> None:
         if self._journal is not None and resume.epoch > self.core.epoch:
-            self._out.look()  # a later scheduler has served it: the journal is not ours any more, which will be told
+            self._out.look()  # a later scheduler has served it: the journal is not ours any more, as the check will find
             connection.close()
             return
         peer = self.core.find_session(resume)
         if peer is None:
             connection.send([(0, 0, [m.Refused("session", "this scheduler does not know the session")])])
             return
-        if peer in self._connections:  # the break of the old connection has not been seen here yet
+        if peer in self._connections:  # the break of the old connection has not been noticed here yet
             old = self._connections.pop(peer)
             self._guard(self.core.connection_lost, peer)
             old.close()
@@ -290,7 +307,7 @@ class SchedulerService(Service):
         self._guard(self.core.reconnected, peer)
 
     def _trouble(self, text: str) -> None:
-        """The journal can't be written, or ("") can be again: clients hear of it."""
+        """Notify clients that the journal can't be written or, with "", that it can be written again."""
         self.core.journal_is(self._out.status())
         for peer, connection in list(self._connections.items()):
             if isinstance(peer, Client) and connection.told:
@@ -326,7 +343,7 @@ class SchedulerService(Service):
         self._pulse.set(self._pulse_due)
 
     def _beat(self) -> None:
-        """Tell everybody that we are here, and look who else is."""
+        """Send a beat to every peer, and check which peers are alive."""
         lag = max(0, int(1e6 * (self._reactor.seconds() - self._pulse_due)))
         self._set_pulse()
         self._out.look()
@@ -342,15 +359,15 @@ class SchedulerService(Service):
         self._beats += 1
         for peer, connection in self._connections.items():
             if self._valves[connection].closed or not connection.told:
-                continue  # it does not read, where one more byte would help nobody, or was not greeted yet
+                continue  # it does not read, so one more byte would not help, or it was not greeted yet
             heard = peer.beat.number if isinstance(peer, Worker) and peer.beat is not None else 0
             connection.send([(*peer.session.bare_ack()[:2], [m.Beat(self._beats, heard, peer.session.sent, lag)])])
         self._flush()
 
     def _probe(self, address: str, host: str, answer: Callable[[bool], None]) -> None:
-        """Look whether a process listens at a worker's address; a refusal says that there is none."""
+        """Probe whether a process listens at a worker's address; a refused connection shows that none does."""
         if is_local(address) and host != self._host:
-            return  # it would be our own port of that number
+            return  # it would be our own port with that number
         endpoint = clientFromString(self._reactor, address.replace("tls:", "tcp:", 1))
         probing = endpoint.connect(_Silent())
         limit = self._reactor.callLater(PROBE_S, probing.cancel)
@@ -367,7 +384,7 @@ class SchedulerService(Service):
         probing.addBoth(answered)
 
     def unblocked(self, peer: Client | Worker | None) -> None:
-        """The peer reads again: what waited for it leaves."""
+        """The peer reads again: send what waited for it."""
         if peer is not None:
             self._reactor.callLater(0, self._flush)
 
@@ -380,7 +397,7 @@ class SchedulerService(Service):
                 self._log.info(
                     "{n} tasks are unfinished: {what}",
                     n=unfinished,
-                    what="who submits more is not read" if flooded else "submits are read again",
+                    what="clients that submit more are not read" if flooded else "all clients are read again",
                 )
                 if not flooded:
                     for valve in list(self._valves.values()):
@@ -393,7 +410,7 @@ class SchedulerService(Service):
         self._flush()
 
     def _flush(self) -> None:
-        """What the core has to say leaves, one write a peer; then what else it wants is done."""
+        """Send what the core has to send, with one write per peer; then carry out its effects."""
         bundle = self.core.take(self._reads)
         for peer, frames in bundle.frames:
             self._out.say(self._connections[peer], peer, frames)
@@ -406,7 +423,7 @@ class SchedulerService(Service):
             self._ack.set(self._reactor.seconds() + ACK_S)
 
     def _reads(self, peer: Peer) -> bool:
-        """Whether frames for the peer can leave."""
+        """Whether frames can be sent to the peer."""
         connection = self._connections.get(peer)
         return connection is not None and not self._valves[connection].closed
 
@@ -421,10 +438,10 @@ class SchedulerService(Service):
                 connection = self._connections.pop(worker, None)
                 if connection is not None:
                     connection.transport.abortConnection()
-            case Replaced(worker):  # it is told to give up, or the two would come back in turn for ever
+            case Replaced(worker):  # it must learn to give up, or the two would reconnect in turn for ever
                 connection = self._connections.pop(worker, None)
                 if connection is not None:
-                    self._log.warn("worker {name} was replaced by another one of that name", name=worker.name)
+                    self._log.warn("worker {name} was replaced by another worker of that name", name=worker.name)
                     connection.close()
             case End(text):
                 self._reactor.callLater(0.1, self._on_stop, text, False)

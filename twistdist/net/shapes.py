@@ -1,4 +1,4 @@
-"""Futures in nestings of lists, tuples, sets and dicts."""
+"""Futures nested in lists, tuples, sets and dicts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from twistdist.wire import messages as m
 
 _SKIP = object()
 
-#: Levels that a nesting of futures may have: what has more contains itself.
+#: Levels that a nesting of futures may have; a deeper one is assumed to contain itself.
 MAX_LEVELS = 100
 
 
 @attrs.frozen
 class Place:
-    """Stands for one of several futures, by its place among them."""
+    """Stands for one of several futures, by its index among them."""
 
     number: int
 
 
 def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """The nesting ``shape`` with ``function(one)`` in the place of each ``one`` of ``kind``."""
+    """Return the nesting ``shape`` with each item of type ``kind`` replaced by ``function(item)``."""
     if isinstance(shape, kind):
         return function(shape)
     if isinstance(shape, dict):
@@ -36,10 +36,13 @@ def replace(shape: Any, kind: type, function: Callable[[Any], Any]) -> Any:
 
 
 def as_shape(futures: Any, level: int = 0) -> Any:
-    """A nesting of futures that can be walked more than once: any iterable in it that is no list, tuple, set or dict (views,
-    a deque, a generator, an array of objects, a Series) becomes a list.  ``ValueError`` for one that contains itself."""
+    """Return a nesting of futures that can be walked more than once.
+
+    Any iterable in it other than a list, tuple, set or dict (views, a deque, a generator, an array of objects, a Series)
+    becomes a list.  Raises ``ValueError`` for a nesting that contains itself.
+    """
     if level > MAX_LEVELS:
-        raise ValueError(f"futures are nested in more than {MAX_LEVELS} levels, or in something that contains itself")
+        raise ValueError(f"futures are nested more than {MAX_LEVELS} levels deep, or in something that contains itself")
     if isinstance(futures, BaseFuture | str | bytes | bytearray):
         return futures
     if isinstance(futures, dict):
@@ -54,7 +57,7 @@ def as_shape(futures: Any, level: int = 0) -> Any:
 
 
 def flatten(futures: Any, errors: str = "raise") -> list[Any]:
-    """The futures in a nesting of lists, tuples, sets, frozensets and dicts (values), in order."""
+    """Return the futures in a nesting of lists, tuples, sets, frozensets and dicts (their values), in order."""
     as_choice(errors, "errors", ("raise", "skip"))
     found: list[Any] = []
     todo = [as_shape(futures)]
@@ -69,18 +72,18 @@ def flatten(futures: Any, errors: str = "raise") -> list[Any]:
         elif isinstance(item, set | frozenset):
             todo.extend(item)
         else:
-            raise TypeError(f"futures are given in lists, tuples, sets, dicts and other iterables; this is none: {shown(item)}")
+            raise TypeError(f"futures must be given in lists, tuples, sets, dicts or other iterables, got {shown(item)}")
     return found
 
 
 def rebuild(shape: Any, raws: dict[int, Raw], errors: str) -> Any:
-    """``shape`` with each future replaced by its value; raises the first error unless ``errors`` is "skip"."""
+    """Return ``shape`` with each future replaced by its value; raise the first error unless ``errors`` is "skip"."""
     value = _Rebuilder(raws, errors == "skip").rebuild(shape)
     return None if value is _SKIP else value
 
 
 class _Rebuilder:
-    """Puts values in the places of futures."""
+    """Replaces futures by their values."""
 
     def __init__(self, raws: dict[int, Raw], skip: bool) -> None:
         self._raws, self._skip = raws, skip
@@ -98,7 +101,7 @@ class _Rebuilder:
         raw = self._raws[id(future)]
         if isinstance(raw, m.ErrorInfo):
             return _SKIP if self._skip else unpack(raw)
-        if isinstance(raw, memoryview):  # a future that comes twice gives two values
+        if isinstance(raw, memoryview):  # a future that occurs twice gives two independent values
             if id(raw) in self._used:
                 return unpack(memoryview(bytearray(raw)))
             self._used.add(id(raw))
@@ -106,7 +109,7 @@ class _Rebuilder:
 
 
 def _like(mapping: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
-    """``values`` as a mapping of the same kind: a defaultdict or an OrderedDict stays what it is."""
+    """Return ``values`` as a mapping of the same type: a defaultdict or an OrderedDict keeps its type."""
     if type(mapping) is dict:
         return values
     made = copy.copy(mapping)
@@ -116,7 +119,7 @@ def _like(mapping: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _of_kind(shape: Any, values: list[Any]) -> Any:
-    """``values`` as what ``shape`` is: list, tuple, named tuple or set; a list in the place of any other iterable."""
+    """Return ``values`` in a container of the type of ``shape``: list, tuple, named tuple or set; else in a list."""
     if hasattr(shape, "_make"):  # a named tuple
         return shape._make(values) if len(values) == len(shape) else tuple(values)
     return type(shape)(values) if isinstance(shape, tuple | set | frozenset) else values

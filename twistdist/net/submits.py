@@ -1,4 +1,4 @@
-"""Calls become tasks, and data become futures: pickled here, in whatever thread asks, and ordered for the core."""
+"""Turns calls into tasks and data into futures: pickles them here, in the calling thread, and orders them for the core."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from twistdist.wire import messages as m
 from twistdist.wire.identity import identity_of
 from twistdist.wire.payload import collecting, dump_call, dump_value
 
-#: An argument that is longer than this when pickled travels as data beside the task.
+#: An argument of more bytes than this when pickled is sent separately, as data, instead of with the task.
 LARGE_ARGUMENT_BYTES = 64 << 10
 
-#: Tasks of a ``map`` that are pickled before the first of them leave.
+#: Tasks of a ``map`` that are pickled before they are sent together.
 MAP_CHUNK = 1_000
 
 
 @attrs.define(eq=False)
 class Parent:
-    """The task in which a client was made: its number and key, and how often it has submitted what."""
+    """The task in which a client was made: its number and key, and how often it has submitted each recipe."""
 
     task: int
     key: str
     _submitted: Counter[bytes] = attrs.field(factory=Counter)
 
     def child_key(self, name: str, recipe: bytes) -> str:
-        """A key for a call of ``name`` that is the same when the parent is run again and does the same."""
+        """Return a key for a call of ``name`` that is the same if the parent runs again and submits the same."""
         count = self._submitted[recipe] = self._submitted[recipe] + 1
         text = f"{self.key}\0{recipe.hex()}\0{count}".encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(text, digest_size=16)
@@ -58,17 +58,17 @@ class Submits:
     parent: Parent | None
     cids: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     _functions: Functions = attrs.field(factory=Functions)
-    #: Large arguments by key, as long as a future of a task that got them is there (``_data_of``, by number).
+    #: Large arguments by key, as long as a future of a task that received them exists (``_data_of``, by number).
     _data: weakref.WeakValueDictionary[str, Future] = attrs.field(factory=weakref.WeakValueDictionary)
     _data_of: dict[int, list[Any]] = attrs.field(factory=dict)
 
     @property
     def _origin(self) -> str:
-        """What the names of tasks without a key have in common."""
+        """The common part of the names of tasks without a key."""
         return f"{self.core.dialer.number:x}"[:8]
 
     def released(self, cids: Iterable[int]) -> None:
-        """Futures that are not wanted any more; with the last one of a large argument that may go too."""
+        """Futures were released; a large argument is released with the last future of a task that received it."""
         if self._data_of:
             for cid in cids:
                 self._data_of.pop(cid, None)
@@ -89,7 +89,7 @@ class Submits:
     ) -> list[Any]:
         """Pickle and order one task for each of ``calls``; ``make(record, name)`` makes the future of each.
 
-        All that can go wrong here goes wrong before anything is sent.
+        Whatever can fail for a task here fails before that task is sent.
         """
         self._check_open()
         ref = self._functions.ref(fn)
@@ -109,8 +109,8 @@ class Submits:
                 data, found = dump_call(given, named)
             if len(data) > MAX_ARGUMENT_BYTES:
                 raise SerializationError(
-                    f"the arguments are {len(data)} bytes long when pickled beside what travels as data, more than "
-                    f"{MAX_ARGUMENT_BYTES}: an argument with Futures in it travels with the task; scatter() what is large in it"
+                    f"the arguments are {len(data)} bytes when pickled, not counting those that are sent as data, more than "
+                    f"{MAX_ARGUMENT_BYTES}; an argument with Futures in it is sent with the task: scatter() what is large"
                 )
             inputs = self._own(found) if found else ()
             key, recipe = self._key(options, number if batch else -1, ref), b""
@@ -133,8 +133,10 @@ class Submits:
         return futures
 
     def _as_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with futures of scattered data in the places of large ones: those travel beside the message, are kept
-        for replay, and are sent once however many tasks get them."""
+        """Return the arguments with large ones replaced by futures of scattered data.
+
+        These are sent separately, are kept for replay, and are sent once however many tasks receive them.
+        """
         return tuple(map(self._one_as_data, args)), {name: self._one_as_data(value) for name, value in kwargs.items()}
 
     def _one_as_data(self, value: Any) -> Any:
@@ -144,7 +146,7 @@ class Submits:
             with collecting() as inputs:
                 parts = dump_value(value)
         except Exception:
-            return value  # what is the matter with it is said when the call is pickled
+            return value  # the error is reported when the call is pickled
         size = sum(map(len, parts))
         if inputs or size <= LARGE_ARGUMENT_BYTES:
             return value
@@ -160,11 +162,11 @@ class Submits:
             size, digest = self.supplier.keep(record.cid, parts)
         except OSError as error:
             raise StoreError(
-                f"a {type(value).__qualname__} of {size} bytes can't be kept for its task: {error}; make room there, or let a "
-                "task make or read the data, and pass its Future"
+                f"a {type(value).__qualname__} of {size} bytes can't be kept for its task: {error}; free some space there, "
+                "or let a task make or read the data and pass its Future"
             ) from error
         future = self._data[key] = Future(self.owner, record, key)
-        # While this process lives it brings them again; what may outlive it is there twice.
+        # While this process lives, it can supply the data again; data that may outlive it get a second copy.
         copies = 2 if self.core.name or self.parent is not None else 1
         self.orders.add(self._scatter, record, key, size, digest, None, copies, [], True)
         return future
@@ -174,20 +176,20 @@ class Submits:
         for task in chunk:
             submit(*task)
         closed = self.owner.why_closed()
-        if closed:  # in between
+        if closed:  # since the order was given
             self.owner.lose([task[0] for task in chunk], m.ErrorInfo("ClientClosed", "", self.owner.why_closed()))
 
     def _own(self, found: list[Any]) -> list[int]:
-        """The cids of the futures among a task's arguments; an error when one of them can't be an input."""
+        """Return the cids of the futures among a task's arguments; raise if one of them can't be an input."""
         for future in found:
             if not isinstance(future, BaseFuture) or future._client is not self.owner:
-                raise TwistdistError(f"the argument {shown(future)} belongs to another client; take its result() and pass that")
+                raise TwistdistError(f"the argument {shown(future)} belongs to another client; pass its result() instead")
         refuse_unusable(found)
         return [future._record.cid for future in found]
 
     @staticmethod
     def _key(options: TaskOptions, number: int, ref: FunctionRef) -> str | None:
-        """The key that the user has chosen, checked."""
+        """Return the checked key that the user has chosen; None if there is none."""
         key = options.key
         if key is None:
             return None
@@ -205,7 +207,7 @@ class Submits:
         resupply: bool,
         make: Callable[[Record, str], Any],
     ) -> tuple[Any, list[Any]]:
-        """(``data`` with futures in the place of its values, the futures)."""
+        """Scatter data and return (``data`` with futures instead of its values, the futures)."""
         self._check_open()
         copies = 0 if as_truth(broadcast, "broadcast") else check_replicas(replicas)
         names, resupply, hash = check_workers(workers), as_truth(resupply, "resupply"), as_truth(hash, "hash")
@@ -244,7 +246,7 @@ class Submits:
 
 
 def _size_hint(value: Any) -> int:
-    """At least how long a pickle will be, as far as that can be told without making it."""
+    """Return a lower bound of a pickle's size, as far as it is known without pickling."""
     kind = type(value)
     if kind is str or kind is bytes or kind is bytearray:
         return len(value)

@@ -1,4 +1,4 @@
-"""Scattered data on their way: a file for each, kept while its future lives, and brought to whichever worker is named."""
+"""Supplies scattered data: keeps each value in a file while its future lives, and sends it to the workers that are named."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class _Kept:
 
 
 class Supplier:
-    """The files of one client, in a folder of its own that goes with it.
+    """The files of one client, in a folder of its own that is removed with it.
 
-    ``failed(cid, worker, text)`` is called when a file could not be brought to a worker, or (0) is not here.
+    ``failed(cid, worker, text)`` is called when a file could not be sent to a worker, or with worker 0 when it is not here.
     """
 
     def __init__(self, fetcher: BulkFetcher, host: str, failed: Callable[[int, int, str], None]) -> None:
@@ -45,12 +45,12 @@ class Supplier:
         self._kept: dict[int, _Kept] = {}
 
     def keep(self, cid: int, parts: Sequence[bytes | memoryview]) -> tuple[int, bytes]:
-        """Write a value's bytes to a file; (size, digest).  Called in the user's thread."""
+        """Write a value's bytes to a file and return (size, digest).  Called in the user's thread."""
         with self._making:
             if not self._folder:
                 made = tempfile.mkdtemp(prefix="client-", dir=default_store_root())
                 self._lock = os.open(f"{made}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells others that somebody lives here
+                fcntl.flock(self._lock, fcntl.LOCK_EX)  # shows others that the folder is in use
                 self._folder = made
         folder = os.path.join(self._folder, f"{cid}")
         size, digest = write_file(folder, 0, 0, parts)
@@ -58,10 +58,10 @@ class Supplier:
         return size, digest
 
     def supply(self, supply: m.Supply, worker: m.Peer) -> None:
-        """Bring a file to ``worker``."""
+        """Send a file to ``worker``."""
         kept = self._kept.get(supply.cid)
         if kept is None:
-            self._failed(supply.cid, 0, "its session has not kept it")
+            self._failed(supply.cid, 0, "its session did not keep it")
             return
         stored = m.Stored(supply.task, supply.attempt, kept.size, kept.digest)
         try:
@@ -75,7 +75,7 @@ class Supplier:
 
     @staticmethod
     def _open(kept: _Kept, stored: m.Stored) -> Any:
-        """The file under the name, and with the header, of the attempt that it is now known by."""
+        """Open the file, after giving it the name and the header of the attempt that it is now known by."""
         if kept.attempt != stored.attempt:
             with open(kept.path, "r+b", buffering=0) as stream:
                 stream.write(pack_header(stored))
@@ -85,7 +85,7 @@ class Supplier:
         return open(kept.path, "rb", buffering=0)
 
     def forget(self, cids: Iterable[int]) -> None:
-        """The futures are gone, or need no second supply: their files go."""
+        """Remove the files of futures that are gone or need not be supplied again."""
         for cid in cids:
             kept = self._kept.pop(cid, None)
             if kept is not None:
@@ -101,7 +101,7 @@ class Supplier:
 
 
 def all_of(deferreds: list[Deferred[Any]]) -> Deferred[list[Any]]:
-    """All values, or the first failure."""
+    """Return a Deferred of all values, or of the first failure."""
     if not deferreds:
         return succeed([])
     result: Deferred[list[Any]] = Deferred()

@@ -1,4 +1,4 @@
-"""One reactor timer for a core that says when it wants to be woken."""
+"""One reactor timer, for a core that says when it must be woken."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 
 def use_monotonic_time(reactor: Any) -> None:
-    """Let a reactor of ours count by the monotonic clock: Twisted's default is the wall clock, which may jump.
+    """Have a reactor of ours use the monotonic clock: Twisted's default is the wall clock, which may jump.
 
-    Nothing happens when timers are set already, since their times would not be comparable.
+    Nothing changes if timers are already set, since their times would not be comparable.
     """
     if not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic
 
 
 class Alarm:
-    """Calls ``ring`` at the earliest time asked for; asking again for a later time is free."""
+    """Calls ``ring`` at the earliest time requested; requesting a later time costs nothing."""
 
     def __init__(self, reactor: Any, ring: Callable[[], None]) -> None:
         self._reactor, self._ring = reactor, ring
@@ -25,7 +25,7 @@ class Alarm:
         self._at = 0.0
 
     def set(self, at: float | None) -> None:
-        """Ring at ``at`` (of ``reactor.seconds()``) or before; None: no wish."""
+        """Ring at ``at`` (in terms of ``reactor.seconds()``) or earlier; None requests nothing."""
         if at is None:
             return
         if self._call is not None:

@@ -1,8 +1,9 @@
-"""Encrypted connections: who dials or listens how, and what an error of TLS means.
+"""Encrypted connections: when dialing and listening use TLS, and what a TLS error means.
 
-Both sides show a certificate of one private CA (:mod:`.certs` makes them) and check the other's.  Host names are not compared:
-workers come and go under any address, and whoever has a certificate of this CA is one of us.  The secret is proved inside.
-OpenSSL is imported by :mod:`.encryption` alone, which is loaded when a folder of certificates is named.
+Both sides present a certificate of one private CA (:mod:`.certs` makes them) and check the other's.  Host names are not
+compared: workers come and go at any address, and a peer with a certificate of this CA belongs to the cluster.  The handshake
+with the secret takes place inside TLS.  Only :mod:`.encryption` imports OpenSSL; it is loaded when a folder of certificates is
+named.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from twistdist.errors import AuthenticationError, ConfigError, ProtocolError
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
-#: What OpenSSL says -> what it means.
+#: OpenSSL's reason -> what it means.
 _MEANINGS = {
-    "certificate verify failed": "the other side's certificate is not of our CA, or not valid now",
-    "peer did not return a certificate": "the other side showed no certificate",
-    "tlsv13 alert certificate required": "the other side wants a certificate, and we showed none",
-    "tlsv1 alert unknown ca": "the other side refuses our certificate: it is of another CA",
+    "certificate verify failed": "the other side's certificate was not issued by our CA, or is not valid now",
+    "peer did not return a certificate": "the other side presented no certificate",
+    "tlsv13 alert certificate required": "the other side requires a certificate, and we presented none",
+    "tlsv1 alert unknown ca": "the other side refuses our certificate: it was issued by another CA",
     "sslv3 alert bad certificate": "the other side refuses our certificate",
     "sslv3 alert certificate expired": "the other side refuses our certificate: it has expired",
     "sslv3 alert certificate unknown": "the other side refuses our certificate",
@@ -35,7 +36,7 @@ _MEANINGS = {
 
 
 def load(directory: str | os.PathLike[str]) -> Tls:
-    """The certificates in ``directory``.  ``ConfigError`` when they, or the packages that TLS needs, are not there."""
+    """Load the certificates in ``directory``.  Raises ``ConfigError`` if they, or the packages that TLS needs, are missing."""
     try:
         from twistdist.net.encryption import Tls
     except ImportError as error:
@@ -44,12 +45,11 @@ def load(directory: str | os.PathLike[str]) -> Tls:
 
 
 def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, Tls | None]:
-    """(the full form of a scheduler's ``address``, the certificates to use) for somebody who may name a ``directory`` of them.
+    """Return (the full form of a scheduler's ``address``, the certificates to use or None).
 
-    There may be several addresses, with commas between them.
-
-    Without one ``TWISTDIST_TLS`` in the environment counts, for addresses that are not said to be ``tcp:`` or ``unix:``.  With
-    certificates ``host:port`` means ``tls:host:port``.  ``ConfigError`` for an address and a directory that don't go together.
+    There may be several addresses, separated by commas.  If no ``directory`` of certificates is given, ``TWISTDIST_TLS`` in the
+    environment applies to addresses that do not begin with ``tcp:`` or ``unix:``.  With certificates, ``host:port`` means
+    ``tls:host:port``.  Raises ``ConfigError`` if an address and the certificates contradict each other.
     """
     parse_addresses(address)
     sides = [_side(side.strip(), directory) for side in address.split(",")]
@@ -58,34 +58,34 @@ def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tupl
 
 
 def _side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, str | os.PathLike[str] | None]:
-    """(the full form of one address, the directory of certificates that counts for it)."""
+    """Return (the full form of one address, the directory of certificates that applies to it)."""
     full = parse_address(address)
     named = directory or (None if address.startswith(("tcp:", "unix:")) else os.environ.get("TWISTDIST_TLS") or None)
     if named is None:
         if full.startswith("tls:"):
-            raise ConfigError(f"{address!r} needs certificates: name their folder with tls=DIR, --tls DIR or TWISTDIST_TLS")
+            raise ConfigError(f"{address!r} needs certificates; name their folder with tls=DIR, --tls DIR or TWISTDIST_TLS")
         return full, None
     if full.startswith("tcp:"):
         if address.startswith("tcp:"):
-            raise ConfigError(f"{address!r} would not be encrypted although certificates are named; write tls:{address[4:]}")
+            raise ConfigError(f"{address!r} would not be encrypted, although certificates are named; write tls:{address[4:]}")
         full = f"tls:{full[4:]}"
     return full, named
 
 
 def dial(reactor: Any, address: str, tls: Tls | None, factory: Any) -> Deferred[Any]:
-    """Connect to ``address``, an endpoint description, with TLS where it begins with ``tls:``; a Deferred of the protocol."""
+    """Connect to ``address``, an endpoint description, using TLS for ``tls:…``; return a Deferred of the protocol."""
     kind, _, rest = address.partition(":")
     if kind != "tls":
         plain: Deferred[Any] = clientFromString(reactor, address).connect(factory)
         return plain
     if tls is None:
-        return fail(ConfigError(f"{address!r} can only be reached with certificates, and none are named here"))
+        return fail(ConfigError(f"{address!r} can be reached only with certificates, and none are named here"))
     connecting: Deferred[Any] = clientFromString(reactor, f"tcp:{rest}").connect(tls.client_factory(reactor, factory))
     return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)
 
 
 def listen(reactor: Any, endpoint: str, tls: Tls | None, factory: Any) -> Deferred[Any]:
-    """Listen at ``endpoint``, with TLS on every TCP port when there are certificates; a Deferred of the port."""
+    """Listen at ``endpoint``, with TLS on every TCP port if there are certificates; return a Deferred of the port."""
     kind, _, rest = endpoint.partition(":")
     if kind == "unix":
         tls = None
@@ -96,13 +96,15 @@ def listen(reactor: Any, endpoint: str, tls: Tls | None, factory: Any) -> Deferr
 
 
 def server_factory(reactor: Any, tls: Tls | None, factory: Any) -> Any:
-    """``factory``, behind TLS when there are certificates: for sockets that listen already."""
+    """Return ``factory``, wrapped in TLS if there are certificates: for sockets that already listen."""
     return factory if tls is None else tls.server_factory(reactor, factory)
 
 
 def explain(error: Any, proved: bool) -> Any:
-    """``error``, or one of ours in its place when it is OpenSSL's.  Before the other side is ``proved`` what has to do with
-    certificates is an ``AuthenticationError``: trying again makes no sense."""
+    """Return ``error``, or one of ours instead if it is OpenSSL's.
+
+    Until the other side is ``proved``, an error about certificates is an ``AuthenticationError``: another attempt is pointless.
+    """
     if type(error).__module__.partition(".")[0] != "OpenSSL":
         return error
     reasons = [str(entry[-1]) for entry in (error.args[0] if error.args and isinstance(error.args[0], list) else [])]

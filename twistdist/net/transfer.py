@@ -1,4 +1,4 @@
-"""How one file moves over a connection, in either direction: by threads where the socket is ours alone, else by the reactor.
+"""Moves one file over a connection, in either direction: in a thread if the socket is ours alone, else in the reactor.
 
 Used by both sides of :mod:`.bulk`.
 """
@@ -22,25 +22,25 @@ from twistdist.errors import ProtocolError
 from twistdist.net import rawio
 from twistdist.net.connection import BULK_BYTES, Connection
 
-#: A connection that brings nothing for this many seconds while it should is given up.
+#: Seconds after which a transfer that makes no progress is given up.
 STALL_S = 10.0
 
-#: Files above this size are moved by threads.
+#: Files of more bytes than this are moved by threads.
 LARGE_BYTES = 256 << 10
 
-#: Threads for large files.
+#: Threads that move large files, at most.
 MAX_THREADS = 8
 
 
 class Threads:
-    """The threads that move large files; made when the first one is wanted."""
+    """The threads that move large files; started when the first is needed."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._pool: ThreadPool | None = None
 
     def run(self, function: Callable[..., Any], used: socket.socket, *args: Any) -> Deferred[Any]:
-        """``function(used, *args)`` in a thread.  ``used`` is closed at the end."""
+        """Run ``function(used, *args)`` in a thread.  ``used`` is closed at the end."""
         if self._pool is None:
             self._pool = ThreadPool(0, MAX_THREADS, "PoolThread-twisted-bulk")
             self._pool.start()
@@ -52,39 +52,39 @@ class Threads:
         return deferToThreadPool(self._reactor, self._pool, function, used, *args).addBoth(close)
 
     def stop(self) -> None:
-        """Wait for what is under way; its sockets are closed already."""
+        """Wait for transfers in progress, whose sockets are already closed."""
         if self._pool is not None:
             self._pool.stop()
             self._pool = None
 
 
 def has_socket(connection: Connection) -> bool:
-    """Whether a thread may write to the connection: not where the bytes on it are encrypted."""
+    """Whether a thread may use the connection's socket: not if the bytes on it are encrypted."""
     return not connection.encrypted and isinstance(getattr(connection.transport, "socket", None), socket.socket)
 
 
 def own_socket(connection: Connection) -> socket.socket:
-    """A descriptor of the connection's socket for a thread: the reactor may close its own at any moment."""
+    """Return a duplicate of the connection's socket for a thread, since the reactor may close its own at any moment."""
     found: socket.socket = connection.transport.socket.dup()
     return found
 
 
 def cut(connection: Connection) -> None:
-    """Close, and wake a thread that waits for the other side."""
+    """Close the connection, and wake a thread that waits for the other side."""
     if has_socket(connection):
         with contextlib.suppress(OSError):
             connection.transport.socket.shutdown(socket.SHUT_RDWR)
         connection.close()
     else:
-        connection.transport.abortConnection()  # TLS would wait for the other side's goodbye
+        connection.transport.abortConnection()  # TLS would wait for the other side's close notification
 
 
 @implementer(IPushProducer)
 class Sender:
-    """Writes a file to a transport, as fast as it takes it.
+    """Writes a file to a transport, as fast as the transport accepts it.
 
-    Not Twisted's ``FileSender``: that one wants to be asked for each chunk, and TLS does so by the global reactor; ours may be
-    another.
+    It replaces Twisted's ``FileSender``, which must be asked for each chunk: TLS does that through the global reactor, and ours
+    may be another.
     """
 
     def __init__(self, stream: Any, transport: Any) -> None:
@@ -93,7 +93,7 @@ class Sender:
         self._done: Deferred[None] | None = Deferred()
 
     def start(self) -> Deferred[None]:
-        """The Deferred fires when the transport has taken everything, or fails when the connection is gone."""
+        """Start writing; the Deferred fires when the transport has accepted everything, or fails if the connection closes."""
         done = self._done
         assert done is not None  # started once
         self._transport.registerProducer(self, True)
@@ -139,7 +139,7 @@ class Sender:
 
 
 class Sink(Protocol):
-    """Where a file goes that comes: ``received`` bytes of it so far, ``left`` to come."""
+    """The destination of an incoming file: ``received`` bytes have arrived, ``left`` bytes are missing."""
 
     received: int
 
@@ -149,17 +149,17 @@ class Sink(Protocol):
     def write(self, data: bytes | memoryview) -> None: ...
 
     def start_over(self) -> None:
-        """What has come was wrong."""
+        """Drop what was received: it was wrong."""
 
     def finish(self) -> bool:
-        """Everything came: whether it is right.  ``OSError`` when it could not be kept."""
+        """Everything has arrived: return whether it is intact.  Raises ``OSError`` if it could not be kept."""
 
     def discard(self) -> None:
-        """It will not come."""
+        """The rest will not arrive: remove what was received."""
 
 
 class MemorySink:
-    """Keeps what comes in memory; ``data`` after it was found right."""
+    """Keeps an incoming file in memory; ``data`` is valid once ``finish()`` has returned True."""
 
     def __init__(self, size: int, digest: bytes) -> None:
         self._digest, self._hash = digest, xxhash.xxh3_128()
@@ -191,9 +191,10 @@ class MemorySink:
 
 
 class Incoming:
-    """One file that comes over a connection into a sink: bytes that are here already, then the reactor or a thread.
+    """One file that arrives over a connection into a sink: first the bytes already read, the rest by the reactor or a thread.
 
-    ``ended(failure)`` is called once, with None when all bytes have come.  While ``threaded``, the reactor does not read.
+    ``moved()`` is called for each piece that the reactor reads, and ``ended(failure)`` once, with None if all bytes have
+    arrived.  While ``threaded``, the reactor does not read.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class Incoming:
         self.threaded = False
 
     def start(self) -> None:
-        """Take what has come, then wait for the rest."""
+        """Take what was already read, then receive the rest."""
         self._connection.read_raw(self._came)
         if self._left > LARGE_BYTES and has_socket(self._connection):
             self.threaded = True
@@ -224,7 +225,7 @@ class Incoming:
 
     def _came(self, data: bytes) -> None:
         if len(data) > self._left:
-            self._end(Failure(ProtocolError("more bytes came than were announced")))
+            self._end(Failure(ProtocolError("more bytes arrived than were announced")))
             return
         self._left -= len(data)
         self._sink.write(data)

@@ -36,25 +36,27 @@ from twistdist.wire.framing import TO_WORKER
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
-#: Descriptors of the control process for each executor.
+#: Descriptors that the control process uses for each executor.
 DESCRIPTORS = 5
 
-#: Seconds that a worker which was told to stop has to hand over what only it holds.
+#: Seconds that a worker that was told to stop has to hand over what only it holds.
 LEAVE_S = 10.0
 
-#: Pauses before each line that says that the scheduler can't be reached; the last one again and again.
+#: Seconds before each log line that says that the scheduler can't be reached; the last pause repeats.
 WAITING_S = (1.0, 4.0, 10.0, 45.0, 300.0)
 
-#: Seconds between two looks at memory while nothing runs.
+#: Seconds between two checks of memory while nothing runs.
 IDLE_LOOK_S = 1.0
 
 
 class WorkerService(Service):
-    """A worker named ``name`` with ``slots`` executors, ``resources`` (millionths) and its results in the folder ``store``,
-    which go to the folder ``spill`` when memory is short; ``limits`` say when that is.  ``contact`` is the host name or address
-    that peers use (default: that of ``listen``, and this machine's name where that is any).
+    """A worker named ``name`` with ``slots`` executors and ``resources`` (in millionths).
 
-    ``on_ready(text)`` is called when the scheduler has taken it in, ``on_stop(text, failed)`` when it ends by itself.
+    Its results are in the folder ``store``, and are moved to the folder ``spill`` when memory is short according to ``limits``.
+    ``contact`` is the host name or address that peers use (default: that of ``listen``, or this machine's name if that is all
+    interfaces).
+
+    ``on_ready(text)`` is called when the scheduler has accepted the worker, ``on_stop(text, failed)`` when it ends by itself.
     """
 
     _log = Logger()
@@ -94,12 +96,12 @@ class WorkerService(Service):
         self._port: Any = None
         self._alarm = Alarm(reactor, lambda: self._event(self._the_core.tick))
         self._waiting = Alarm(reactor, self._say_waiting)
-        self._waits = 0  # lines that said so
+        self._waits = 0  # log lines that said so
         self._busy = False
         self._broken = False
         self._left: Deferred[None] | None = None
         self._leaving: Any = None
-        self._may_go = False  # the scheduler has said Stop
+        self._may_go = False  # the scheduler has sent Stop
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class WorkerService(Service):
         return self._core
 
     def start(self) -> Deferred[None]:
-        """Listen for peers, start the executors and dial the scheduler; the Deferred tells when listening."""
+        """Listen for peers, start the executors and dial the scheduler; the Deferred fires when the worker listens."""
         factory = ServerFactory(self._reactor, self._bulk_server, self._secret)
         return listen(self._reactor, self._listen, self._tls, factory).addCallback(self._start)
 
@@ -164,8 +166,11 @@ class WorkerService(Service):
             self._event(self._core.damaged, [], "; ".join(wrong))
 
     def leave(self) -> Deferred[None]:
-        """Take leave of the scheduler, which has what only this worker holds handed over: the Deferred fires when it has said
-        Stop, when it can't be reached, or after ``LEAVE_S`` seconds; what could not be handed over is logged."""
+        """Tell the scheduler that this worker is leaving; the scheduler then has it hand over what only it holds.
+
+        The Deferred fires when the scheduler has sent ``Stop``, when it can't be reached, or about ``LEAVE_S`` seconds later.
+        What could not be handed over is logged.
+        """
         left: Deferred[None] = Deferred()
         self._left = left
         the_core = self._core
@@ -174,14 +179,14 @@ class WorkerService(Service):
         else:
             patience = LEAVE_S if the_core.stored or the_core.jobs else 0.0
             self._event(the_core.leave, patience)
-            self._leaving = self._reactor.callLater(patience + 1.0, self._leaves, "the time is up")
+            self._leaving = self._reactor.callLater(patience + 1.0, self._leaves, "its time to hand over results is up")
         return left
 
     def _leaves(self, text: str) -> None:
         left, self._left = self._left, None
         if left is not None:
             if text:
-                self._log.info("worker {name} leaves: {text}", name=self._worker_name, text=text)
+                self._log.info("worker {name} is leaving: {text}", name=self._worker_name, text=text)
             if self._leaving is not None and self._leaving.active():
                 self._leaving.cancel()
             left.callback(None)
@@ -216,17 +221,17 @@ class WorkerService(Service):
             self._event(self._the_core.heard_beat, message)
 
     def _lost(self) -> None:
-        self._leaves("the scheduler is gone")
+        self._leaves("the connection to the scheduler is lost")
         self._wait()
 
     def _wait(self) -> None:
-        """There is no connection; who looks at the log is told if that lasts."""
+        """There is no connection: log that if it lasts."""
         self._waiting.set(self._reactor.seconds() + WAITING_S[min(self._waits, len(WAITING_S) - 1)])
 
     def _say_waiting(self) -> None:
         assert self._dialing is not None
         self._log.warn(
-            "worker {name} waits for its scheduler at {address}: {why}",
+            "worker {name} is waiting for its scheduler at {address}: {why}",
             name=self._worker_name,
             address=self._scheduler,
             why=self._dialing.why() or "no answer so far",
@@ -248,7 +253,7 @@ class WorkerService(Service):
             )
 
     def _fatal(self, error: Exception) -> None:
-        self._on_stop(f"worker {self._worker_name} can't go on: {error}", True)
+        self._on_stop(f"worker {self._worker_name} can't continue: {error}", True)
 
     # ---- events -----------------------------------------------------------------------------
 
@@ -266,7 +271,7 @@ class WorkerService(Service):
             raise wrong[0]  # the connection is closed, and another one is made
 
     def _event(self, what: Callable[..., None], *args: Any) -> None:
-        """One event of the core, then its effects and messages.  Effects cause events that nest."""
+        """Pass one event to the core, then carry out its effects and send its messages.  Effects may cause nested events."""
         if not self.running:
             return
         try:
@@ -280,8 +285,8 @@ class WorkerService(Service):
                 self._busy = False
         except Exception:
             self._log.failure("an error in the worker's core; this process ends")
-            self._broken = True  # the results stay, for the next worker on this store
-            self._on_stop("an error in the worker's core, see the log", True)
+            self._broken = True  # the results are kept for the next worker on this store
+            self._on_stop("an error in the worker's core; see the log", True)
             return
         assert self._dialing is not None
         self._dialing.flush()
@@ -290,7 +295,7 @@ class WorkerService(Service):
             self._memory_alarm.set(self._reactor.seconds() + self._memory_pause)
 
     def _carry_out(self) -> None:
-        while found := self._the_core.take():  # an effect may be an event, which has effects
+        while found := self._the_core.take():  # an effect may cause an event, which has effects
             for effect in found:
                 _EFFECTS[type(effect)](self, effect)
 
@@ -348,7 +353,7 @@ class WorkerService(Service):
         self._the_supervisor.kill(effect.number, effect.attempt)
 
     def _spill(self, effect: effects.Spill) -> None:
-        """Files are copied in a thread, one after the other."""
+        """Copy files in a thread, one after the other."""
         done: list[int] = []
         moving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.spill_all, effect.attempts, done)
         moving.addCallbacks(lambda _: "", lambda failure: str(failure.value))
@@ -390,15 +395,15 @@ class WorkerService(Service):
         self._bulk_server.fenced = effect.on
         if effect.on:
             self._log.warn(
-                "worker {name} was not heard by the scheduler for too long and may have been given up; "
-                "it starts nothing new until it is taken in again",
+                "worker {name} has been out of contact with its scheduler for too long and may have been given up; "
+                "it starts nothing new until it has registered again",
                 name=self._worker_name,
             )
             assert self._dialing is not None
             self._dialing.reconnect()
 
     def _rescue_store(self, effect: effects.RescueStore) -> None:
-        """Digests are checked in a thread."""
+        """Take over the store of a dead worker on this host; the digests are checked in a thread."""
         saving = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.rescue, effect.store)
         saving.addCallbacks(self._rescued, self._not_rescued, callbackArgs=(effect.worker,), errbackArgs=(effect.worker,))
 
@@ -409,7 +414,7 @@ class WorkerService(Service):
         self._event(self._the_core.rescued, worker, dead, stored, spilled)
 
     def _not_rescued(self, failure: Failure, worker: int) -> None:
-        self._log.warn("a neighbour's store could not be taken over: {error}", error=failure.value)
+        self._log.warn("the store of a dead worker on this host could not be taken over: {error}", error=failure.value)
         self._event(self._the_core.rescued, worker, False, [], [])
 
     def _delete_files(self, effect: effects.DeleteFiles) -> None:
@@ -448,10 +453,10 @@ _EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
 
 
 def default_worker_name() -> str:
-    """The host's name and this process's number."""
+    """Return the host's name and this process's number."""
     return f"{os.uname().nodename.split('.')[0]}-{os.getpid()}"
 
 
 def default_slots() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,1 +1,1 @@
-"""Options and makeService of the twistd commands."""
+"""``Options`` and ``makeService`` of the twistd commands."""

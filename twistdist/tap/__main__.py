@@ -1,7 +1,7 @@
 """One role as a child process of an embedded cluster: ``python -m twistdist.tap --parent-fd N --lock-fd N … ROLE OPTIONS``.
 
-Says it is ready to the parent, logs errors to standard error, and ends when the parent is gone.  All processes of the cluster
-share the lock of its folder; of those that are left alone the last one removes it.
+It tells the parent when it is ready, logs errors to standard error, and ends when the parent has ended.  All processes of the
+cluster share the lock of its folder; if the parent has ended, the last of them removes the folder.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from twisted.logger import (
 
 
 def main() -> None:
-    """Entry of the process."""
+    """Entry point of the process."""
     parser = argparse.ArgumentParser(prog="python -m twistdist.tap")
     parser.add_argument("--parent-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
     parser.add_argument("--lock-fd", type=int, required=True)
-    parser.add_argument("--folder", action="append", default=[], help="the cluster's; the first one has the lock")
+    parser.add_argument("--folder", action="append", default=[], help="a folder of the cluster; the first one has the lock")
     parser.add_argument("role", choices=("scheduler", "worker"))
     parser.add_argument("options", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> None:
     observer: Any = textFileLogObserver(sys.stderr)
     level = LogLevel.lookupByName(os.environ.get("TWISTDIST_LOG_LEVEL", "error"))
     predicate: Any = LogLevelFilterPredicate(defaultLogLevel=level)
-    predicate.setLogLevelForNamespace("twistdist.tasks", LogLevel.info)  # what tasks print is for their author
+    predicate.setLogLevelForNamespace("twistdist.tasks", LogLevel.info)  # what tasks print is meant for their author
     filtered: Any = FilteringLogObserver(observer, [predicate])
     globalLogBeginner.beginLoggingTo([filtered], redirectStandardIO=False)
 
@@ -70,7 +70,7 @@ def main() -> None:
     role.on_leaves = partial(parent.say, LEAVES)
     role.startService()
     the_reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
-    # The reactor's own handler stops it a second time, and says so, when it is stopping already.
+    # If the reactor is already stopping, its own handler stops it a second time and logs an error.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: the_reactor.callFromThread(role.end))
     the_reactor.run(installSignalHandlers=False)

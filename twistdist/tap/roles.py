@@ -1,4 +1,4 @@
-"""What the twistd commands and the embedded cluster's processes have in common: start, say ready, end with a status."""
+"""What the twistd commands and the embedded cluster's processes have in common: start, report ready, end with a status."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from twisted.python.failure import Failure
 from twistdist.errors import TwistdistError
 from twistdist.net.timers import use_monotonic_time
 
-#: Objects made before the collector looks at the youngest: cores make many that live, and a low threshold costs a third.
+#: Thresholds of the garbage collector: cores make many objects that live long, and Python's low default costs a third.
 GC_THRESHOLD = (50_000, 20, 50)
 
 
 class RoleOptions(usage.Options):
-    """Options that scheduler and worker share."""
+    """Options that the scheduler and the worker share."""
 
     optParameters: ClassVar[list[Any]] = [
-        ["secret-file", None, None, "File with the shared secret [default: made in the user's configuration]"],
-        ["tls", None, None, "Folder of certificates, as twistdist certs makes it: every TCP connection is encrypted"],
+        ["secret-file", None, None, "File with the shared secret [default: created in the user's configuration]"],
+        ["tls", None, None, "Folder of certificates made by twistdist certs: every TCP connection is encrypted"],
     ]
     optFlags: ClassVar[list[Any]] = [["plaintext", None, "Allow listening beyond this machine without encryption"]]
 
     command = ""
 
     def parseOptions(self, options: Any = None) -> None:
-        """``SystemExit`` with one line for what is no option: twistd would print all that there are before it."""
+        """Raise ``SystemExit`` with one line for an invalid option: twistd would first print all options."""
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
             raise SystemExit(f"twistd {self.command}: {error}; twistd {self.command} --help lists the options") from None
 
     def postOptions(self) -> None:
-        # Several roles are run from one folder in as many shells; twistd's default pid file allows one only.
+        # Several roles may run from one folder, each in its own shell; twistd's default pid file allows only one.
         parent = getattr(self, "parent", None)
         if parent is not None and parent.get("nodaemon") and os.path.basename(parent.get("pidfile") or "") == "twistd.pid":
             parent["pidfile"] = ""
 
 
 class Role(Service):
-    """Runs one scheduler or worker service and ends the process when that can't go on.
+    """Runs one scheduler or worker service, and ends the process when the service can't continue.
 
-    ``make(role)`` makes the service and starts it: (service, Deferred).  Whatever is wrong with the options comes as an
-    exception from it and ends the process with one line on standard error and status 1.
+    ``make(role)`` makes and starts the service and returns (service, Deferred).  If the options are invalid it raises an
+    exception, which ends the process with one line on standard error and status 1.
     """
 
     def __init__(self, reactor: Any, make: Callable[[Role], tuple[Service, Deferred[Any]]]) -> None:
@@ -59,7 +59,7 @@ class Role(Service):
         self._service: Service | None = None
         self.status = 0
         self._ending = False
-        # twistd puts its log in the place of sys.stdout and sys.stderr; these lines are for who started it.
+        # twistd redirects sys.stdout and sys.stderr to its log; these lines are for whoever started the process.
         self.on_ready: Callable[[str], None] = lambda line: print(line, file=sys.__stdout__, flush=True)
         self.on_leaves: Callable[[str], None] = self._complain
 
@@ -79,7 +79,7 @@ class Role(Service):
 
     def _failed(self, failure: Failure) -> None:
         if self._ending:
-            return  # it was stopped while it waited
+            return  # it was stopped while it was starting
         known = (TwistdistError, OSError, ValueError, OverflowError)
         if failure.check(*known) or type(failure.value).__module__.startswith("twisted.internet"):
             self.stop(str(failure.value), True)
@@ -87,18 +87,18 @@ class Role(Service):
             self.stop(failure.getTraceback(), True)
 
     def ready(self, line: str) -> None:
-        """Say that the service can be used."""
+        """Report that the service is ready."""
         self.on_ready(line)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
 
     def standing_by(self, holder: str) -> None:
-        """Say that the service waits for its journal."""
+        """Report that the service is waiting for its journal."""
         print(f"twistdist scheduler standing by: the journal is held by {holder}", file=sys.__stdout__, flush=True)
 
     def stop(self, text: str, failed: bool) -> None:
-        """End the process, with status 1 if ``failed``; otherwise it was told to."""
+        """End the process, with status 1 if ``failed``; otherwise it was told to end."""
         (self._complain if failed else self.on_leaves)(text)
         self.status = self.status or int(failed)
         self.end()
@@ -108,10 +108,10 @@ class Role(Service):
         print(f"twistdist: {text}", file=sys.__stderr__, flush=True)
 
     def end(self) -> None:
-        """Stop the reactor, and with it the service, unless that is under way."""
+        """Stop the reactor, and with it the service, unless that has begun already."""
         if not self._ending:
             self._ending = True
-            with contextlib.suppress(ReactorNotRunning):  # it is stopping for another reason
+            with contextlib.suppress(ReactorNotRunning):  # it is already stopping for another reason
                 self._reactor.stop()
 
     def stopService(self) -> Deferred[Any]:
@@ -125,7 +125,7 @@ class Role(Service):
         return left.addBoth(lambda _: service.stopService())
 
     def _exit(self) -> None:
-        """twistd has no way to end with a status of ours, so the last thing that the reactor does is to end the process."""
+        """End the process as the reactor's last action, since twistd offers no way to set its exit status."""
         if self.status:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from twisted.application.service import Service
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_secret, silence_limits
 from twistdist.core.scheduler import Settings
@@ -27,20 +28,25 @@ class Options(RoleOptions):
 
     optParameters: ClassVar[list[Any]] = [
         *RoleOptions.optParameters,
-        ["journal", None, "none", "Where its state is kept: a file, postgresql://…, or none; with one it can be started again"],
-        ["suspect-after", None, None, f"Seconds of silence until a worker gets no new work [default: {SUSPECT_AFTER_S:g}]"],
-        ["dead-after", None, None, f"Seconds of silence until a worker is given up [default: {DEAD_AFTER_S:g}]"],
-        ["checkpoint-store", None, None, "Where results with checkpoint=True are kept: a folder, or a URL that fsspec knows"],
+        ["journal", None, "none", "Where its state is kept: a file, postgresql://…, or none; a journal lets it restart"],
+        ["suspect-after", None, None, f"Seconds after which a silent worker gets no new work [default: {SUSPECT_AFTER_S:g}]"],
+        ["dead-after", None, None, f"Seconds after which a silent worker is given up [default: {DEAD_AFTER_S:g}]"],
+        ["checkpoint-store", None, None, "Where checkpoints (checkpoint=True) are kept: a folder, or a URL for fsspec"],
     ]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self["listen"] = []
         self["listen-fd"] = []
+        self["http"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Where to listen, as a Twisted endpoint; may be given several times [default: tcp:8786:interface=127.0.0.1]"""
         self["listen"].append(endpoint)
+
+    def opt_http(self, endpoint: str) -> None:
+        """Where to serve /health, /status and /metrics, such as tcp:8787:interface=127.0.0.1; beyond loopback with a token"""
+        self["http"].append(endpoint)
 
 
 def _seconds(name: str, text: str | None) -> float | None:
@@ -49,12 +55,12 @@ def _seconds(name: str, text: str | None) -> float | None:
     except ValueError:
         seconds = -1.0
     if seconds is not None and not 0.1 <= seconds <= 86_400:
-        raise ConfigError(f"{name} is a number of seconds from 0.1 to 86400, not {text!r}")
+        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, got {text!r}")
     return seconds
 
 
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
-    """The service, and a Deferred of its being ready.  ``ConfigError`` for impossible options."""
+    """Return the service, and a Deferred that fires when it is ready.  Raises ``ConfigError`` for invalid options."""
     endpoints = options["listen"]
     if not endpoints and not options["listen-fd"]:
         endpoints = [f"tcp:{DEFAULT_PORT}:interface=127.0.0.1"]
@@ -64,11 +70,12 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
         store = os.path.abspath(store)
     suspect, dead = silence_limits(*(_seconds(f"--{name}", options[name]) for name in ("suspect-after", "dead-after")))
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
+    secret = as_secret(None, options["secret-file"])
     tls = None if options["tls"] is None else load(options["tls"])
     service = SchedulerService(
         reactor,
         endpoints,
-        as_secret(None, options["secret-file"]),
+        secret,
         settings,
         on_stop=role.stop,
         adopt=options["listen-fd"],
@@ -76,16 +83,33 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
         tls=tls,
         on_standby=role.standing_by,
     )
-    service.startService()  # type: ignore[no-untyped-call]
+    if not options["http"]:
+        service.startService()  # type: ignore[no-untyped-call]
+        return service, service.listen().addCallback(_tell, role)
+    from twistdist.web.server import WebServer  # twisted.web takes 60 ms to import
 
-    def ready(addresses: list[str]) -> None:
-        role.ready(f"twistdist scheduler ready at {' '.join(addresses)}")
+    web, both = WebServer(reactor, options["http"], service, secret), MultiService()
+    for part in (service, web):
+        part.setServiceParent(both)  # type: ignore[no-untyped-call]
+    both.startService()
 
-    return service, service.listen().addCallback(ready)
+    def listening(links: list[str]) -> Deferred[Any]:
+        for link in links:
+            _log.info("status, health and metrics are at {link}", link=link)
+        return service.listen().addCallback(_tell, role)
+
+    return both, web.listen().addCallback(listening)
+
+
+def _tell(addresses: list[str], role: Role) -> None:
+    role.ready(f"twistdist scheduler ready at {' '.join(addresses)}")
+
+
+_log = Logger()
 
 
 def makeService(options: Options) -> Service:
-    """For twistd."""
+    """Return the service, for twistd."""
     from twisted.internet import reactor
 
     return Role(reactor, lambda role: make(options, reactor, role))

@@ -28,22 +28,22 @@ class Options(RoleOptions):
 
     command = "twistdist-worker"
     synopsis = "[options] SCHEDULER"
-    longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint, or several: A,B."
+    longdesc = "A worker of a twistdist cluster; SCHEDULER is host:port or a Twisted endpoint, or several of them: A,B."
     optParameters: ClassVar[list[Any]] = [
-        ["scheduler", None, None, "The scheduler's address, instead of as an argument"],
-        ["listen", None, "tcp:0:interface=127.0.0.1", "Where peers fetch results, as a Twisted endpoint"],
-        ["contact", None, None, "Host name or address that peers use [default: that of --listen, or this machine's name]"],
-        ["slots", None, None, "How many tasks run at a time [default: processors]"],
+        ["scheduler", None, None, "The scheduler's address, as an alternative to the argument"],
+        ["listen", None, "tcp:0:interface=127.0.0.1", "Where to listen for peers that fetch results, as a Twisted endpoint"],
+        ["contact", None, None, "Host name or address at which peers reach it [default: that of --listen, or the host's name]"],
+        ["slots", None, None, "How many tasks run at a time [default: the number of processors]"],
         ["name", None, None, "The worker's name [default: host and process number]"],
-        ["store", None, None, "Folder for results [default: in shared memory where that is large enough]"],
+        ["store", None, None, "Folder for results [default: in shared memory if that is large enough]"],
         ["spill", None, None, "Folder on disk for results when memory is short [default: in the temporary folder]"],
-        ["memory-limit", None, None, "Memory for tasks and results, as 8GiB, or 0.5 of the machine's [default: 0.8; 0: none]"],
-        ["executor-memory-limit", None, None, "Memory of one task's process [default: the worker's limit]"],
-        ["resources", None, None, "What tasks may ask for, as NAME=NUMBER,…"],
+        ["memory-limit", None, None, "Memory for tasks and results: 8GiB, or 0.5 of the machine's [default: 0.8; 0: no limit]"],
+        ["executor-memory-limit", None, None, "Memory limit of one task's process [default: the worker's limit]"],
+        ["resources", None, None, "Resources that tasks may request, as NAME=NUMBER,…"],
     ]
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        # Twisted's parser wants arguments behind the options; people write the address first.
+        # Twisted's parser expects arguments after the options, but people write the address first.
         words = list(sys.argv[1:] if options is None else options)
         if words and not words[0].startswith("-"):
             words = [*words[1:], words[0]]
@@ -56,14 +56,14 @@ class Options(RoleOptions):
     def postOptions(self) -> None:
         super().postOptions()
         if not self["scheduler"]:
-            raise usage.UsageError("name the scheduler's address, such as tcp:127.0.0.1:8786")
+            raise usage.UsageError("give the scheduler's address, such as tcp:127.0.0.1:8786")
 
 
 def _slots(text: str | None) -> int:
     if text is None:
         return default_slots()
     if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= 4096:
-        raise ConfigError(f"--slots is a number from 1 to 4096, not {text!r}")
+        raise ConfigError(f"--slots must be an integer from 1 to 4096, got {text!r}")
     return int(text)
 
 
@@ -75,7 +75,7 @@ def _resources(text: str | None) -> dict[str, int]:
             try:
                 found[name] = resource_units(float(number))
             except ValueError:
-                raise ConfigError(f"--resources is NAME=NUMBER,… such as GPU=1, not {text!r}") from None
+                raise ConfigError(f"--resources must be NAME=NUMBER,… such as GPU=1, got {text!r}") from None
     return found
 
 
@@ -86,20 +86,20 @@ def _limits(options: Options) -> Limits:
 
 
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
-    """The service, and a Deferred of its having started.  ``ConfigError`` for impossible options."""
+    """Return the service, and a Deferred that fires when it has started.  Raises ``ConfigError`` for invalid options."""
     refuse_open_listening([options["listen"]], bool(options["plaintext"]), options["tls"] is not None)
     addresses, tls = parse_addresses(options["scheduler"]), None
     scheduler = ",".join(addresses)
     if options["tls"] is not None:
         scheduler, tls = dialing_side(options["scheduler"], options["tls"])
     elif any(address.startswith("tls:") for address in addresses):
-        raise ConfigError(f"{scheduler!r} needs certificates: name their folder with --tls DIR")
+        raise ConfigError(f"{scheduler!r} needs certificates; name their folder with --tls DIR")
     contact = options["contact"] or ""
     if not re.fullmatch(r"[A-Za-z0-9_.:%-]*", contact):
-        raise ConfigError(f"--contact is a host name or an address, not {contact!r}")
+        raise ConfigError(f"--contact must be a host name or an address, got {contact!r}")
     name = options["name"] or default_worker_name()
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise ConfigError(f"--name is made of letters, digits, '_', '-' and '.', not {name!r}")
+        raise ConfigError(f"--name must consist of letters, digits, '_', '-' and '.', got {name!r}")
     own = name if options["name"] else f"unnamed-{name}"
     store = options["store"] or os.path.join(default_store_root(), own)
     if not options["store"]:
@@ -127,7 +127,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
 
 
 def _raise_descriptor_limit() -> None:
-    """Each executor takes some descriptors, also those whose tasks wait for others; what tasks may have stays as it was."""
+    """Raise this process's limit: each executor needs descriptors, even one whose task waits.  The limit of tasks is kept."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -136,7 +136,7 @@ def _raise_descriptor_limit() -> None:
 
 
 def makeService(options: Options) -> Service:
-    """For twistd."""
+    """Return the service, for twistd."""
     from twisted.internet import reactor
 
     return Role(reactor, lambda role: make(options, reactor, role))
