@@ -1,0 +1,134 @@
+"""A joblib backend, so that scikit-learn and everything else on joblib runs on a cluster unchanged.
+
+::
+
+    import joblib
+    import twistdist.joblib                  # registers the backend "twistdist"
+    from twistdist.blocking import Client
+
+    with Client() as client, joblib.parallel_config("twistdist", client=client):
+        search.fit(X, y)
+
+Parallel calls inside the tasks run on the cluster too: the task gives up its slot while it waits for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+try:
+    from joblib.parallel import ParallelBackendBase, register_parallel_backend
+except ImportError as error:  # pragma: no cover
+    raise ImportError("twistdist.joblib needs joblib: pip install 'twistdist[joblib]'") from error
+
+from twistdist.blocking import Client, Future, current_client
+from twistdist.executors import context
+
+#: A batch of short calls is expected to take about this long, in seconds: small enough that a lost worker costs little.
+BATCH_S = 0.2
+
+#: Calls in one batch at most.
+MAX_BATCH = 1_000
+
+
+class TwistdistBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
+    """Runs each batch of calls as a task.
+
+    Args:
+        client: A :class:`twistdist.blocking.Client`.  Inside a task the default is the task's own client.
+        nesting_level: How many parallel calls this one is inside of; joblib fills it in.
+        options: Task options (``retries``, ``resources``, …) of every batch.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = False
+    default_n_jobs = -1
+
+    def __init__(self, client: Client | None = None, nesting_level: int | None = None, **options: Any) -> None:
+        super().__init__(nesting_level=nesting_level)
+        if client is not None and not isinstance(client, Client):
+            raise TypeError(f"client must be a twistdist.blocking.Client, got {type(client).__name__}")
+        self._client, self._options = client, options
+        self._futures: set[Future] = set()
+        self._batch_size = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nested, (self.nesting_level, self._options)
+
+    @property
+    def client(self) -> Client:
+        """The client that submits; found when it is first needed."""
+        if self._client is None:
+            if context.current() is None:
+                raise ValueError("name the client: joblib.parallel_config('twistdist', client=client)")
+            self._client = current_client()
+        return self._client
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many batches can run at a time: the slots of the cluster, or fewer if ``n_jobs`` asks for fewer."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 has no meaning in Parallel; use -1 for all slots of the cluster")
+        slots = max(1, sum(worker.slots for worker in self.client.workers().values()))
+        if n_jobs is None:
+            return slots
+        return min(n_jobs, slots) if n_jobs > 0 else max(1, slots + 1 + n_jobs)
+
+    def get_nested_backend(self) -> tuple[Any, int]:
+        """The backend of parallel calls inside a task: this one again, with the task's client."""
+        return _nested((self.nesting_level or 0) + 1, self._options), -1
+
+    def compute_batch_size(self) -> int:
+        return self._batch_size
+
+    def batch_completed(self, batch_size: int, duration: float) -> None:
+        """Longer batches for short calls."""
+        if batch_size == self._batch_size and duration < BATCH_S / 4:
+            self._batch_size = min(MAX_BATCH, 2 * batch_size)
+        elif duration > 4 * BATCH_S and self._batch_size > 1:
+            self._batch_size //= 2
+
+    def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future:
+        """Run one batch of calls; ``callback(future)`` is called when it has ended."""
+        future = self.client.submit(_call, func, **self._options)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out: Future) -> Any:
+        """The results of a batch, or its exception."""
+        try:
+            return out.result()
+        finally:
+            out.release()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Cancel what has not ended: another call has failed."""
+        pending = list(self._futures)
+        if pending:
+            self.client.cancel(pending)
+
+    def terminate(self) -> None:
+        """The call is over; the client is the caller's."""
+        self._futures.clear()
+
+    @contextlib.contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """A task that waits for a nested call gives up its slot."""
+        task = context.current()
+        with task.parked() if task is not None else contextlib.nullcontext():
+            yield
+
+
+def _nested(nesting_level: int | None, options: dict[str, Any]) -> TwistdistBackend:
+    return TwistdistBackend(nesting_level=nesting_level, **options)
+
+
+def _call(func: Callable[[], Any]) -> Any:
+    return func()
+
+
+register_parallel_backend("twistdist", TwistdistBackend)
