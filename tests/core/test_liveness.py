@@ -64,6 +64,7 @@ def test_a_silent_worker_is_suspected_then_given_up_and_its_task_runs_elsewhere(
     assert story.outcome(cid).value == b"1" and second
 
 
+@pytest.mark.says.with_args(m.Rescue)
 def test_a_worker_that_was_told_to_stop_and_does_is_no_loss(story):
     leaving, other = story.worker("a"), story.worker("b")
     story.tell(leaving, m.Leaving(10.0))
@@ -120,6 +121,7 @@ def test_a_connection_that_breaks_means_nothing_unless_nobody_listens(story):
     assert worker.number not in story.core.workers
 
 
+@pytest.mark.says.with_args(m.Rescue, m.Audit)
 def test_whoever_knows_a_worker_is_told_how_it_is(story):
     holder, other = story.worker("a"), story.worker("b")
     cid = story.submit(workers=("a",))
@@ -221,6 +223,7 @@ def test_work_that_could_go_on_and_does_not_is_reported(story):
     assert "no progress" in story.kinds()
 
 
+@pytest.mark.says.with_args(m.Verify)
 def test_an_input_that_can_t_be_fetched_marks_the_link_and_sends_the_task_elsewhere(story):
     holder = story.worker("a")
     one = story.submit()
@@ -276,6 +279,7 @@ def test_a_task_that_is_to_run_alone_is_given_out_once_though_old_offers_of_it_l
     assert task.worker is reserved and task not in other.assigned
 
 
+@pytest.mark.says.with_args(m.Abort)
 @pytest.mark.parametrize("how", ["copy", "value"])
 def test_a_file_that_is_refused_while_the_question_is_on_its_way_is_no_difference(story, how):
     worker = story.worker()
@@ -293,6 +297,7 @@ def test_a_file_that_is_refused_while_the_question_is_on_its_way_is_no_differenc
     assert "drift" not in story.kinds()
 
 
+@pytest.mark.says.with_args(m.Verify, m.Audit)
 def test_a_task_that_an_idle_worker_can_t_fetch_the_inputs_of_is_no_lack_of_progress(story):
     holder = story.worker("a")
     one = story.submit()
@@ -329,6 +334,7 @@ def test_a_worker_that_is_to_leave_is_to_leave_when_it_says_hello_again(story):
     assert story.said(again, m.Stop)
 
 
+@pytest.mark.says.with_args(m.Verify)
 def test_with_a_long_dead_after_an_input_behind_a_bad_link_is_made_again_all_the_same():
     story = Pulsing()
     story.core = core.Scheduler(1, Settings(dead_after=90.0))
@@ -354,6 +360,7 @@ def test_with_a_long_dead_after_an_input_behind_a_bad_link_is_made_again_all_the
     pytest.fail(f"{story.outcome(two)}")
 
 
+@pytest.mark.says.with_args(m.Abort)
 def test_a_worker_whose_tasks_are_still_on_their_way_is_not_stuck(story):
     worker = story.worker()
     story.submit()

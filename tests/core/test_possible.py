@@ -55,6 +55,7 @@ def test_a_resource_that_nobody_has_enough_of_is_named(story):
     assert told(story) == [(cids, "")]
 
 
+@pytest.mark.says.with_args(m.Rescue)
 def test_workers_that_are_not_connected_are_named(story):
     gone = story.worker("a")
     story.worker("b")

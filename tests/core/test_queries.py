@@ -45,6 +45,7 @@ def test_workers_are_told_with_what_they_do(story):
     assert story.ask("workers")["a"]["state"] == "away"
 
 
+@pytest.mark.says.with_args(m.Stop)
 @pytest.mark.parametrize(
     "change, state",
     [

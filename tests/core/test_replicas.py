@@ -62,6 +62,7 @@ def test_a_target_is_reached_kept_and_freed(story):
     assert story.said(first, m.Free) and story.said(third, m.Free) and not story.core.tasks
 
 
+@pytest.mark.says.with_args(m.Rescue)
 def test_a_copy_that_fails_is_tried_again_later_and_elsewhere_if_its_worker_goes(story):
     first, second = story.worker("a"), story.worker("b")
     cid, _ = stored(story, first, replicas=2)
@@ -283,6 +284,7 @@ def test_intake_bounds_what_a_worker_is_given(story):
     assert len(story.given(worker)) == 1
 
 
+@pytest.mark.says.with_args(m.Rescue)
 def test_another_session_that_scattered_the_same_supplies_it(story):
     other = story.core.greet(story.now, m.HelloClient(2))
     first = story.worker("a")

@@ -215,6 +215,7 @@ def test_cancel_kills_a_running_task(story):
     assert story.said(worker, m.Abort) == [m.Abort([compute.attempt], True)]
 
 
+@pytest.mark.says.with_args(m.Abort)
 def test_the_same_key_is_one_task_and_another_recipe_is_refused(story):
     story.worker()
     first = story.submit(key="k")
@@ -549,6 +550,7 @@ def test_a_session_is_not_kept_by_a_task_of_its_own(story):
     assert 2 not in story.core.clients and not story.core.tasks
 
 
+@pytest.mark.says.with_args(m.Copy)
 def test_an_attempt_recalled_twice_goes_back_once(story):
     a, b = story.worker("a"), story.worker("b")
     first = story.submit(replay="never", replicas=1)

@@ -18,6 +18,9 @@ from twistdist.wire import messages as m
 
 M = TypeVar("M")
 
+#: Messages that most stories do not look at; any other one that is left is a surprise.
+EXPECTED = (m.WorkerFunction, m.ForgetFunctions, m.Compute, m.Free, m.Peer, m.PeerState, m.Finished, m.Erred, m.Reply, m.Lacks)
+
 
 class Story:
     """A scheduler with workers and one client, whose session has the number 1 and knows one function."""
@@ -116,6 +119,17 @@ class Story:
         told: list[Any] = self.said(self.client)
         found = [message for message in told if isinstance(message, m.Finished | m.Erred) and message.cid == cid]
         return found[-1] if found else None
+
+    def end(self, *expected: type) -> None:
+        """The story is told: nothing is left that was said to a peer and that a test should have looked at.
+
+        Raises:
+            AssertionError: names the peer and the messages, unless they are of the kinds in ``EXPECTED`` or ``expected``.
+        """
+        for peer in [*self.core.clients.values(), *self.core.workers.values()]:
+            left: list[Any] = self.said(peer)
+            odd = [message for message in left if not isinstance(message, (*EXPECTED, *expected))]
+            assert not odd, f"{peer.name or 'the client'} was told something that the story did not expect: {odd}"
 
     def effects(self) -> list[Effect]:
         """Return the effects that the core requested from the edge since the last call."""
