@@ -17,11 +17,11 @@ from twistdist.core.scheduler.leaving import Leaving
 from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.queues import Queues
-from twistdist.core.scheduler.records import Client, Task, TaskState, Worker
+from twistdist.core.scheduler.records import Client, Task, TaskState
 from twistdist.core.scheduler.refusals import MAX_CIDS
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.rejoining import Rejoining
-from twistdist.core.scheduler.stories import story_of
+from twistdist.core.scheduler.stories import info_of, story_of
 from twistdist.core.scheduler.transitions import Transitions
 from twistdist.core.scheduler.watchers import PUBLISHED, UNTIL_ENDED, Watchers
 from twistdist.wire import messages as m
@@ -75,7 +75,7 @@ class Queries:
         return query(self, now, client, args)
 
     def _workers(self, now: float, client: Client, args: list[Any]) -> dict[str, Any]:
-        return {worker.name: _worker_info(worker, now) for worker in self.registry.workers.values()}
+        return {worker.name: info_of(worker, now) for worker in self.registry.workers.values()}
 
     def _incidents(self, now: float, client: Client, args: list[Any]) -> list[dict[str, Any]]:
         """Incidents with their age in seconds, so that clocks need not agree; ``args`` may hold the greatest age wanted."""
@@ -280,36 +280,8 @@ class Queries:
             self._unpublish(now, client, args)
 
 
-def _worker_info(worker: Worker, now: float) -> dict[str, Any]:
-    hello = worker.hello
-    return {
-        "slots": hello.slots,
-        "running": min(worker.given, hello.slots),
-        "queued": max(0, worker.given - hello.slots),
-        "waiting": len(worker.parked),
-        "memory": worker.bytes_held,
-        "keys": len(worker.holds),
-        "address": hello.address,
-        "pid": hello.pid,
-        "state": _state(worker),
-        "last_seen": now - worker.heard_at,
-        "lag": (worker.beat.lag if worker.beat is not None else 0) / 1e6,
-        "troubles": list(worker.troubles),
-    }
-
-
 def _name_of(client: Client) -> str:
     return client.name or format(client.number, "x")[:8]
-
-
-def _state(worker: Worker) -> str:
-    if not worker.connected:
-        return "away"
-    if worker.suspect:
-        return "suspect"
-    if worker.resting:
-        return "stuck"
-    return "retiring" if worker.retiring is not None else "paused" if worker.why else "connected"
 
 
 _QUERIES: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {

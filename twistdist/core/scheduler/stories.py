@@ -1,10 +1,10 @@
-"""What has happened to a task so far, as plain data."""
+"""What has happened to a task so far, and what a worker does, as plain data."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from twistdist.core.scheduler.records import Task
+from twistdist.core.scheduler.records import Task, Worker
 
 #: Characters of an error that ``why`` shows.
 MAX_ERROR_CHARACTERS = 2_000
@@ -34,3 +34,32 @@ def _error_of(task: Task) -> str:
         return ""
     kind = task.error.kind or task.error.type
     return f"{kind}: {task.error.text}"[:MAX_ERROR_CHARACTERS]
+
+
+def info_of(worker: Worker, now: float) -> dict[str, Any]:
+    """What a worker does now: the fields of ``interfaces.WorkerInfo``."""
+    hello = worker.hello
+    return {
+        "slots": hello.slots,
+        "running": min(worker.given, hello.slots),
+        "queued": max(0, worker.given - hello.slots),
+        "waiting": len(worker.parked),
+        "memory": worker.bytes_held,
+        "keys": len(worker.holds),
+        "address": hello.address,
+        "pid": hello.pid,
+        "state": _state(worker),
+        "last_seen": now - worker.heard_at,
+        "lag": (worker.beat.lag if worker.beat is not None else 0) / 1e6,
+        "troubles": list(worker.troubles),
+    }
+
+
+def _state(worker: Worker) -> str:
+    if not worker.connected:
+        return "away"
+    if worker.suspect:
+        return "suspect"
+    if worker.resting:
+        return "stuck"
+    return "retiring" if worker.retiring is not None else "paused" if worker.why else "connected"
