@@ -84,7 +84,7 @@ def refuse_foreign(function: Callable[..., Any], keywords: Iterable[str]) -> Non
 
 def unknown_keywords(whose: str, given: Iterable[str], known: Iterable[str]) -> TypeError:
     """Return the error for keywords that ``whose`` does not have: what to use instead of each, or the most similar option."""
-    options, parts = sorted(known), []
+    options, parts = sorted(set(known)), []
     for word in given:
         near = difflib.get_close_matches(word, options, 1)
         if word in _HINTS:

@@ -124,7 +124,7 @@ def test_a_scheduler_without_memory_is_killed_and_started_again(forgetful):
         with pytest.raises(TimeoutError):
             client.wait_for_workers(2, timeout=0.1)
         cluster.start_scheduler()
-        with pytest.raises(errors.DataLost, match="anew"):
+        with pytest.raises(errors.DataLost, match="submit again"):
             pending.result(60)
         try:
             asked.result(60)

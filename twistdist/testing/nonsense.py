@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from twistdist.core.scheduler.queries import QUESTIONS
 from twistdist.wire import messages as m
 
 #: All messages, and those of each role and direction.
@@ -38,23 +39,7 @@ _TEXTS = ("", "a", "w0", "w1", "k", "GPU", "h1", "/s", "always", "never", "verif
 _BYTES = (b"", b"x", b"value", b"\0\xff" * 20)
 #: Harmless values of fields.
 _PLAIN: dict[str, tuple[Any, ...]] = {
-    "what": (
-        "workers",
-        "incidents",
-        "who_has",
-        "has_what",
-        "watch",
-        "status",
-        "why",
-        "clear",
-        "sync",
-        "replicate",
-        "copying",
-        "rebalance",
-        "retire",
-        "shutdown",
-        "?",
-    ),
+    "what": (*QUESTIONS, "?"),
     "replay": ("always", "always", "never", "verify", "?"),
     "kind": ("", "", "SerializationError", "TaskCancelled", "?"),
     "slots": (1, 1, 2, 0),

@@ -126,7 +126,8 @@ class Story:
         Raises:
             AssertionError: names the peer and the messages, unless they are of the kinds in ``EXPECTED`` or ``expected``.
         """
-        for peer in [*self.core.clients.values(), *self.core.workers.values()]:
+        peers: list[Peer] = [*self.core.clients.values(), *self.core.workers.values()]
+        for peer in peers:
             left: list[Any] = self.said(peer)
             odd = [message for message in left if not isinstance(message, (*EXPECTED, *expected))]
             assert not odd, f"{peer.name or 'the client'} was told something that the story did not expect: {odd}"

@@ -309,6 +309,9 @@ _QUERIES: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
     "shutdown": Queries._shutdown,
 }
 
+#: The names of all questions and commands.
+QUESTIONS = tuple(_QUERIES)
+
 
 #: Commands that could not be carried out a second time as they are.
 _AGAIN: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
