@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -43,10 +44,17 @@ def site(view: View, token: str | None) -> Site:
     put(b"incidents", _Json(lambda request: view.ask("incidents")))
     put(b"metrics", _Metrics(view))
     put(b"tasks", _Tasks(view))
-    made = Site(_Guard(root, token) if token is not None else root)
+    made = _Quiet(_Guard(root, token) if token is not None else root)
     made.displayTracebacks = False
     made.noisy = False
     return made
+
+
+class _Quiet(Site):
+    """Does not log requests: they come every few seconds, from Prometheus and load balancers."""
+
+    def log(self, request: http.Request) -> None:
+        """Log nothing."""
 
 
 def _answer(request: Request, code: int, body: bytes, kind: str) -> bytes:
