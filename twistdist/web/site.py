@@ -44,7 +44,7 @@ def site(view: View, token: str | None) -> Site:
     put(b"incidents", _Json(lambda request: view.ask("incidents")))
     put(b"metrics", _Metrics(view))
     put(b"tasks", _Tasks(view))
-    made = _Quiet(_Guard(root, token) if token is not None else root)
+    made = _Quiet(_Guard(root, token) if token is not None else root)  # type: ignore[no-untyped-call]
     made.displayTracebacks = False
     made.noisy = False
     return made
