@@ -28,7 +28,7 @@ from twistdist.config import as_secret, as_timeout
 from twistdist.core.client import Record, State
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
-from twistdist.interfaces import Incident, WorkerInfo
+from twistdist.interfaces import Incident, Story, WorkerInfo
 from twistdist.net import client as net_client
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.cluster import STOP_S
@@ -760,16 +760,16 @@ class Client(BoundToProcess):
         chosen = check_workers(workers)
         return self._call(lambda: self._session.has_what(chosen), timeout)  # type: ignore[no-any-return]
 
-    def why(self, future_or_key: Any, timeout: float | None = None) -> dict[str, Any] | None:
-        """Return what the scheduler knows about one task.
+    def why(self, future_or_key: Any, timeout: float | None = None) -> Story | None:
+        """Return what became of one task, and why.
 
         Args:
             future_or_key: A future of this client, or the key of any task.
             timeout: Seconds to wait; see the class.
 
         Returns:
-            A dict of the task's state, worker, attempt, holders, inputs, crashes, error, and what it lacks in order to run.
-            None if the scheduler does not know the task.  Tasks that failed are remembered for a while after they are released.
+            A :class:`~twistdist.interfaces.Story`: ``print`` it.  None if the scheduler does not know the task.  Tasks that
+            failed are remembered for a while after they are released.
 
         Raises:
             TypeError: ``future_or_key`` is neither a future nor a string.

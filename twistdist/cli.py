@@ -98,9 +98,7 @@ def _why(options: argparse.Namespace) -> int:
     if found is None:
         print(f"twistdist: no task has the key {options.key!r}", file=sys.stderr)
         return 1
-    for name, value in found.items():
-        if value not in ("", 0, [], {}):
-            print(f"{name:12}{value}")
+    print(found)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 
@@ -62,3 +64,81 @@ class Incident:
     lost: int
     replayed: int
     adopted: int
+
+
+@attrs.frozen
+class StoryEvent:
+    """Something that happened to a task.
+
+    Attributes:
+        age: How many seconds ago.
+        text: What happened, as a sentence without its full stop.
+    """
+
+    age: float
+    text: str
+
+
+@attrs.frozen
+class Story:
+    """What became of a task, and why.  ``str()`` of it is a text that can be read.
+
+    Attributes:
+        key: The task's key.
+        state: ``"waiting"`` (for inputs), ``"ready"`` (for a worker), ``"assigned"`` (a worker has it), ``"awaited"`` (data
+            that must be sent again), ``"done"``, ``"failed"``, or ``"idle"`` (it has no value at the moment, and nobody
+            needs it).
+        worker: The worker that has it now; ``""`` if none.
+        attempt: The number of its last attempt; 0 before the first.
+        holders: The workers that hold its value.
+        missing: How many of its inputs have no value yet.
+        inputs: The state of each of its inputs, by key.
+        raised: How many of its attempts raised an exception.
+        crashes: How its attempts ended their processes, one text each.
+        exposed: How many workers died while it ran on them.
+        lost_inputs: How often its inputs could not be fetched.
+        error: Why it failed; ``""`` if it did not.
+        lacks: What it needs that no connected worker has; ``""`` if nothing.
+        events: What happened, in order: a list of :class:`StoryEvent`.
+    """
+
+    key: str
+    state: str
+    worker: str = ""
+    attempt: int = 0
+    holders: list[str] = attrs.field(factory=list)
+    missing: int = 0
+    inputs: dict[str, str] = attrs.field(factory=dict)
+    raised: int = 0
+    crashes: list[str] = attrs.field(factory=list)
+    exposed: int = 0
+    lost_inputs: int = 0
+    error: str = ""
+    lacks: str = ""
+    events: list[StoryEvent] = attrs.field(factory=list)
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Story:
+        """Make a story from what the scheduler answers; fields of a later version are left out."""
+        known = {name: fields[name] for name in attrs.fields_dict(cls) if name in fields}
+        return cls(**{**known, "events": [StoryEvent(*event) for event in fields.get("events", ())]})
+
+    def __str__(self) -> str:
+        lines = [f"{self.key}: {self._now()}"]
+        lines += [f"{event.age:10.3f} s ago  {event.text}" for event in self.events]
+        if self.lacks:
+            lines.append(f"no connected worker may run it: {self.lacks}")
+        unfinished = [f"{key} ({state})" for key, state in self.inputs.items() if state != "done"]
+        if unfinished and self.state == "waiting":
+            shown = ", ".join(unfinished[:10])
+            lines.append(f"it waits for {shown}{f' and {len(unfinished) - 10} more' if len(unfinished) > 10 else ''}")
+        if self.error:
+            lines.append(self.error)
+        return "\n".join(lines)
+
+    def _now(self) -> str:
+        if self.state == "assigned":
+            return f"assigned to {self.worker}"
+        if self.state == "done" and self.holders:
+            return f"done, its value is on {', '.join(self.holders)}"
+        return self.state

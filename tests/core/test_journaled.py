@@ -45,7 +45,7 @@ def test_replicate_is_remembered(story):
     story.tell(story.client, m.Query(1, "replicate", [2, cid]))
     story.restart()
     (task,) = story.core.tasks.values()
-    assert task.retention is not None and task.retention.copies == 2 and task in story.core.targets.tasks
+    assert task.retention is not None and task.retention.copies == 2 and task in story.core.parts.targets.tasks
     story.client = story.resume(1)
     story.tell(story.client, m.Release([cid]))
     story.write()
@@ -126,9 +126,9 @@ def test_letting_go_of_one_of_many_futures_writes_little(story):
 
 def test_numbers_go_on_above_those_that_are_in_the_journal(story):
     """A life that lasted may have given out more than its share."""
-    story.core.registry.is_taken("function", 1 << 21)
+    story.core.parts.registry.is_taken("function", 1 << 21)
     story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
     story.restart()
     story.client = story.resume(1)
     story.tell(story.client, m.Function(3, "h", b"h", b"blob"))
-    assert story.core.registry.functions[b"h"].number > story.core.registry.functions[b"g"].number
+    assert story.core.parts.registry.functions[b"h"].number > story.core.parts.registry.functions[b"g"].number

@@ -94,9 +94,9 @@ def _assigned(worker):
 def test_anything_heard_ends_the_suspicion(story):
     worker = story.worker()
     story.pass_time(1.5)
-    assert worker.suspect and not story.core.placement.has_room(worker)
+    assert worker.suspect and not story.core.parts.placement.has_room(worker)
     story.beat(worker)
-    assert not worker.suspect and story.core.placement.has_room(worker)
+    assert not worker.suspect and story.core.parts.placement.has_room(worker)
 
 
 def test_being_late_oneself_is_not_held_against_anybody(story):
@@ -211,15 +211,15 @@ def test_work_that_could_go_on_and_does_not_is_reported(story):
     story.submit()
     (task,) = story.core.tasks.values()
     story.given(worker)
-    story.core.slots.give_back(task)  # as a bug would have it
+    story.core.parts.slots.give_back(task)  # as a bug would have it
     task.state = type(task.state).READY
     story.now += 0.25
     story.core.pulse(story.now)
     for _ in range(60):
         story.now += 0.25
         worker.heard_at = story.now
-        story.core.placement.update(worker)
-        story.core.watchdog.watch(story.now)
+        story.core.parts.placement.update(worker)
+        story.core.parts.watchdog.watch(story.now)
     assert "no progress" in story.kinds()
 
 
@@ -272,7 +272,7 @@ def test_a_task_that_is_to_run_alone_is_given_out_once_though_old_offers_of_it_l
         story.later(0.6)
     story.submit(workers=("b", "d"))  # so that the workers' own queues are looked at
     reserved, other = sorted((workers["b"], workers["d"]), key=lambda one: one.exclusive is not task)
-    assert reserved.exclusive is task and task in story.core.queues.isolated
+    assert reserved.exclusive is task and task in story.core.parts.queues.isolated
     story.done(other, story.given(other)[0])
     assert task.worker is None
     story.done(reserved, story.given(reserved)[0])
@@ -315,7 +315,7 @@ def test_a_task_that_an_idle_worker_can_t_fetch_the_inputs_of_is_no_lack_of_prog
         for worker in (holder, cut_off, third):
             story.beat(worker, running=len(worker.assigned))
         story.core.pulse(story.now)
-    assert cut_off in story.core.placement.idle and "no progress" not in story.kinds()
+    assert cut_off in story.core.parts.placement.idle and "no progress" not in story.kinds()
 
 
 def test_a_worker_that_is_to_leave_is_to_leave_when_it_says_hello_again(story):
@@ -323,7 +323,7 @@ def test_a_worker_that_is_to_leave_is_to_leave_when_it_says_hello_again(story):
     story.worker("b")
     story.submit(workers=("a",))
     (compute,) = story.given(worker)
-    story.core.leaving.retire(story.now, worker, 60.0, "told to")
+    story.core.parts.leaving.retire(story.now, worker, 60.0, "told to")
     hello = worker.hello
     hello.running.append((compute.task, compute.attempt))
     again = story.core.greet(story.now, hello)

@@ -51,14 +51,14 @@ def test_workers_are_told_with_what_they_do(story):
     [
         (lambda story, worker: setattr(worker, "suspect", True), "suspect"),
         (lambda story, worker: setattr(worker, "resting", True), "stuck"),
-        (lambda story, worker: story.core.leaving.retire(story.now, worker, 60.0, "asked"), "retiring"),
+        (lambda story, worker: story.core.parts.leaving.retire(story.now, worker, 60.0, "asked"), "retiring"),
         (lambda story, worker: story.tell(worker, m.Intake(1, "memory")), "paused"),
     ],
 )
 def test_the_state_of_a_worker_in_one_word(story, change, state):
     worker, _ = story.worker("a", 2), story.worker("b")
     change(story, worker)
-    story.core.placement.update(worker)
+    story.core.parts.placement.update(worker)
     assert story.ask("workers")["a"]["state"] == state
 
 
@@ -73,7 +73,7 @@ def test_who_has_what(story):
 def test_futures_are_taken_up_by_key(story):
     finished(story, story.worker("a"), key="k")
     assert story.ask("watch", [50, "k"], [51, "unknown"]) == [50]
-    assert story.client.futures[50] is story.core.registry.keys["k"]
+    assert story.client.futures[50] is story.core.parts.registry.keys["k"]
     with pytest.raises(ValueError, match="out of range or in use"):
         story.ask("watch", [50, "k"])
     assert story.ask("watch", [50, "k"], again=True) == [50]
@@ -91,6 +91,53 @@ def test_why_tells_what_is_known_of_a_task(story):
     assert story.ask("why", "unknown") is None
 
 
+def test_the_story_of_a_task_that_met_everything(story):
+    """It raises, its process dies, its worker is lost, its value is lost with another: told in order, with ages."""
+    worker = story.worker("a")
+    cid = story.submit(key="k", retries=1)
+    story.now += 1
+    (compute,) = story.given(worker)
+    story.tell(worker, m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "odd\nmore"), 5))
+    (compute,) = story.given(worker)
+    story.tell(worker, m.Crashed(compute.task, compute.attempt, "SIGSEGV", "", us=10_000))
+    story.given(worker)
+    story.core.parts.fleet.gone(story.now, worker, "killed")
+    story.core.tick(story.now)
+    other = story.worker("b")
+    (compute,) = story.given(other)
+    story.now += 1
+    story.done(other, compute, None, 100)
+    story.core.parts.fleet.gone(story.now, other, "its host is gone")
+    story.core.tick(story.now)
+    story.now += 1
+    ages, texts = zip(*story.ask("why", cid)["events"], strict=True)
+    assert list(ages) == [3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0]
+    assert list(texts) == [
+        "it was submitted",
+        "it raised ValueError on a: odd; it is run again (retry 1 of 1)",
+        "its process ended on a after 0.01 s: SIGSEGV; it is run again (crash 1 of 3)",
+        "a, which had been given it, was lost: killed",
+        "b computed its value in 0.05 s",
+        "its only copy was lost with b: its host is gone",
+        "its value is needed again",
+    ]
+
+
+def test_of_a_task_with_many_events_the_last_are_kept(story):
+    worker = story.worker("a")
+    cid = story.submit(crash_limit=1_000)
+    for _ in range(150):
+        (compute,) = story.given(worker)
+        story.tell(worker, m.Crashed(compute.task, compute.attempt, "SIGSEGV", ""))
+    texts = [text for _, text in story.ask("why", cid)["events"]]
+    assert (
+        len(texts) == 102
+        and texts[0] == "it was submitted"
+        and "crash 51 of 1000" in texts[1]
+        and "crash 150 of 1000" in texts[100]
+    )
+
+
 def test_the_status_counts_what_there_is(story):
     worker = story.worker("a")
     finished(story, worker)
@@ -104,7 +151,7 @@ def test_the_status_counts_what_there_is(story):
 
 
 def test_incidents_are_told_with_their_age(story):
-    story.core.fleet.gone(story.now, story.worker("a"), "a test")
+    story.core.parts.fleet.gone(story.now, story.worker("a"), "a test")
     story.later(5.0)
     (told,) = story.ask("incidents")
     assert (told["kind"], told["what"], told["cause"], told["age"]) == ("worker lost", "a", "a test", 5.0)

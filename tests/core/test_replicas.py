@@ -222,7 +222,7 @@ def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
     for _ in range(4):
         stored(story, first)
     second = story.worker("b")
-    assert story.core.copies.rebalance(None) == 2
+    assert story.core.parts.copies.rebalance(None) == 2
     story.core.tick(story.now)
     for copy in story.said(second, m.Copy):
         have(story, second, copy)
@@ -340,7 +340,7 @@ def test_a_move_frees_the_old_copy_only_when_the_target_holds(story):
     have(story, second, copy)
     third = story.worker("c")
     task = story.core.tasks[compute.task]
-    story.core.copies.move(task, first, third)
+    story.core.parts.copies.move(task, first, third)
     story.worker("d")
     assert first in task.holders and not story.said(first, m.Free)
     (move,) = story.said(third, m.Copy)

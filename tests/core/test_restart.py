@@ -183,10 +183,10 @@ def test_a_durable_session_keeps_keyed_tasks(story):
     story.later(61.0)  # its process does not come back
     assert sorted(task.args for task in story.core.tasks.values()) == [b"a", b"b", b"c"]
     again = story.core.greet(story.now, m.HelloClient(6, "nightly"))
-    assert len(story.core.durable.session_tasks(again)) == 3
+    assert len(story.core.parts.durable.session_tasks(again)) == 3
     story.tell(again, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"a"], None, ["a"]))
     assert story.core.statistics.submitted == 1 and len(story.core.tasks) == 3
-    story.core.durable.end_session(again)
+    story.core.parts.durable.end_session(again)
     story.tell(again, m.Release([1]))
     assert not story.core.tasks
 

@@ -219,13 +219,13 @@ def test_cancel_kills_a_running_task(story):
 def test_the_same_key_is_one_task_and_another_recipe_is_refused(story):
     story.worker()
     first = story.submit(key="k")
-    task = story.core.registry.keys["k"]
+    task = story.core.parts.registry.keys["k"]
     story.tell(story.client, m.Submit(50, 1, [b"%d" % first], None, ["k"]))
     assert len(story.core.tasks) == 1 and len(task.watchers) == 2
     story.tell(story.client, m.Submit(51, 1, [b"other"], None, ["k"]))
     assert story.outcome(51).error.kind == "KeyConflict"
     story.tell(story.client, m.Release([first, 50, 51]))
-    assert not story.core.tasks and not story.core.registry.keys
+    assert not story.core.tasks and not story.core.parts.registry.keys
 
 
 def test_the_same_key_after_its_inputs_were_let_go(story):
@@ -365,7 +365,7 @@ def test_functions_are_forgotten_with_their_last_user(story):
     story.submit()
     story.given(worker)
     story.core.receive(story.now, story.client, [m.Bye()])
-    assert not story.core.registry.functions and not story.core.tasks
+    assert not story.core.parts.registry.functions and not story.core.tasks
     assert story.said(worker, m.ForgetFunctions)
 
 
@@ -424,7 +424,7 @@ def test_a_failure_told_twice_is_charged_once(story):
     cid = story.submit(retries=1)
     (compute,) = story.given(a)
     failed = m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "bad"), 1)
-    story.core.placement.remove(a)  # so that the retry stays in the queue
+    story.core.parts.placement.remove(a)  # so that the retry stays in the queue
     story.tell(a, failed)
     back = story.worker("a", finished=[failed])
     assert len(story.given(back)) == 1 and story.outcome(cid) is None
@@ -499,10 +499,10 @@ def test_ten_thousand_futures_of_one_task_are_released_in_linear_time(story):
 
 def test_nothing_that_comes_behind_bye_counts(story):
     story.tell(story.client, m.Bye(), m.Submit(1, 1, [b"late"]), m.Function(2, "g", b"g", b"blob"), m.DropFunctions([1]))
-    assert not story.core.tasks and not story.core.registry.functions
+    assert not story.core.tasks and not story.core.parts.registry.functions
     with pytest.raises(ProtocolError, match="has ended"):
         story.tell(story.client, m.Function(2, "g", b"g", b"blob"))
-    assert not story.core.registry.functions
+    assert not story.core.parts.registry.functions
 
 
 def test_a_worker_whose_hello_came_again_speaks_over_its_new_connection_alone(story):
@@ -520,7 +520,7 @@ def test_a_worker_can_not_take_up_a_task_that_it_could_not_have_been_given(story
     first = story.worker("a", resources={"GPU": 1_000_000})
     story.submit(resources={"GPU": 1_000_000})
     (compute,) = story.given(first)
-    story.core.fleet.gone(story.now, first, "lost")
+    story.core.parts.fleet.gone(story.now, first, "lost")
     second = story.worker("b", running=[(compute.task, compute.attempt)])
     assert story.said(second, m.Abort)[0].attempts == [compute.attempt]
     assert story.core.tasks[compute.task].worker is None

@@ -211,26 +211,26 @@ class SchedulerRun:
                 assert core.clients.get(client.number) is client, "who watches a task is part of the cluster"
             for one in (task.worker, *(task.retention.copying if task.retention is not None else ())):
                 assert one is None or core.workers.get(one.number) is one, "only workers of the cluster have orders"
-        for function in core.registry.functions.values():
+        for function in core.parts.registry.functions.values():
             assert function.users > 0, "a function has users, or is forgotten"
 
     def end(self):
         """Everybody leaves: nothing is left."""
         core = self.core
-        for name in list(core.durable.datasets):
-            core.durable.unpublish(name)
+        for name in list(core.parts.durable.datasets):
+            core.parts.durable.unpublish(name)
         for client in [one for one in core.clients.values() if not one.placeholder]:
             if core.clients.get(client.number) is not client:
                 continue  # ended with another one of its name
             if not client.connected:
                 core.reconnected(self.now, client)
-            core.durable.end_session(client)
+            core.parts.durable.end_session(client)
             core.receive(self.now, client, [m.Bye()])
             self.check()
-        for holder in list(core.watchers.placeholders.values()):  # of processes that are gone
-            core.durable.end_session(Client(0, holder.name, Session()))
+        for holder in list(core.parts.watchers.placeholders.values()):  # of processes that are gone
+            core.parts.durable.end_session(Client(0, holder.name, Session()))
         for worker in list(core.workers.values()):
-            core.fleet.gone(self.now, worker, "the end")
+            core.parts.fleet.gone(self.now, worker, "the end")
             core.tick(self.now)
             self.check()
         for _ in range(10):
@@ -239,12 +239,12 @@ class SchedulerRun:
             self.check()
         left = (
             core.tasks
-            or core.registry.keys
-            or core.registry.functions
-            or core.supplies.awaited
-            or core.targets.tasks
-            or core.queues.restricted
-            or core.queues.isolated
+            or core.parts.registry.keys
+            or core.parts.registry.functions
+            or core.parts.supplies.awaited
+            or core.parts.targets.tasks
+            or core.parts.queues.restricted
+            or core.parts.queues.isolated
         )
         assert not left, f"left: {left}"
 

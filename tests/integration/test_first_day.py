@@ -380,6 +380,6 @@ def test_a_closure_over_large_data_says_what_works_and_it_does(client):
 def test_a_future_that_nobody_here_can_compute_says_so(client):
     future = client.submit(abs, -1, resources={"GPU": 1})
     until(lambda: repr(future).endswith(" has no resources>"))
-    assert "it needs GPU=1" in client.why(future)["lacks"]
+    assert "it needs GPU=1" in client.why(future).lacks
     assert any(one.kind == "tasks wait" and "GPU=1" in one.cause for one in client.incidents())
     assert future.cancel() and repr(future).endswith(": cancelled>")

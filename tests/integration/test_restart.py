@@ -374,7 +374,8 @@ def test_why_and_retire_on_the_command_line(capsys):
         kept = client.submit(bytes, 20_000, key="kept", workers=["w0"], allow_other_workers=True)
         kept.result(60)
         assert cli.main(["why", cluster.address, "kept"]) == 0
-        assert "state       done" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert out.startswith("kept: done, its value is on w") and "it was submitted" in out
         assert cli.main(["why", cluster.address, "unknown"]) == 1
         assert cli.main(["retire", cluster.address, "w9"]) == 1
         assert "no worker of this cluster is named w9" in capsys.readouterr().err

@@ -299,7 +299,7 @@ def test_what_one_peer_can_not_be_told_does_not_keep_the_others_from_hearing():
         peer = service.core.greet(0.0, m.HelloClient(number))
         service._connections[peer] = fake = Fake()
         service._valves[fake] = Valve()
-        service.core.outputs.post(peer, m.Reply(1, "", 1 << 64 if number == 1 else "fine"))
+        service.core.parts.outputs.post(peer, m.Reply(1, "", 1 << 64 if number == 1 else "fine"))
     service._flush()
     assert len(sent) == 1 and "encoded" in failed[0]
 

@@ -143,14 +143,14 @@ def goes_elsewhere(net, how, dead_after, tmp_path):
         took = time.monotonic() - began
         assert dead_after - 1 < took < dead_after + SLACK_S
         assert future.result(30) == lines(log)[1] != host
-        accepted = control.why(future)["attempt"]
+        accepted = control.why(future).attempt
         (lost,) = net.lost()
         assert host in lost.what and lost.requeued == 1
         assert net.news("worker suspected")
     until(lambda: net.states().get(host) == "connected", 10 + SLACK_S)
     until(lambda: everywhere.key in control.has_what()[host])
     assert control.submit(digest, everywhere, workers=[host]).result(30) == digest(bytes([1]) * 200_000)
-    assert control.why(future)["attempt"] == accepted and len(lines(log)) == 2
+    assert control.why(future).attempt == accepted and len(lines(log)) == 2
     assert len(net.lost()) == 1
 
 

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text, as_timeout, as_truth, as_whole_number
 from twistdist.core.client import Record
 from twistdist.errors import SerializationError, TwistdistError, said, shown
-from twistdist.interfaces import Incident, WorkerInfo
+from twistdist.interfaces import Incident, Story, WorkerInfo
 from twistdist.keywords import unknown_keywords
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.client_session import ClientSession
@@ -443,21 +443,20 @@ class Client(BoundToProcess, ClientSession):
         """
         return self._query("has_what", *check_workers(workers))
 
-    def why(self, future_or_key: Any) -> Deferred[dict[str, Any] | None]:
-        """Return what the scheduler knows about one task.
+    def why(self, future_or_key: Any) -> Deferred[Story | None]:
+        """Return what became of one task, and why.
 
         Args:
             future_or_key: A future of this client, or the key of any task.
 
         Returns:
-            A Deferred that fires with a dict of the task's state, worker, attempt, holders, inputs, crashes, error, and what it
-            lacks in order to run.  It fires with None if the scheduler does not know the task.  Tasks that failed are
-            remembered for a while after they are released.
+            A Deferred that fires with a :class:`~twistdist.interfaces.Story`: ``print`` it.  It fires with None if the
+            scheduler does not know the task.  Tasks that failed are remembered for a while after they are released.
 
         Raises:
             TypeError: ``future_or_key`` is neither a future nor a string.
         """
-        return self._query("why", _named(future_or_key))
+        return self._query("why", _named(future_or_key)).addCallback(lambda found: Story.of(found) if found else None)
 
     def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
         """Return the faults that the scheduler has noticed, and what recovery cost.

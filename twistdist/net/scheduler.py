@@ -209,7 +209,9 @@ class SchedulerService(Service):
 
     def ask(self, what: str, *args: Any) -> Any:
         """Return the answer to a question of clients, from nobody in particular.  Only for questions that change nothing."""
-        return self.core.queries.answer(self._reactor.seconds(), Client(0, "", Session(), connected=False), what, list(args))
+        return self.core.parts.queries.answer(
+            self._reactor.seconds(), Client(0, "", Session(), connected=False), what, list(args)
+        )
 
     def _guard(self, what: Callable[..., Any], *args: Any) -> Any:
         """Run a step of the core.  An error in it is a bug: this process ends loudly instead of continuing in a wrong state."""

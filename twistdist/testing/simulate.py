@@ -154,7 +154,7 @@ class World:
         self.up = True
         self.lives += 1
         self.core = Scheduler(self.lives, Settings(SUSPECT_S, DEAD_S), Ledger() if self.journaled else None)
-        self.core.transitions.taken = self.taken
+        self.core.parts.transitions.taken = self.taken
         self.core.observe(self._count_pair)
         self.gate: Gate | None = None
         if self.journaled:
@@ -480,7 +480,7 @@ class World:
         """Have a task of a worker parked as if it were waiting, whether it is or not."""
         peer = next((worker for worker in self.core.workers.values() if worker.name == name), None)
         if peer is not None and peer.assigned:
-            self.core.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
+            self.core.parts.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
             self.flush()
 
     def _drift(self, worker: SimWorker) -> None:

@@ -7,6 +7,7 @@ Data: ``records``, ``settings``.  Decisions without a state of their own: ``line
 ``stories``.
 
 ===================  ===========================================================================================
+``timeline``         what happened to a task that was out of the ordinary
 ``outputs``          what one event produces for the edge
 ``registry``         all records, by number and by name
 ``reach``            which peers can reach each other
@@ -40,7 +41,8 @@ Data: ``records``, ``settings``.  Decisions without a state of their own: ``line
 ``rejoining``        the wait for workers after a restart
 ``restoring``        creates the records from a journal
 ``queries``          answers about the cluster
-``scheduler``        the facade: creates the parts and passes events to them
+``parts``            creates the parts, and says which message goes to which
+``scheduler``        the facade: passes events to the parts, and ends every event
 ===================  ===========================================================================================
 
 Beside them, ``ledger`` composes what must be written and ``gate`` holds what waits until it is.

@@ -20,6 +20,7 @@ from twistdist.core.scheduler.records import (
 from twistdist.core.scheduler.registry import ATTEMPT_BITS, Registry
 from twistdist.core.scheduler.slots import Slots
 from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.scheduler.transitions import (
     ASSIGNED,
     READY,
@@ -39,6 +40,7 @@ class Attempts:
     outputs: Outputs
     registry: Registry
     ledger: Ledger
+    timeline: Timeline
     transitions: Transitions
     targets: Targets
     holdings: Holdings
@@ -77,6 +79,7 @@ class Attempts:
         self.lifecycle.end(task)
         task.value, task.size, task.digest = message.value, message.size, message.digest
         task.value_attempt = message.attempt
+        self.timeline.computed(task, now, worker.name, us)
         if message.value is None:
             self.holdings.add(worker, task)
         if message.checkpointed:
@@ -95,6 +98,7 @@ class Attempts:
             f"{task.digest.hex()}, attempt {message.attempt} on {worker.name} has {message.digest.hex()}; the function "
             'depends on more than its arguments (replay="verify")'
         )
+        self.timeline.note(task, f"it was run again on {worker.name} and returned a different value")
         error = m.ErrorInfo("NonDeterministicReplay", "", text)
         self.lifecycle.fail(task, _about(error, task, worker, message.attempt))
 
@@ -112,7 +116,11 @@ class Attempts:
         history = history_of(task)
         history.raised += 1
         self._record_history(task, history, message.attempt)
-        if history.raised <= task.options.retries and message.error.kind != "SerializationError":
+        again = history.raised <= task.options.retries and message.error.kind != "SerializationError"
+        rest = f"; it is run again (retry {history.raised} of {task.options.retries})" if again else ""
+        first = message.error.text.partition("\n")[0]
+        self.timeline.note(task, f"it raised {message.error.kind or message.error.type} on {worker.name}: {first[:300]}{rest}")
+        if again:
             self.registry.statistics.reruns += 1
             self.lifecycle.requeue(task)
         else:
@@ -147,6 +155,8 @@ class Attempts:
         history.crashes.append(f"attempt {len(history.crashes) + 1} {how}: {message.exit}")
         self._record_history(task, history, message.attempt)
         again = len(history.crashes) < task.options.crash_limit and not message.kind
+        rest = f"; it is run again (crash {len(history.crashes)} of {task.options.crash_limit})" if again else ""
+        self.timeline.note(task, f"its process ended {how}: {message.exit}{rest}")
         self.outputs.incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
         if again:
             self.registry.statistics.reruns += 1
@@ -178,6 +188,7 @@ class Attempts:
             self._charge(now, task, worker, f"on {worker.name}", died)
         else:
             self.registry.statistics.reruns += 1
+            self.timeline.note(task, f"{worker.name}, which had been given it, was lost: {cause}")
             self.lifecycle.requeue(task, same=True)
 
     def adopt(self, now: float, worker: Worker) -> None:
@@ -212,6 +223,7 @@ class Attempts:
             task.attempt = attempt
         if task.attempt != attempt or task.state not in (READY, WAITING) or (task.history is not None and task.history.paused):
             return False
+        self.timeline.note(task, f"{worker.name} came back and continues it")
         self.transitions.move(task, transitions.ADOPTED)
         self.queues.remove(task)
         self.slots.take(worker, task)

@@ -22,6 +22,7 @@ from twistdist.core.scheduler.records import (
 from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.settings import Settings, Tuning
+from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.scheduler.transitions import (
     DONE,
 )
@@ -37,6 +38,7 @@ class Detours:
     settings: Settings
     outputs: Outputs
     registry: Registry
+    timeline: Timeline
     reach: Reach
     queues: Queues
     lifecycle: Lifecycle
@@ -51,6 +53,7 @@ class Detours:
             return
         history = history_of(task)
         history.lost_inputs += 1
+        self.timeline.note(task, f"{worker.name} could not fetch its inputs; it is tried again after a pause")
         for _, holder in message.inputs:
             self.mark_link(now, worker, holder)
         pause = min(self.tuning.longest_input_pause_s, self.tuning.input_pause_s * 2 ** min(history.lost_inputs, 10))

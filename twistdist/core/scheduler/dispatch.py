@@ -105,7 +105,7 @@ class Dispatch:
         cost = int(mean) + self.tuning.overhead_us if mean >= 0 else self.tuning.unknown_us
         attempt = self.registry.next_attempt()
         self.transitions.move(task, transitions.PLACED)
-        task.attempt, task.cost_us = attempt, cost
+        task.attempt, task.cost_us, task.given_at = attempt, cost, now
         self.queues.placed(task)
         if not worker.assigned:
             worker.progress_at = now

@@ -22,20 +22,20 @@ def _must(condition: object, what: str, subject: object = "") -> None:
 
 def check_scheduler(scheduler: Scheduler) -> None:
     """Raise :class:`Broken` with the first violation found.  O(tasks + edges)."""
-    pending: dict[Task, int] = dict.fromkeys(scheduler.registry.tasks.values(), 0)
-    for number, task in scheduler.registry.tasks.items():
+    pending: dict[Task, int] = dict.fromkeys(scheduler.parts.registry.tasks.values(), 0)
+    for number, task in scheduler.parts.registry.tasks.items():
         _must(task.number == number, "a task is filed under its number", task)
         for upstream in task.inputs:
             _must(upstream in pending, "inputs of a kept record are kept", task)
             _must(upstream.dependents is not None and task in upstream.dependents, "inputs know their dependents", task)
             if task.state in _UNFINISHED and task.state is not AWAITED:
                 pending[upstream] += 1
-    for task in scheduler.registry.tasks.values():
+    for task in scheduler.parts.registry.tasks.values():
         _check_task(scheduler, task, pending[task])
     _check_workers(scheduler)
-    unfinished = sum(1 for task in scheduler.registry.tasks.values() if task.state in _UNFINISHED)
+    unfinished = sum(1 for task in scheduler.parts.registry.tasks.values() if task.state in _UNFINISHED)
     _must(scheduler.unfinished == unfinished, "unfinished tasks are counted", f"{scheduler.unfinished}, not {unfinished}")
-    for client in scheduler.registry.clients.values():
+    for client in scheduler.parts.registry.clients.values():
         for cid, wanted in client.futures.items():
             _must(wanted is None or (client, cid) in wanted.watchers, "a future watches its task", cid)
 
@@ -54,10 +54,10 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         _must(task.value is None and task.holders is None, "only done tasks have values", task)
     if task.state is AWAITED:
         source = task.retention.source if task.retention is not None else None
-        recovering = scheduler.rejoining.active and task.value_attempt
+        recovering = scheduler.parts.rejoining.active and task.value_attempt
         comes = source is not None and source.client is not None
         _must(recovering or comes, "awaited data have a session that supplies them", task)
-        _must(recovering or task in scheduler.supplies.awaited, "awaited data are asked for", task)
+        _must(recovering or task in scheduler.parts.supplies.awaited, "awaited data are asked for", task)
     restores = task.retention is not None and task.retention.checkpointed
     if task.state is READY and not restores:
         _must(all(given.state is DONE for given in task.inputs), "a ready task's inputs have values", task)
@@ -66,40 +66,44 @@ def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
         missing += task.history is not None and task.history.paused
         _must(task.missing == missing, "missing counts the inputs without a value", task)
         _must(task.missing > 0, "a waiting task waits for something", task)
-    known = task.worker is None or scheduler.registry.workers.get(task.worker.number) is task.worker
+    known = task.worker is None or scheduler.parts.registry.workers.get(task.worker.number) is task.worker
     _must(known, "the worker of an assigned task is part of the cluster", task)
     for holder in task.holders or ():
-        _must(scheduler.registry.workers.get(holder.number) is holder, "holders are known workers", task)
+        _must(scheduler.parts.registry.workers.get(holder.number) is holder, "holders are known workers", task)
         _must(task in holder.holds, "a holder's list names what it holds", task)
 
 
 def _check_workers(scheduler: Scheduler) -> None:
-    place, isolated = scheduler.placement, scheduler.queues.isolated
+    place, isolated = scheduler.parts.placement, scheduler.parts.queues.isolated
     for worker in (*place.idle, *place.open, *place.ahead):
-        _must(scheduler.registry.is_here(worker), "only workers of the cluster are given work", worker.name)
-    for worker in scheduler.registry.workers.values():
+        _must(scheduler.parts.registry.is_here(worker), "only workers of the cluster are given work", worker.name)
+    for worker in scheduler.parts.registry.workers.values():
         for task in worker.assigned:
-            _must(task.number in scheduler.registry.tasks, "assigned tasks are kept", task)
+            _must(task.number in scheduler.parts.registry.tasks, "assigned tasks are kept", task)
             _must(task.worker is worker and task.state is ASSIGNED, "assigned tasks know their worker", task)
         _must(worker.load_us == sum(task.cost_us for task in worker.assigned), "load is the sum of costs", worker.name)
         _must(all(task in worker.assigned for task in worker.parked), "parked tasks are assigned", worker.name)
         if worker.exclusive is not None:
             task = worker.exclusive
             _must(task in isolated or task in worker.assigned, "a reserved worker is reserved for a task", task)
-            _must(not scheduler.placement.has_room(worker), "a reserved worker has no room for other tasks", worker.name)
+            _must(not scheduler.parts.placement.has_room(worker), "a reserved worker has no room for other tasks", worker.name)
         _must(worker.bytes_held == sum(task.size for task in worker.holds), "bytes held add up", worker.name)
         for task in worker.holds:
             _must(task.holders is not None and worker in task.holders, "held tasks know their holder", task)
-            _must(task.number in scheduler.registry.tasks, "held tasks are kept", task)
+            _must(task.number in scheduler.parts.registry.tasks, "held tasks are kept", task)
         able = worker.reachable and not worker.resting
-        _must(able or not scheduler.placement.has_room(worker), "a worker that is away or suspected has no room", worker.name)
+        _must(
+            able or not scheduler.parts.placement.has_room(worker),
+            "a worker that is away or suspected has no room",
+            worker.name,
+        )
         for name, amount in worker.resources.items():
             used = sum((t.options.resources or {}).get(name, 0) for t in worker.assigned)
             _must(amount >= 0 and amount + used == worker.hello.resources[name], "resources add up", f"{worker.name} {name}")
-    if scheduler.placement.idle and not scheduler.rejoining.active:
+    if scheduler.parts.placement.idle and not scheduler.parts.rejoining.active:
         row = [
             task
-            for task in scheduler.registry.tasks.values()
-            if task.state is READY and task not in scheduler.queues.restricted and task not in isolated
+            for task in scheduler.parts.registry.tasks.values()
+            if task.state is READY and task not in scheduler.parts.queues.restricted and task not in isolated
         ]
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])

@@ -20,6 +20,7 @@ from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.slots import Slots
 from twistdist.core.scheduler.supplies import Supplies
 from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.scheduler.transitions import (
     ASSIGNED,
     AWAITED,
@@ -46,6 +47,7 @@ class Lifecycle:
     outputs: Outputs
     registry: Registry
     ledger: Ledger
+    timeline: Timeline
     transitions: Transitions
     targets: Targets
     slots: Slots
@@ -109,6 +111,8 @@ class Lifecycle:
         """The resilience manager's only way to bring values back: make the plan and start the tasks that it names."""
         plan = recovery_plan(lost, _has_or_gets_value, _inputs)
         for task in plan:
+            if task.value_attempt:
+                self.timeline.note(task, "its value is needed again")
             self._start(task)
         again = sum(1 for task in plan if task.value_attempt)
         self.registry.statistics.replays += again
@@ -219,6 +223,8 @@ class Lifecycle:
                 self.end(one)
             self.transitions.move(one, transitions.BROKEN)
             one.error = error
+            if one is not task:
+                self.timeline.note(one, f"it failed because {task.key}, which it needs, failed")
             self.registry.statistics.failed += 1
             self.ledger.ended(one)
             self.cut_lineage(one)

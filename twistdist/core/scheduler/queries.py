@@ -21,7 +21,7 @@ from twistdist.core.scheduler.records import Client, Task, TaskState
 from twistdist.core.scheduler.refusals import MAX_CIDS
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.rejoining import Rejoining
-from twistdist.core.scheduler.stories import info_of, story_of
+from twistdist.core.scheduler.stories import aged, info_of, story_of
 from twistdist.core.scheduler.transitions import Transitions
 from twistdist.core.scheduler.watchers import PUBLISHED, UNTIL_ENDED, Watchers
 from twistdist.wire import messages as m
@@ -128,9 +128,10 @@ class Queries:
         """What is known about the task that ``args`` names by cid or key; None if there is no such task."""
         task = self._find(client, args[0])
         if task is None:
-            return self.garbage.failures.get(args[0])
+            story = self.garbage.failures.get(args[0])
+            return None if story is None else aged(story, now)
         lack = possible.lack_of(task, self.registry.workers.values()) if task.state is TaskState.READY else ""
-        return {**story_of(task), "lacks": lack}
+        return {**aged(story_of(task), now), "lacks": lack}
 
     def _lacks(self) -> dict[str, int]:
         """What ready tasks lack to be able to run, and how many lack it."""

@@ -43,7 +43,9 @@ class Task:
     ``rank`` orders the ready tasks (smallest first); ``chosen`` is a key that the user gave; ``origin`` and ``cid`` name the
     session and the future that first requested the task.  ``pending`` counts the unfinished dependents, ``missing`` the inputs
     without a value while WAITING.  ``positions`` are the inputs as the arguments count them, if one occurs twice.
-    ``value_attempt`` is the attempt whose value was accepted last; ``row`` is where the journal has the outcome.
+    ``value_attempt`` is the attempt whose value was accepted last; ``row`` is where the journal has the outcome.  ``since`` is
+    when it was submitted (None: in an earlier life of the scheduler), ``given_at`` when a worker was last given an attempt,
+    ``made`` when and on which worker its value was computed, and in how many microseconds.
     """
 
     number: int
@@ -75,6 +77,10 @@ class Task:
     positions: tuple[Task, ...] = ()
     retention: Retention | None = None
     row: int = 0
+    since: float | None = None
+    given_at: float = 0.0
+    made: tuple[float, str, int] | None = None
+    events: deque[Event] | None = None
 
     @property
     def key(self) -> str:
@@ -85,6 +91,14 @@ class Task:
     def needed(self) -> bool:
         """Whether a future or an unfinished dependent wants the value."""
         return bool(self.watchers or self.pending)
+
+
+@attrs.frozen
+class Event:
+    """Something out of the ordinary that happened to a task."""
+
+    at: float
+    text: str
 
 
 @attrs.define(eq=False)

@@ -21,6 +21,7 @@ from twistdist.core.scheduler.records import (
 )
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.targets import Targets
+from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.scheduler.transitions import (
     DONE,
     UNFINISHED,
@@ -34,6 +35,7 @@ class Recovery:
 
     outputs: Outputs
     registry: Registry
+    timeline: Timeline
     reach: Reach
     targets: Targets
     holdings: Holdings
@@ -50,6 +52,7 @@ class Recovery:
             if task.retention is not None:
                 self.targets.look_at(task)
             if not task.holders:
+                self.timeline.note(task, f"its only copy was lost with {worker.name}: {incident.cause}")
                 self.lifecycle.lose_value(task)
                 lost.append(task)
         needed = [task for task in lost if task.needed]
@@ -106,6 +109,7 @@ class Recovery:
             return
         if task.state in UNFINISHED:
             self.lifecycle.stop(task)
+        self.timeline.note(task, f"{worker.name} came back with its value")
         self.holdings.add(worker, task)
         self.lifecycle.accept(task)
 

@@ -16,6 +16,7 @@ from twistdist.core.scheduler.records import (
     Task,
     Worker,
 )
+from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
@@ -31,6 +32,7 @@ class Registry:
     ledger: Ledger
     epoch: int
     statistics: Statistics
+    timeline: Timeline
     tasks: dict[int, Task] = attrs.field(factory=dict)
     keys: dict[str, Task] = attrs.field(factory=dict)
     functions: dict[bytes, Function] = attrs.field(factory=dict)
@@ -81,6 +83,7 @@ class Registry:
         depth = 1 + max([upstream.depth for upstream in inputs]) if inputs else 0
         order = rank(options.priority, client.batch, depth, number)
         task = Task(number, function, args, inputs, options, order, key, f"{client.number:x}"[:8], cid)
+        task.since = self.timeline.now
         self.add_task(task, depth)
         return task
 

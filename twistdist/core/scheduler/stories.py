@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twistdist.core.scheduler.records import Task, Worker
+from twistdist.core.scheduler.timeline import computed
 
 #: Characters of an error that ``why`` shows.
 MAX_ERROR_CHARACTERS = 2_000
@@ -26,7 +27,25 @@ def story_of(task: Task) -> dict[str, Any]:
         "exposed": history.exposed if history else 0,
         "lost_inputs": history.lost_inputs if history else 0,
         "error": _error_of(task),
+        "events": _events_of(task),
     }
+
+
+def aged(story: dict[str, Any], now: float) -> dict[str, Any]:
+    """The story with the ages of its events in seconds instead of their times, so that clocks need not agree."""
+    return {**story, "events": [[max(0.0, now - at), text] for at, text in story["events"]]}
+
+
+def _events_of(task: Task) -> list[tuple[float, str]]:
+    """What happened, in order: (time, text)."""
+    events = [(task.since, "it was submitted")] if task.since is not None else []
+    events += [(event.at, event.text) for event in task.events or ()]
+    if task.made is not None:
+        made = computed(task.made)
+        events.append((made.at, made.text))
+    if task.worker is not None:
+        events.append((task.given_at, f"{task.worker.name} was given attempt {task.attempt}"))
+    return events
 
 
 def _error_of(task: Task) -> str:
