@@ -139,7 +139,7 @@ SHARED_FIELDS = {
     "sources": {"supplies", "scattered"},
     "supplying": {"supplies", "scattered"},
     "tries": {"supplies", "scattered"},
-    "history": {"records", "attempts"},
+    "history": {"attempts", "lifecycle"},  # charged, forgiven
     "troubles": {"slots", "fleet"},
     "users": {"registry", "client_sessions"},
 }

@@ -354,6 +354,18 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
             self._client.loop.call(lambda: self._client.cancel([self]))
         return self.cancelled()
 
+    def retry(self) -> None:
+        """Run the task again if it has failed, and the failed tasks among its inputs.
+
+        The method returns when the scheduler has confirmed it; the future is pending again then, or has ended anew, with all
+        earlier retries and crashes forgiven.  Nothing happens if the task has not failed.
+
+        Raises:
+            TaskCancelled: The future was cancelled; submit the task again.
+            DataLost: The future was released or lost; submit the task again.
+        """
+        self._client.loop.call(lambda: self._client.retry([self]))
+
     def running(self) -> bool:
         """Return False: a client does not know whether a pending task is running."""
         return False
@@ -700,6 +712,24 @@ class Client(BoundToProcess):
         """
         found = flatten(futures)
         self._call(lambda: self._session.cancel(found), timeout)
+
+    def retry(self, futures: Any, timeout: float | None = None) -> None:
+        """Run failed tasks again, and the failed tasks among their inputs, at any depth.
+
+        The futures are pending again, with all earlier retries and crashes forgiven.  Futures that have not failed are not
+        affected.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+            TaskCancelled: One of the futures was cancelled; submit its task again.
+            DataLost: One of the futures was released or lost; submit its task again.
+        """
+        found = flatten(futures)
+        self._call(lambda: self._session.retry(found), timeout)
 
     def workers(self, timeout: float | None = None) -> dict[str, WorkerInfo]:
         """Return the state of all workers.

@@ -17,7 +17,7 @@ from twistdist.interfaces import Incident, Story, WorkerInfo
 from twistdist.keywords import unknown_keywords
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.client_session import ClientSession
-from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_unusable, unpack
+from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_retry, refuse_unusable, unpack
 from twistdist.net.options import check_name, check_replicas, check_session, check_workers, several, split_options
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
@@ -344,6 +344,28 @@ class Client(BoundToProcess, ClientSession):
             TypeError: Something in ``futures`` is not a future.
         """
         self.cancel_records([future._record for future in flatten(futures, "raise")], as_truth(unstarted, "unstarted"))
+        return self._query("sync")
+
+    def retry(self, futures: Any) -> Deferred[None]:
+        """Run failed tasks again, and the failed tasks among their inputs, at any depth.
+
+        The futures are pending again, with all earlier retries and crashes forgiven.  Futures that have not failed are not
+        affected.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+
+        Returns:
+            A Deferred that fires with None when the scheduler has confirmed the request.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+            TaskCancelled: One of the futures was cancelled; submit its task again.
+            DataLost: One of the futures was released or lost; submit its task again.
+        """
+        found = flatten(futures, "raise")
+        refuse_retry(found)
+        self.retry_records([future._record for future in found])
         return self._query("sync")
 
     def fire_and_forget(self, futures: Any) -> Deferred[None]:

@@ -250,6 +250,14 @@ class ClientSession:
         """Cancel the tasks of ``records``; with ``unstarted``, only those that were not given to a worker yet."""
         self._orders.add(self._core.cancel, [record.cid for record in records], unstarted)
 
+    def retry_records(self, records: Sequence[Record]) -> None:
+        """Run the tasks of those ``records`` again that have failed; from any thread."""
+        self._orders.add(self._retry, [record.cid for record in records])
+
+    def _retry(self, cids: list[int]) -> None:
+        if self._error is None:
+            self._update(partial(self._core.retry, cids))
+
     def call_when_done(self, record: Record, function: Callable[[Record], Any]) -> None:
         """Have ``function(record)`` called in the reactor's thread once the record is not pending; from any thread."""
         self._orders.add(self.call_when_ended, record, function)

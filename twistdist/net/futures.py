@@ -36,6 +36,8 @@ class FutureOwner(Protocol):
 
     def cancel_records(self, records: Sequence[Record]) -> None: ...
 
+    def retry_records(self, records: Sequence[Record]) -> None: ...
+
     def call_when_done(self, record: Record, function: Any) -> None: ...
 
 
@@ -167,6 +169,19 @@ class Future(BaseFuture):
         status becomes ``"cancelled"`` when the scheduler has confirmed it.  Nothing happens if the task has ended.
         """
         self._client.cancel_records([self._record])
+
+    def retry(self) -> None:
+        """Run the task again if it has failed, and the failed tasks among its inputs.
+
+        The future is pending again shortly after this method returns, with all retries and crashes forgiven.  Nothing happens
+        if the task has not failed.
+
+        Raises:
+            TaskCancelled: The future was cancelled; submit the task again.
+            DataLost: The future was released or lost; submit the task again.
+        """
+        refuse_retry([self])
+        self._client.retry_records([self._record])
 
     def add_done_callback(self, fn: Any) -> None:
         """Have ``fn(future)`` called in the reactor's thread when the task has ended.
@@ -353,6 +368,15 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
 
     look()
     return result.addCallback(over)
+
+
+def refuse_retry(futures: Iterable[BaseFuture]) -> None:
+    """Raise ``TaskCancelled`` or ``DataLost`` if one of the futures can't be retried: the scheduler no longer knows it."""
+    for future in futures:
+        if future.cancelled():
+            raise TaskCancelled(f"{future.key} was cancelled and can't be retried; submit it again")
+        if future._record.orphan or future._record.state is State.LOST:
+            raise DataLost(f"{future.key} was released or lost and can't be retried; submit it again")
 
 
 def refuse_unusable(futures: Iterable[BaseFuture]) -> None:

@@ -244,6 +244,11 @@ class SimClient(Party):
             self.core.cancel([self.futures[node].cid])
             self.flush()
 
+    def retry(self, node: int) -> None:
+        if node in self.futures and self.core.retry([self.futures[node].cid]):
+            self.world.faults["retry"] += 1
+            self.flush()
+
     def scatter(self, node: int, replicas: int) -> None:
         """Scatter the client's own data, with the value that the node's task would compute."""
         self._cid += 1

@@ -46,7 +46,7 @@ MAX_EVENTS = 60_000
 REST_S = 5.0
 
 #: Messages that mean something new when they are sent again.
-NEVER_TWICE = (m.Leaving, m.Bye, m.Intake, m.Parked, m.Stop, m.Query, m.Function)
+NEVER_TWICE = (m.Retry, m.Leaving, m.Bye, m.Intake, m.Parked, m.Stop, m.Query, m.Function)
 
 #: Limits of silence in seconds, ``suspect_after`` and ``dead_after``: shorter than the defaults, so that they are hit often.
 SUSPECT_S, DEAD_S = 0.6, 2.4
@@ -527,6 +527,8 @@ class World:
                     self.at(at + rng.uniform(0, 2), lambda c=client, n=plan.node: c.drop(n))  # type: ignore[misc]
                 elif rng.random() < 0.05:
                     self.at(at + rng.uniform(0, 1), lambda c=client, n=plan.node: c.cancel(n))  # type: ignore[misc]
+                elif rng.random() < 0.3:
+                    self.at(at + rng.uniform(0, 4), lambda c=client, n=plan.node: c.retry(n))  # type: ignore[misc]
         if self.faulty:
             for _ in range(rng.randint(1, 8)):
                 self.at(rng.uniform(0.6, FAULT_S), self._fault)
@@ -632,7 +634,7 @@ class World:
                     raise SimulationFailed(f"node {node} failed: {record.error}")
         if (not self.faulty or self.restarts_only) and not any(p.flaky or p.poison for p in self.plans):
             again = {node: runs for node, runs in self.executions.items() if runs > 1}
-            if again and not self.keyed and len(self.clients) == 1:
+            if again and not self.keyed and len(self.clients) == 1 and not self.faults["retry"]:
                 raise SimulationFailed(f"run more than once without a fault: {again}")
 
     def _crashed_too_often(self, record: Record) -> bool:

@@ -234,6 +234,12 @@ class Cancel(Message, tag=13):
     unstarted: bool = False
 
 
+class Retry(Message, tag=29):
+    """Run these futures' tasks again if they have failed, and the failed tasks among their inputs, at any depth."""
+
+    cids: list[int]
+
+
 class Unreachable(Message, tag=14):
     """The client could not fetch the value of ``attempt`` from these workers; the answer is another Finished or Erred."""
 
@@ -667,7 +673,9 @@ class Undecodable(NamedTuple):
 
 
 Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
-FromClient = Function | Submit | Release | Cancel | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
+FromClient = (
+    Function | Submit | Release | Cancel | Retry | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
+)
 ToClient = Finished | Erred | Reply | Peer | Supply | DropData | Lacks | PeerState | Beat | Trouble
 FromWorker = (
     Done

@@ -95,6 +95,15 @@ class Client:
         if pending:
             self._submits.post(m.Cancel(pending, unstarted))
 
+    def retry(self, cids: Sequence[int]) -> list[Record]:
+        """Run these tasks again if they have failed; their futures are pending again.  Return the changed records."""
+        failed = [record for cid in cids if (record := self.records.get(cid)) is not None and record.state is State.ERROR]
+        for record in failed:
+            record.state, record.forgiven, record.error = State.PENDING, record.error, None
+        if failed:
+            self._submits.post(m.Retry([record.cid for record in failed]))
+        return failed
+
     def unreachable(self, record: Record) -> None:
         """Report that the value could not be fetched from its holders; the scheduler then sends its place again."""
         place = record.place
@@ -205,13 +214,15 @@ class Client:
             record.value, record.place = message.value, None
         elif record.value is None:
             record.place = message
-        record.state = State.FINISHED
+        record.state, record.error = State.FINISHED, None
         self._changed.append(record)
 
     def _erred(self, message: m.Erred) -> None:
         record = self.records.get(message.cid)
         if record is None or record.value is not None:
             return  # a client that has seen a value keeps it
+        if record.forgiven is not None and message.error.attempt and message.error.attempt == record.forgiven.attempt:
+            return  # a restarted scheduler says again what it said before the retry
         record.error, record.place = message.error, None
         record.state = State.CANCELLED if message.error.kind == "TaskCancelled" else State.ERROR
         self._changed.append(record)

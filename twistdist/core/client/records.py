@@ -27,7 +27,8 @@ class Record:
 
     ``value`` is the pickled value if it arrived inline or was fetched; otherwise ``place`` says where it is stored.  The edge
     calls each of the ``callbacks`` once, in the order they were added, when the record is no longer pending.  An ``orphan``
-    is unknown to the current session, or there is no session.  ``seen`` is the digest of a fetched value.
+    is unknown to the current session, or there is no session.  ``seen`` is the digest of a fetched value, ``forgiven`` the
+    error that it had before it was tried again.
     """
 
     cid: int
@@ -37,6 +38,7 @@ class Record:
     error: m.ErrorInfo | None = None
     orphan: bool = False
     seen: bytes = b""
+    forgiven: m.ErrorInfo | None = None
     callbacks: list[Callable[[Record], Any]] | None = None
 
 

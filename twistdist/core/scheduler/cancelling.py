@@ -1,4 +1,4 @@
-"""Futures that are cancelled, and values that a client could not fetch."""
+"""Futures that are cancelled or tried again, and values that a client could not fetch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from twistdist.core.scheduler.transitions import (
 )
 from twistdist.core.scheduler.watchers import UNTIL_ENDED, Watchers
 from twistdist.wire import messages as m
+
+#: Errors of tasks that were refused when they were submitted: to run them again is not possible.
+AT_BIRTH = ("KeyConflict", "TaskCancelled", "ConfigError")
 
 
 @attrs.define(eq=False)
@@ -72,6 +75,22 @@ class Cancelling:
         if not task.watchers and not task.pending and task.state in UNFINISHED:
             self.lifecycle.stop(task, kill=True)
         self.registry.reconsider(task)
+
+    def retry(self, now: float, client: Client, message: m.Retry) -> None:
+        """The client wants its failed tasks to be run again."""
+        failed: dict[Task, None] = {}
+        for cid in message.cids:
+            task = client.futures.get(cid)
+            if task is None or task.error is None:
+                continue
+            if task.error.kind in AT_BIRTH:
+                self.watchers.tell(task, [(client, cid)])
+            else:
+                failed[task] = None
+        self.lifecycle.retry(list(failed))
+        for task in failed:
+            if client.name and task.chosen is not None:
+                self.watchers.keep(client.name, task)
 
     def unreachable(self, now: float, client: Client, message: m.Unreachable) -> None:
         """A client can't fetch a value: check the holders; notify it when the value has a new place, or again after a while."""

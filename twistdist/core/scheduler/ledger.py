@@ -260,11 +260,23 @@ class Ledger:
         if not segment.left:
             self._drop_outcomes(segment)
         elif len(segment.entries) >= SPARSE_ENTRIES and 4 * segment.left < len(segment.entries):
-            self._drop_outcomes(segment)
-            for entry in segment.entries:
-                if entry.row == segment.number:
-                    entry.row = 0
-                    self._ended[entry] = None
+            self._rewrite_outcomes(segment)
+
+    def retried(self, task: Task) -> None:
+        """A failed task is run again: the outcome that was written must not be read again."""
+        self._ended.pop(task, None)
+        segment = self._outcomes.get(task.row)
+        task.row = 0
+        if segment is not None:
+            self._rewrite_outcomes(segment)
+
+    def _rewrite_outcomes(self, segment: Segment) -> None:
+        """The row has entries that are no longer needed, or no longer true: write the others into a new one."""
+        self._drop_outcomes(segment)
+        for entry in segment.entries:
+            if entry.row == segment.number:
+                entry.row = 0
+                self._ended[entry] = None
 
     def _drop_outcomes(self, segment: Segment) -> None:
         del self._outcomes[segment.number]

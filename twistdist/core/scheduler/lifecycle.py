@@ -204,7 +204,7 @@ class Lifecycle:
             task.retention.copying.clear()
 
     def cut_lineage(self, task: Task) -> None:
-        """The value can't be lost, or will never exist: the records of the inputs are no longer held for it."""
+        """The value can't be lost, or nobody wants it: the records of the inputs are no longer held for it."""
         for upstream in task.inputs:
             if upstream.dependents is not None:
                 upstream.dependents.pop(task, None)
@@ -227,10 +227,25 @@ class Lifecycle:
                 self.timeline.note(one, f"it failed because {task.key}, which it needs, failed")
             self.registry.statistics.failed += 1
             self.ledger.ended(one)
-            self.cut_lineage(one)
             self.watchers.tell(one, one.watchers)
             failing += [dependent for dependent in one.dependents or () if dependent.state in (WAITING, READY)]
             self.registry.reconsider(one)
+
+    def retry(self, tasks: list[Task]) -> None:
+        """Run failed tasks again, after the failed tasks among their inputs, at any depth."""
+        failed, todo = dict.fromkeys(tasks), list(tasks)
+        while todo:
+            for upstream in todo.pop().inputs:
+                if upstream.state is FAILED and upstream not in failed:
+                    failed[upstream] = None
+                    todo.append(upstream)
+        for task in failed:
+            self.transitions.move(task, transitions.RETRIED)
+            task.error = task.history = None
+            self.ledger.history(task)
+            self.timeline.note(task, "a client wants it to be run again")
+            self.ledger.retried(task)
+        self.recover(list(tasks))
 
     def await_data(self, task: Task) -> None:
         """The data must be supplied (again) by their session; without one they are lost."""

@@ -140,6 +140,7 @@ class Parts:
             m.Submit: self.submits.submit,
             m.Release: self.durable.release,
             m.Cancel: self.cancelling.cancel,
+            m.Retry: self.cancelling.retry,
             m.Unreachable: self.cancelling.unreachable,
             m.Query: self.queries.query,
             m.Bye: self.client_sessions.bye,

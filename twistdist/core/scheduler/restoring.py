@@ -242,7 +242,7 @@ class Restoring:
         """From the last task to the first, so that it is known of each whether a later one needs it; then forward, to
         count missing inputs."""
         for task in self.registry.tasks.values():
-            if task.value is not None or task.error is not None or (task.retention is not None and task.retention.checkpointed):
+            if task.value is not None or (task.retention is not None and task.retention.checkpointed):
                 task.inputs = ()  # as at that time: its lineage was cut
             for upstream in task.inputs:
                 if upstream.dependents is None:

@@ -60,6 +60,7 @@ ACCEPTED = _cause(
     "accepted", (IDLE,), DONE, "a value was accepted: from an outcome, scattered, or brought by a worker that came back"
 )
 BROKEN = _cause("broken", (IDLE,), FAILED, "an error was accepted: its own or that of an input")
+RETRIED = _cause("retried", (FAILED,), IDLE, "a client wants it to be run again")
 LOST = _cause("lost", (DONE,), IDLE, "all copies of its value were lost")
 FREED = _cause("freed", (DONE,), IDLE, "nobody needs its value any more")
 READ_WAITING = _cause("read waiting", (IDLE,), WAITING, "read from the journal: wanted, without a value")
