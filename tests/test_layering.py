@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "errors": {"attrs"},
     "config": {"twistdist.errors"},
     "interfaces": {"attrs"},
+    "lineage": {"attrs", "pygraphviz"},
     "wire": {"twistdist.errors", "twistdist.wire", "msgspec", "cloudpickle", "tblib"},
     "core": {
         "twistdist.errors",

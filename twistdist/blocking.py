@@ -29,6 +29,7 @@ from twistdist.core.client import Record, State
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, Story, WorkerInfo
+from twistdist.lineage import Lineage
 from twistdist.net import client as net_client
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.cluster import STOP_S
@@ -805,6 +806,23 @@ class Client(BoundToProcess):
             TypeError: ``future_or_key`` is neither a future nor a string.
         """
         return self._call(lambda: self._session.why(future_or_key), timeout)  # type: ignore[no-any-return]
+
+    def lineage(self, futures: Any, timeout: float | None = None) -> Lineage:
+        """Return the graph that a replay of some results would use.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A :class:`~twistdist.lineage.Lineage`: its ``keys``, ``dot()`` and ``svg()``.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+            TwistdistError: The graph has more than 10,000 tasks.
+        """
+        found = flatten(futures)
+        return self._call(lambda: self._session.lineage(found), timeout)  # type: ignore[no-any-return]
 
     def incidents(self, since: float | None = None, timeout: float | None = None) -> list[Incident]:
         """Return the faults that the scheduler has noticed, and what recovery cost.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from twistdist.core.scheduler import queries
 from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
@@ -229,3 +230,31 @@ def test_an_odd_question_is_refused_and_nothing_more(story, what, args):
     with pytest.raises(ValueError):
         story.ask(what, *args)
     assert story.ask("sync") is None
+
+
+def test_the_lineage_ends_where_a_replay_would(story):
+    """Each task after its inputs; a value that the scheduler has needs none of its own."""
+    worker = story.worker("a")
+    first = finished(story, worker, key="first")
+    second = story.submit(first, key="second")
+    (compute,) = story.given(worker)
+    story.done(worker, compute, None, 100)
+    third = story.submit(second, first, key="third")
+    rows = story.ask("lineage", third, first)
+    assert [(row[0], row[2], row[3], row[4]) for row in rows] == [
+        ("first", "done", [], ["a"]),
+        ("second", "done", [0], ["a"]),
+        ("third", "assigned", [1, 0], []),
+    ]
+    (compute,) = story.given(worker)
+    story.done(worker, compute)
+    assert [row[0] for row in story.ask("lineage", third)] == ["third"] and story.ask("lineage", 999) == []
+
+
+def test_a_lineage_that_is_too_large_is_refused(story, monkeypatch):
+    monkeypatch.setattr(queries, "MAX_LINEAGE", 2)
+    first = story.submit()
+    second = story.submit(first)
+    assert len(story.ask("lineage", second)) == 2
+    with pytest.raises(ValueError, match="more than 2 tasks"):
+        story.ask("lineage", story.submit(second))

@@ -34,3 +34,14 @@ def test_a_crash_and_a_killed_worker_are_told_in_order(tmp_path):
     assert "its value is needed again" in lines[5] and "computed its value in " in lines[6]
     ages = [event.age for event in story.events]
     assert ages == sorted(ages, reverse=True) and ages[-1] >= 0
+
+
+def test_the_lineage_of_results(tmp_path):
+    with LocalCluster(n_workers=1) as cluster, Client(cluster) as client:
+        first = client.submit(bytes, 100_000, key="first")
+        second = client.submit(bytes.upper, first, key="second")
+        second.result(60)
+        lineage = client.lineage([second])
+        assert lineage.keys == ["first", "second"] and lineage.nodes[1].inputs == ["first"]
+        assert lineage.nodes[0].function == "bytes" and lineage.nodes[0].holders == ["w0"]
+        assert "t0 -> t1;" in lineage.dot() and "<svg" in lineage.svg()

@@ -15,6 +15,7 @@ from twistdist.core.client import Record
 from twistdist.errors import SerializationError, TwistdistError, said, shown
 from twistdist.interfaces import Incident, Story, WorkerInfo
 from twistdist.keywords import unknown_keywords
+from twistdist.lineage import Lineage
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.client_session import ClientSession
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_retry, refuse_unusable, unpack
@@ -479,6 +480,22 @@ class Client(BoundToProcess, ClientSession):
             TypeError: ``future_or_key`` is neither a future nor a string.
         """
         return self._query("why", _named(future_or_key)).addCallback(lambda found: Story.of(found) if found else None)
+
+    def lineage(self, futures: Any) -> Deferred[Lineage]:
+        """Return the graph that a replay of some results would use.
+
+        Args:
+            futures: A future, or a nesting of futures as in :meth:`gather`.
+
+        Returns:
+            A Deferred that fires with a :class:`~twistdist.lineage.Lineage`: its ``keys``, ``dot()`` and ``svg()``.  It fails
+            with ``TwistdistError`` if the graph has more than 10,000 tasks.
+
+        Raises:
+            TypeError: Something in ``futures`` is not a future.
+        """
+        cids = [future._record.cid for future in flatten(futures, "raise")]
+        return self._query("lineage", *cids).addCallback(Lineage.of)
 
     def incidents(self, since: float | None = None) -> Deferred[list[Incident]]:
         """Return the faults that the scheduler has noticed, and what recovery cost.

@@ -8,6 +8,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def ancestry(tasks: Iterable[T], inputs: Callable[[T], Iterable[T]], limit: int) -> list[T] | None:
+    """``tasks`` and everything that they need, at any depth, each after its inputs; None if there are more than ``limit``."""
+    found: dict[T, None] = {}
+    entered: set[T] = set()
+    stack = [(task, False) for task in reversed(list(tasks))]
+    while stack:
+        task, inputs_done = stack.pop()
+        if inputs_done:
+            found[task] = None
+        elif task not in entered:
+            if len(entered) >= limit:
+                return None
+            entered.add(task)
+            stack.append((task, True))
+            stack.extend((upstream, False) for upstream in inputs(task))
+    return list(found)
+
+
 def recovery_plan(lost: Iterable[T], available: Callable[[T], bool], inputs: Callable[[T], Iterable[T]]) -> list[T]:
     """The smallest set of tasks whose execution gives every task of ``lost`` a value, deepest first.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from twistdist.core.scheduler import possible
+from twistdist.core.scheduler import lineage, possible
 from twistdist.core.scheduler.client_sessions import ClientSessions
 from twistdist.core.scheduler.copies import Copies
 from twistdist.core.scheduler.durable import Durable
@@ -28,6 +28,9 @@ from twistdist.wire import messages as m
 
 #: Names under which tasks are kept that are not sessions of users.
 HIDDEN = (PUBLISHED, UNTIL_ENDED)
+
+#: Tasks, and arrows between them, of a lineage at most.
+MAX_LINEAGE, MAX_ARROWS = 10_000, 100_000
 
 
 @attrs.define(eq=False)
@@ -132,6 +135,24 @@ class Queries:
             return None if story is None else aged(story, now)
         lack = possible.lack_of(task, self.registry.workers.values()) if task.state is TaskState.READY else ""
         return {**aged(story_of(task), now), "lacks": lack}
+
+    def _lineage(self, now: float, client: Client, args: list[Any]) -> list[Any]:
+        """``args``: cids and keys.  Everything that a replay of those would use, each task after its inputs."""
+        tasks = [task for name in args if (task := self._find(client, name)) is not None]
+        found = lineage.ancestry(tasks, lambda task: task.inputs, MAX_LINEAGE)
+        if found is None or sum(len(task.inputs) for task in found) > MAX_ARROWS:
+            raise ValueError(f"the lineage has more than {MAX_LINEAGE} tasks or {MAX_ARROWS} arrows; ask for fewer futures")
+        places = {task: place for place, task in enumerate(found)}
+        return [
+            [
+                task.key,
+                task.function.name,
+                task.state.value,
+                [places[upstream] for upstream in task.inputs],
+                [worker.name for worker in task.holders or ()],
+            ]
+            for task in found
+        ]
 
     def _lacks(self) -> dict[str, int]:
         """What ready tasks lack to be able to run, and how many lack it."""
@@ -293,6 +314,7 @@ _QUERIES: dict[str, Callable[[Queries, float, Client, list[Any]], Any]] = {
     "watch": Queries._watch,
     "status": Queries._status,
     "why": Queries._why,
+    "lineage": Queries._lineage,
     "clear": Queries._clear,
     "sync": Queries._sync,
     "replicate": Queries._replicate,
