@@ -35,7 +35,17 @@ from twistdist.net.bound import BoundToProcess
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
-from twistdist.net.options import NO_OPTIONS, TaskOptions, check_session, check_workers, several, split_options
+from twistdist.net.options import (
+    NO_OPTIONS,
+    TaskOptions,
+    beside_options,
+    check_session,
+    check_workers,
+    run_on,
+    say_where,
+    several,
+    split_options,
+)
 from twistdist.net.shapes import as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
 from twistdist.net.timers import use_monotonic_time
@@ -806,6 +816,49 @@ class Client(BoundToProcess):
             TypeError: ``future_or_key`` is neither a future nor a string.
         """
         return self._call(lambda: self._session.why(future_or_key), timeout)  # type: ignore[no-any-return]
+
+    def run(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        workers: Iterable[str] | str | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run ``fn(*args, **kwargs)`` once on each worker, in a process of its own beside the slots, and wait for the values.
+
+        It starts at once, even if all slots are busy, and is not run again, whatever happens: this is for looking around, or
+        for preparing workers, not for work.  Up to 16 such calls run on a worker at a time; more wait.
+
+        Args:
+            fn: The function to run.
+            *args: Its positional arguments; Futures among them are replaced by their values.
+            workers: The names of the workers to run on; None: all that are connected.
+            timeout: Seconds to wait for each of the two steps; see the class.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            A dict of worker name to value.
+
+        Raises:
+            Exception: The first exception that a worker raised; its ``__twistdist__.worker`` names the worker.
+            TaskCrashed: The function ended its process.
+            NoValidWorker: A worker was lost while it ran the function.
+            ValueError: No worker has one of the names.
+        """
+        names = check_workers(workers)
+        chosen = run_on(names, self.workers(timeout))
+        futures = {
+            name: self._session.submit_records(fn, [args], kwargs, beside_options(name), self._make, batch=False)[0]
+            for name in chosen
+        }
+        try:
+            values: dict[str, Any] = self.gather(futures, timeout=timeout)
+        except Exception as error:
+            say_where(error)
+            raise
+        return values
 
     def lineage(self, futures: Any, timeout: float | None = None) -> Lineage:
         """Return the graph that a replay of some results would use.

@@ -270,6 +270,7 @@ class Fuzz:
             "rebalance": call("rebalance", lambda: (several(),)),
             "cancel": call("cancel", lambda: (several(),)),
             "retry": call("retry", lambda: (several(),)),
+            "run": call("run", lambda: (odd(),), "workers"),
             "lineage": call("lineage", lambda: (several(),)),
             "retire_workers": call("retire_workers", lambda: (self.no_worker(),)),
             "workers": call("workers", tuple),

@@ -19,7 +19,17 @@ from twistdist.lineage import Lineage
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.client_session import ClientSession
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_retry, refuse_unusable, unpack
-from twistdist.net.options import check_name, check_replicas, check_session, check_workers, several, split_options
+from twistdist.net.options import (
+    beside_options,
+    check_name,
+    check_replicas,
+    check_session,
+    check_workers,
+    run_on,
+    say_where,
+    several,
+    split_options,
+)
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
 from twistdist.net.tls import dialing_side
@@ -480,6 +490,46 @@ class Client(BoundToProcess, ClientSession):
             TypeError: ``future_or_key`` is neither a future nor a string.
         """
         return self._query("why", _named(future_or_key)).addCallback(lambda found: Story.of(found) if found else None)
+
+    def run(
+        self, fn: Callable[..., Any], /, *args: Any, workers: Iterable[str] | str | None = None, **kwargs: Any
+    ) -> Deferred[dict[str, Any]]:
+        """Run ``fn(*args, **kwargs)`` once on each worker, in a process of its own beside the slots, and wait for the values.
+
+        It starts at once, even if all slots are busy, and is not run again, whatever happens: this is for looking around, or
+        for preparing workers, not for work.  Up to 16 such calls run on a worker at a time; more wait.
+
+        Args:
+            fn: The function to run.
+            *args: Its positional arguments; Futures among them are replaced by their values.
+            workers: The names of the workers to run on; None: all that are connected.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            A Deferred that fires with a dict of worker name to value.
+
+        Raises:
+            Exception: The Deferred fails with the first exception that a worker raised; its ``__twistdist__.worker`` names the
+                worker.
+            TaskCrashed: The function ended its process.
+            NoValidWorker: A worker was lost while it ran the function.
+            ValueError: No worker has one of the names.
+        """
+        return Deferred.fromCoroutine(self._run(fn, args, check_workers(workers), kwargs))
+
+    async def _run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], names: list[str], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        chosen = run_on(names, await self.workers())
+        futures = {
+            name: self.submit_records(fn, [args], kwargs, beside_options(name), self._make, batch=False)[0] for name in chosen
+        }
+        try:
+            values: dict[str, Any] = await self.gather(futures)
+        except Exception as error:
+            say_where(error)
+            raise
+        return values
 
     def lineage(self, futures: Any) -> Deferred[Lineage]:
         """Return the graph that a replay of some results would use.

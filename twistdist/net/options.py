@@ -14,6 +14,7 @@ import attrs
 
 from twistdist.config import as_choice, as_number, as_seconds, as_text, as_truth, as_whole_number, resource_units
 from twistdist.errors import shown
+from twistdist.interfaces import WorkerInfo
 from twistdist.keywords import refuse_foreign
 from twistdist.net.futures import BaseFuture
 from twistdist.wire import messages as m
@@ -158,6 +159,29 @@ def split_options(kwargs: dict[str, Any], fn: Callable[..., Any] | None = None) 
     if kwargs and fn is not None:
         refuse_foreign(fn, kwargs)
     return TaskOptions(key, pure, None if options == _DEFAULTS else options, replace)
+
+
+def beside_options(worker: str) -> TaskOptions:
+    """Return the options of a call that runs once, on this worker, in a process of its own beside the slots."""
+    return TaskOptions(None, False, m.Options(crash_limit=1, workers=(worker,), beside=True))
+
+
+def run_on(names: list[str], known: Mapping[str, WorkerInfo]) -> list[str]:
+    """Return the workers to run on: those that were named, or all that are connected.  ``ValueError`` for an unknown name."""
+    here = [name for name, info in known.items() if info.state != "away"]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(
+            f"no worker of this cluster is named {', '.join(unknown)}; its workers: {', '.join(sorted(here)) or 'none'}"
+        )
+    return list(dict.fromkeys(names)) or here
+
+
+def say_where(error: BaseException) -> None:
+    """Note on an exception of a task on which worker it was raised, where Python has notes (from 3.11 on)."""
+    info = getattr(error, "__twistdist__", None)
+    if info is not None and info.worker and hasattr(error, "add_note"):
+        error.add_note(f"raised on the worker {info.worker}")
 
 
 _DEFAULTS = m.Options()

@@ -104,11 +104,12 @@ class World:
                 retries=flaky,
                 crash_limit=3,
                 priority=rng.choice((0, 0, 1)),
-                workers=("w0",) if special < 0.1 else ("w0", "w1") if special < 0.2 else (),
+                workers=("w0",) if special < 0.1 or special > 0.9 else ("w0", "w1") if special < 0.2 else (),
                 allow_other_workers=special < 0.05,
                 resources={"GPU": rng.choice((300_000, 1_000_000))} if 0.2 < special < 0.4 else None,
                 replicas=2 if 0.4 < special < 0.6 else 1,
                 replay="verify" if 0.6 < special < 0.7 else "always",
+                beside=special > 0.9,
             )
             plans.append(
                 Plan(
@@ -638,8 +639,10 @@ class World:
                 raise SimulationFailed(f"run more than once without a fault: {again}")
 
     def _crashed_too_often(self, record: Record) -> bool:
-        """Return whether random faults explain the error: kills up to the crash_limit, or memory that others used."""
+        """Return whether random faults explain the error: kills up to the crash_limit, others' memory, a lost worker."""
         kind, kills = record.error.kind if record.error is not None else "", self.faults["kill executor"]
+        if kind == "NoValidWorker" and any(plan.options.beside for plan in self.plans):
+            return True  # a task beside the slots is not run again when its worker is lost
         return (kind == "TaskCrashed" and kills + self.faults["kill worker"] >= 3) or (
             kind == "MemoryLimitExceeded" and self.faults["memory"] > 0
         )

@@ -40,7 +40,11 @@ class Message(Struct, array_like=True, gc=False):
 
 
 class Options(Struct, array_like=True, gc=False, frozen=True):
-    """What a user requested for a task besides its function and arguments (``docs/api``)."""
+    """What a user requested for a task besides its function and arguments (``docs/api``).
+
+    A task ``beside`` the slots is one of ``client.run``: it starts at once on the one worker that ``workers`` names, in a
+    process of its own, and is never run again.
+    """
 
     retries: int = 0
     crash_limit: int = 3
@@ -52,6 +56,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     replay: str = "always"
     replicas: int = 1
     checkpoint: bool = False
+    beside: bool = False
 
 
 class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
@@ -380,7 +385,7 @@ class WorkerFunction(Message, tag=32):
 class Compute(Message, tag=33):
     """Run a task.  ``limit`` is its time limit (0: none), ``cost`` is how long the scheduler expects it to run (-1: unknown),
     and ``key`` is its name.  ``checkpoint`` is a place in the checkpoint store that is checked first; with ``restore`` nothing
-    else is done."""
+    else is done.  ``beside``: at once, in a process of its own that takes no slot."""
 
     task: int
     attempt: int
@@ -392,6 +397,7 @@ class Compute(Message, tag=33):
     key: str = ""
     checkpoint: str = ""
     restore: bool = False
+    beside: bool = False
 
 
 class Done(Message, tag=34):

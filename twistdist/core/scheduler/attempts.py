@@ -183,7 +183,11 @@ class Attempts:
 
     def lost(self, now: float, task: Task, worker: Worker, cause: str, ran_alone: bool) -> None:
         """The attempt was lost with its worker.  A task that ran alone there is charged; any other is run again."""
-        if ran_alone:
+        if task.options.beside:
+            self.slots.give_back(task)
+            text = f"{worker.name} was lost while it ran {task.function.name}: {cause}"
+            self.lifecycle.fail(task, _about(m.ErrorInfo("NoValidWorker", "", text), task, worker, task.attempt))
+        elif ran_alone:
             died = m.Crashed(task.number, task.attempt, f"the worker was lost while the task ran alone on it: {cause}", "")
             self._charge(now, task, worker, f"on {worker.name}", died)
         else:

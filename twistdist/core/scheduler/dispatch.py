@@ -46,6 +46,8 @@ class Dispatch:
     def schedule(self, now: float) -> None:
         """Assign what is ready, as long as a worker has room."""
         place, queues = self.placement, self.queues
+        if queues.beside:
+            self._place_beside(now)
         if queues.isolated:
             self._place_isolated(now)
         if not place:
@@ -64,6 +66,13 @@ class Dispatch:
                 self._assign(now, task, place.choose(task))
         if place.idle and place.ahead:
             self._recall(now)
+
+    def _place_beside(self, now: float) -> None:
+        """Tasks that take no slot: each starts at once on the worker that it names."""
+        for task in list(self.queues.beside):
+            named = [worker for worker in self.registry.workers.values() if worker.name in task.options.workers]
+            if named:
+                self._assign(now, task, named[0])
 
     def _place_isolated(self, now: float) -> None:
         """Tasks that must run alone: each reserves a worker, and starts when that worker has nothing else to run."""
@@ -142,6 +151,7 @@ class Dispatch:
             task.key,
             name,
             restore,
+            task.options.beside,
         )
         self.outputs.post(worker, compute, weight)
 

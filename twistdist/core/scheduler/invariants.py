@@ -104,6 +104,9 @@ def _check_workers(scheduler: Scheduler) -> None:
         row = [
             task
             for task in scheduler.parts.registry.tasks.values()
-            if task.state is READY and task not in scheduler.parts.queues.restricted and task not in isolated
+            if task.state is READY
+            and task not in scheduler.parts.queues.restricted
+            and task not in scheduler.parts.queues.beside
+            and task not in isolated
         ]
         _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])

@@ -21,8 +21,8 @@ from twistdist.core.scheduler.slots import Slots
 @attrs.define(eq=False)
 class Queues:
     """``ready`` tasks may run anywhere, ``restricted`` ones are in the queues of the workers that may run them
-    (``Worker.own``), ``isolated`` ones must run alone.  ``pinned`` ones are computed again where their value can be used: on
-    the worker that could not fetch it.
+    (``Worker.own``), ``isolated`` ones must run alone, those in ``beside`` take no slot.  ``pinned`` ones are computed again
+    where their value can be used: on the worker that could not fetch it.
     """
 
     tuning: Tuning
@@ -33,10 +33,13 @@ class Queues:
     restricted: dict[Task, None] = attrs.field(factory=dict)
     isolated: dict[Task, None] = attrs.field(factory=dict)
     pinned: dict[Task, Worker] = attrs.field(factory=dict)
+    beside: dict[Task, None] = attrs.field(factory=dict)
 
     def add(self, task: Task) -> None:
         """The task is ready."""
-        if task.history is not None and task.history.exposed >= self.tuning.isolated_after:
+        if task.options.beside:
+            self.beside[task] = None
+        elif task.history is not None and task.history.exposed >= self.tuning.isolated_after:
             self.isolated[task] = None
         elif task.options.workers or task.options.resources or task in self.pinned or self.is_cut_off(task):
             self.restricted[task] = None
@@ -47,6 +50,8 @@ class Queues:
     def remove(self, task: Task) -> None:
         """No longer READY, for whatever reason: remove the task from the queues that it can leave."""
         self.restricted.pop(task, None)
+        if self.beside:
+            self.beside.pop(task, None)
         if self.isolated and task in self.isolated:
             del self.isolated[task]
             for worker in self.registry.workers.values():
@@ -56,6 +61,8 @@ class Queues:
     def placed(self, task: Task) -> None:
         """The task is given to a worker; entries that are left in the queues no longer count."""
         self.restricted.pop(task, None)
+        if self.beside:
+            self.beside.pop(task, None)
         if self.isolated:
             self.isolated.pop(task, None)
         if self.pinned:

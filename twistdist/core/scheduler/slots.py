@@ -29,6 +29,9 @@ class Slots:
             for name, amount in task.options.resources.items():
                 worker.resources[name] -= amount
         worker.assigned[task] = None
+        if task.options.beside:
+            worker.parked[task] = None
+            task.cost_us = 0
         worker.load_us += task.cost_us
 
     def give_back(self, task: Task) -> None:

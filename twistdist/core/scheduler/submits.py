@@ -97,6 +97,8 @@ class Submits:
             raise ProtocolError("the lists of a submit differ in length")
         if options.resources and min(options.resources.values()) <= 0:
             raise ProtocolError("a task requests zero or less of a resource")
+        if options.beside and (len(options.workers) != 1 or options.allow_other_workers or options.resources):
+            raise ProtocolError("a task beside the slots must name one worker and no resources")
         if not 0 <= options.time_limit < float("inf"):  # NaN too
             raise ProtocolError("a task has an invalid time limit")
         if options.replay not in ("always", "verify", "never") or not 1 <= options.replicas <= MAX_COPIES:
@@ -119,14 +121,14 @@ class Submits:
         error: m.ErrorInfo | None,
     ) -> Task:
         """A new task; with an ``error``, it fails at once."""
+        if error is None and options.checkpoint and not self.settings.checkpoints:
+            text = "it requests a checkpoint, but no store is set; start the scheduler with --checkpoint-store"
+            error = m.ErrorInfo("ConfigError", "", text)
         task = self.registry.new_task(client, cid, function, args, inputs if error is None else (), options, key)
         task.recipe = recipe
         if options.replicas > 1 or options.replay == "never":
             self.targets.give(task, options)
         self.watchers.link(task, client, cid)
-        if error is None and options.checkpoint and not self.settings.checkpoints:
-            text = f"{task.key} requests a checkpoint, but no store is set; start the scheduler with --checkpoint-store"
-            error = m.ErrorInfo("ConfigError", "", text, key=task.key)
         if error is not None:
             self.lifecycle.fail(task, error)
             return task

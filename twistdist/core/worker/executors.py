@@ -18,11 +18,14 @@ REPORTED_STARTS = (3, 10, 100)
 #: Executors that may be parked at a time.
 MAX_PARKED = 1024
 
+#: Executors beside the slots at a time.
+MAX_BESIDE = 16
+
 
 @attrs.define(eq=False)
 class Executors:
     """``by_number`` are all executors; ``active`` ones run tasks, ``parked`` ones have a task that waits for others; those in
-    ``resuming`` are parked and want a slot again.
+    ``resuming`` are parked and want a slot again; those ``beside`` the slots run one task each.
     """
 
     tuning: Tuning
@@ -32,6 +35,7 @@ class Executors:
     by_number: dict[int, Executor] = attrs.field(factory=dict)
     active: dict[int, Executor] = attrs.field(factory=dict)
     parked: dict[int, Executor] = attrs.field(factory=dict)
+    beside: dict[int, Executor] = attrs.field(factory=dict)
     resuming: deque[Executor] = attrs.field(factory=deque)
     starts_failed: int = 0
     idle_deaths: int = 0
@@ -40,9 +44,23 @@ class Executors:
     def fill(self) -> None:
         """Start executors until there are as many active ones as slots."""
         while len(self.active) < self.slots:
-            number = next(n for n in range(most_executors(self.slots)) if n not in self.by_number)
-            self.by_number[number] = self.active[number] = Executor(number)
-            self.outputs.do(effects.StartExecutor(number, self._backoff()))
+            executor = self._start()
+            self.active[executor.number] = executor
+
+    def _start(self) -> Executor:
+        number = next(n for n in range(most_executors(self.slots)) if n not in self.by_number)
+        executor = self.by_number[number] = Executor(number)
+        self.outputs.do(effects.StartExecutor(number, self._backoff()))
+        return executor
+
+    def start_beside(self, wanted: int) -> None:
+        """Start executors beside the slots until ``wanted`` of them have no task yet, or there are too many."""
+        free = sum(1 for executor in self.beside.values() if not executor.given and not executor.outcomes)
+        while free < wanted and len(self.beside) < MAX_BESIDE:
+            executor = self._start()
+            executor.beside = True
+            self.beside[executor.number] = executor
+            free += 1
 
     def _backoff(self) -> float:
         failures = max(self.starts_failed, self.idle_deaths)
@@ -51,6 +69,7 @@ class Executors:
     def forget(self, executor: Executor) -> None:
         """The process is gone; another one is started instead of an active one."""
         del self.by_number[executor.number]
+        self.beside.pop(executor.number, None)
         if self.active.pop(executor.number, None) is not None:
             self.fill()
 
@@ -65,7 +84,7 @@ class Executors:
 
     def end(self, idle: Executor) -> None:
         """End an executor that has nothing to do; it is no longer one of the active ones."""
-        del self.active[idle.number]
+        self.active.pop(idle.number, None)
         idle.up = False
         idle.outcomes += 1  # this end does not count as a failure
         self.outputs.do(effects.EndExecutor(idle.number))
@@ -134,5 +153,5 @@ class Executors:
 
 
 def most_executors(slots: int) -> int:
-    """How many numbers executors may have at most: active ones, parked ones, and some that are ending."""
-    return 4 * slots + MAX_PARKED + 16
+    """How many numbers executors may have at most: active, parked, beside the slots, and some that are ending."""
+    return 4 * slots + MAX_PARKED + MAX_BESIDE + 16

@@ -37,6 +37,8 @@ class Giving:
     def feed(self, now: float) -> None:
         """Slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
         jobs, intake = self.jobs, self.intake
+        if jobs.beside or self.executors.beside:
+            self._feed_beside(now)
         if not jobs.queue and not self.executors.resuming:
             if jobs.by_attempt and len(self.executors.active) > 1:
                 self._level(now)
@@ -50,6 +52,21 @@ class Giving:
             self.outputs.do(effects.Give(executor.number, messages))
         if jobs.queue and intake.most < intake.slots and (busy or not intake.most):
             self.taking_back.give_back([job.attempt for job in jobs.queue])
+
+    def _feed_beside(self, now: float) -> None:
+        """Each task beside the slots gets a process of its own, which ends with it."""
+        beside = self.jobs.beside
+        self.executors.start_beside(len(beside) if not self.intake.fenced else 0)
+        packets: dict[Executor, list[Any]] = {}
+        for executor in list(self.executors.beside.values()):
+            if not executor.up or executor.given:
+                continue
+            if executor.outcomes or not beside:
+                self.executors.end(executor)
+            elif not self.intake.fenced:
+                self._give(now, executor, self.jobs.take_beside(), packets)
+        for executor, messages in packets.items():
+            self.outputs.do(effects.Give(executor.number, messages))
 
     def _resume_waiting(self, busy: int) -> int:
         """Tasks that waited continue first.  Return how many executors are busy then."""

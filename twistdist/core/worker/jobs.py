@@ -15,12 +15,14 @@ from twistdist.wire import messages as m
 @attrs.define(eq=False)
 class Jobs:
     """A job is *fetching* while inputs are on their way from other hosts, in the ``queue`` when it can run, *given* when it is
-    in an executor's socket or running, *parked* when it waits for other tasks.
+    in an executor's socket or running, *parked* when it waits for other tasks.  Those ``beside`` the slots have a queue
+    of their own.
     """
 
     tuning: Tuning
     by_attempt: dict[int, Job] = attrs.field(factory=dict)
     queue: deque[Job] = attrs.field(factory=deque)
+    beside: deque[Job] = attrs.field(factory=deque)
     functions: dict[int, m.WorkerFunction] = attrs.field(factory=dict)
 
     def add(self, compute: m.Compute) -> Job:
@@ -32,17 +34,21 @@ class Jobs:
 
     def ready(self, job: Job) -> None:
         """The job can run."""
-        self.queue.append(job)
+        (self.beside if job.compute.beside else self.queue).append(job)
 
     def take_next(self) -> Job:
         """Remove and return the job that runs next."""
         return self.queue.popleft()
 
+    def take_beside(self) -> Job:
+        """Remove and return the job that runs next beside the slots."""
+        return self.beside.popleft()
+
     def drop(self, job: Job) -> None:
         """Forget a job that no executor has."""
         self.forget(job)
         if not job.fetching:
-            self.queue.remove(job)
+            (self.beside if job.compute.beside else self.queue).remove(job)
 
     def forget(self, job: Job) -> None:
         """The attempt has ended, or belongs to another worker now."""
@@ -72,4 +78,4 @@ class Jobs:
             if job.doomed:
                 self.forget(job)
             else:
-                self.queue.appendleft(job)
+                (self.beside if job.compute.beside else self.queue).appendleft(job)

@@ -41,7 +41,8 @@ class Ending:
 
 @attrs.define(eq=False)
 class Executor:
-    """One executor process, or the entry for one that is being started.  ``up`` while it can be given tasks."""
+    """One executor process, or the entry for one that is being started.  ``up`` while it can be given tasks.  One ``beside``
+    the slots runs a single task."""
 
     number: int
     up: bool = False
@@ -55,6 +56,7 @@ class Executor:
     watched: bool = False
     stopped_at: float | None = None
     stood_still: bool = False
+    beside: bool = False
 
     def is_ending(self, attempt: int) -> bool:
         """Whether it is being ended because of this attempt."""

@@ -42,7 +42,7 @@ class Waiting:
             self._park(executor, job)
 
     def _park(self, executor: Executor, job: Job) -> None:
-        if executor.parked is not None or len(self.executors.parked) >= self.executors.most_parked:
+        if executor.beside or executor.parked is not None or len(self.executors.parked) >= self.executors.most_parked:
             return
         self.executors.park(executor, job)
         self.outputs.post(m.Parked(job.attempt, True))
