@@ -161,5 +161,5 @@ def test_everything_public_of_the_blocking_api_has_a_docstring():
 
 
 def test_every_page_is_in_the_index():
-    listed = re.findall(r"^   ([a-z]+)$", page("index"), re.MULTILINE)
+    listed = re.findall(r"^   ([a-z-]+)$", page("index"), re.MULTILINE)
     assert sorted(listed) == sorted(path.stem for path in DOCS.glob("*.rst") if path.stem != "index")
