@@ -860,6 +860,59 @@ class Client(BoundToProcess):
             raise
         return values
 
+    def restart(self, timeout: float | None = None) -> None:
+        """Drop all tasks and data of all clients, and give every worker fresh executor processes, also where one hangs.
+
+        Every future of every client is cancelled with the reason; durable sessions and published datasets are emptied too.
+        Sessions stay connected, and what is submitted afterwards runs as usual.
+
+        Args:
+            timeout: Seconds to wait for the workers, or a ``timedelta``; None: without limit.
+
+        Raises:
+            TimeoutError: The executors of some workers, which it names, are not ready after ``timeout`` seconds; everything has
+                been dropped then, too.
+        """
+        self._call(lambda: self._session.restart(timeout))
+
+    def upload_file(self, path: str | os.PathLike[str], timeout: float | None = None) -> None:
+        """Make modules importable on all workers, also on those that join later.
+
+        A newer version of the same name replaces it for tasks that start later; running tasks keep what they have imported.
+
+        Args:
+            path: A ``.py`` file, a ``.zip``, ``.whl`` or ``.egg``, or a folder, of at most 32 MiB (packed); 64 MiB for all
+                uploads together.  A folder with an ``__init__.py`` is a package; of another folder, the contents become
+                importable.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            OSError: The file can't be read.
+            TwistdistError: A worker can't install it, or there is no room for it.
+            ValueError: Nothing can be imported from it, or it is too large.
+        """
+        self._call(lambda: self._session.upload_file(path), timeout)
+
+    def logs(
+        self, workers: Iterable[str] | str | None = None, n: int = 100, timeout: float | None = None
+    ) -> dict[str, list[str]]:
+        """Return the last lines that workers have logged, and what their tasks have printed and logged.
+
+        Args:
+            workers: The names of the workers; None: all.
+            n: The number of lines of each worker; at most 2,000 are kept.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            A dict of worker name to list of lines, oldest first.  Workers that do not answer within two seconds are left out.
+
+        Raises:
+            TypeError: ``n`` is not an integer.
+            ValueError: ``n`` is less than 1.
+            TwistdistError: No worker has one of the names.
+        """
+        return self._call(lambda: self._session.logs(workers, n), timeout)  # type: ignore[no-any-return]
+
     def lineage(self, futures: Any, timeout: float | None = None) -> Lineage:
         """Return the graph that a replay of some results would use.
 

@@ -270,6 +270,8 @@ class Fuzz:
             "rebalance": call("rebalance", lambda: (several(),)),
             "cancel": call("cancel", lambda: (several(),)),
             "retry": call("retry", lambda: (several(),)),
+            "upload_file": call("upload_file", lambda: (odd(),)),
+            "logs": call("logs", lambda: (odd(), odd())),
             "run": call("run", lambda: (odd(),), "workers"),
             "lineage": call("lineage", lambda: (several(),)),
             "retire_workers": call("retire_workers", lambda: (self.no_worker(),)),

@@ -190,6 +190,7 @@ class Supervisor:
         self._templates_failed = 0
         self._kernel_kills = kernel_kills()
         self._warm = self._stopped = self._template_owes = False
+        self._import_from: list[str] = []
         self._watching: Any = None
         self._owes_since = 0.0
 
@@ -214,6 +215,8 @@ class Supervisor:
         self._tell_template("serve", *attrs.astuple(self._service))
         if self._warm:
             self._tell_template("warm")
+        if self._import_from:
+            self._tell_template("path", self._import_from)
 
     def _expect_template(self) -> None:
         """Expect a message from the template soon: that an executor has started or ended."""
@@ -324,6 +327,11 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 self._template.kill()
                 self._template.wait()
+
+    def import_from(self, folders: list[str]) -> None:
+        """Have executors that are forked from now on import from these folders before all others."""
+        self._import_from = folders
+        self._tell_template("path", folders)
 
     # ---- executors --------------------------------------------------------------------------
 

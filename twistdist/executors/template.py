@@ -6,6 +6,7 @@ of msgpack arrays) it receives
 * ``["serve", …]`` with the fields of ``supervisor.TaskService``, once and first,
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
 * ``["interrupt", number, pid]``,
+* ``["path", folders]``: where executors forked from now on find uploaded modules, before all others,
 * ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
 
 and sends ``["started", number, pid]``, ``["refused", number, 0, why]`` and ``["ended", number, pid, status]``.  It kills its
@@ -58,6 +59,7 @@ class Template:
     def __init__(self, control: socket.socket, store: str, page: packets.Page) -> None:
         self._control, self._store, self._page = control, store, page
         self._service: tuple[str, str, bytes, str, int, int, str] = ("", "", b"", "", 0, 0, "")
+        self._folders: list[str] = []
         self._children: dict[int, int] = {}  # pid to executor number
         self._trackers: dict[int, float] = {}  # pid to the time at which its grace ends
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -105,12 +107,19 @@ class Template:
             self._fork(rest[0], descriptors)
         elif word == "serve":
             self._service = tuple(rest)
+        elif word == "path":
+            self._import_from(rest[0])
         elif word == "warm":
             importlib.import_module("twistdist.blocking")  # imports only; it starts nothing
             gc.freeze()
         elif rest[1] in self._children:
             os.kill(rest[1], packets.INTERRUPT_SIGNAL)
         return True
+
+    def _import_from(self, folders: list[str]) -> None:
+        sys.path[:] = [*folders, *[folder for folder in sys.path if folder not in self._folders]]
+        self._folders = folders
+        importlib.invalidate_caches()
 
     def _say(self, *words: object) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next read sees the end

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
 from twisted.python.failure import Failure
 
@@ -33,10 +34,18 @@ from twistdist.net.options import (
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
 from twistdist.net.tls import dialing_side
+from twistdist.storage.uploads import read_upload
 from twistdist.wire.payload import dump_value
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
+
+
+#: Seconds that workers have to send lines of their logs.
+LOGS_S = 2.0
+
+#: Seconds between two questions whether all workers have answered.
+ASK_AGAIN_S = 0.02
 
 
 class Client(BoundToProcess, ClientSession):
@@ -530,6 +539,81 @@ class Client(BoundToProcess, ClientSession):
             say_where(error)
             raise
         return values
+
+    def restart(self, timeout: float | None = None) -> Deferred[None]:
+        """Drop all tasks and data of all clients, and give every worker fresh executor processes, also where one hangs.
+
+        Every future of every client is cancelled with the reason; durable sessions and published datasets are emptied too.
+        Sessions stay connected, and what is submitted afterwards runs as usual.
+
+        Args:
+            timeout: Seconds to wait for the workers, or a ``timedelta``; None: without limit.
+
+        Returns:
+            A Deferred that fires with None when the executors of all workers are ready.  It fails with ``TimeoutError``, which
+            names the workers that are not, after ``timeout`` seconds; everything has been dropped then, too.
+        """
+        return Deferred.fromCoroutine(self._restart(as_timeout(timeout)))
+
+    async def _restart(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else self.reactor.seconds() + timeout
+        await self._answers(await self._query("restart"), deadline)
+
+    def upload_file(self, path: str | os.PathLike[str]) -> Deferred[None]:
+        """Make modules importable on all workers, also on those that join later.
+
+        A newer version of the same name replaces it for tasks that start later; running tasks keep what they have imported.
+
+        Args:
+            path: A ``.py`` file, a ``.zip``, ``.whl`` or ``.egg``, or a folder, of at most 32 MiB (packed); 64 MiB for all
+                uploads together.  A folder with an ``__init__.py`` is a package; of another folder, the contents become
+                importable.
+
+        Returns:
+            A Deferred that fires with None when all connected workers have it.  It fails with ``TwistdistError`` if a worker
+            can't install it, with ``OSError`` if it can't be read, and with ``ValueError`` if nothing can be imported from it.
+        """
+        return Deferred.fromCoroutine(self._upload_file(path))
+
+    async def _upload_file(self, path: str | os.PathLike[str]) -> None:
+        name, kind, blob = await deferToThreadPool(self.reactor, self.reactor.getThreadPool(), read_upload, path)
+        await self._answers(await self._query("upload", name, kind, blob), None)
+
+    def logs(self, workers: Iterable[str] | str | None = None, n: int = 100) -> Deferred[dict[str, list[str]]]:
+        """Return the last lines that workers have logged, and what their tasks have printed and logged.
+
+        Args:
+            workers: The names of the workers; None: all.
+            n: The number of lines of each worker; at most 2,000 are kept.
+
+        Returns:
+            A Deferred that fires with a dict of worker name to list of lines, oldest first.  Workers that do not answer within
+            two seconds are left out.
+
+        Raises:
+            TypeError: ``n`` is not an integer.
+            ValueError: ``n`` is less than 1.
+        """
+        return Deferred.fromCoroutine(self._logs(check_workers(workers), as_whole_number(n, "n", 1)))
+
+    async def _logs(self, names: list[str], lines: int) -> dict[str, list[str]]:
+        number = await self._query("logs", lines, *names)
+        try:
+            return await self._answers(number, self.reactor.seconds() + LOGS_S)
+        except TimeoutError:
+            return (await self._query("broadcast", number))[1]  # type: ignore[no-any-return]
+
+    async def _answers(self, number: int, deadline: float | None) -> dict[str, Any]:
+        """Wait for what all workers answer to a broadcast: by worker.  ``TwistdistError`` if one of them could not do it."""
+        while True:
+            silent, answers, failed = await self._query("broadcast", number)
+            if failed:
+                raise TwistdistError("; ".join(f"{name}: {text}" for name, text in failed.items()))
+            if not silent:
+                return answers  # type: ignore[no-any-return]
+            if deadline is not None and self.reactor.seconds() >= deadline:
+                raise TimeoutError(f"these workers have not answered: {', '.join(silent)}")
+            await deferLater(self.reactor, ASK_AGAIN_S, lambda: None)
 
     def lineage(self, futures: Any) -> Deferred[Lineage]:
         """Return the graph that a replay of some results would use.

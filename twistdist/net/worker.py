@@ -27,9 +27,11 @@ from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.connection import ServerFactory
 from twistdist.net.dialing import Dialing
 from twistdist.net.hosts import address_of, host_identity
+from twistdist.net.log_lines import LogLines
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import listen
 from twistdist.storage.store import IncomingFile, Store
+from twistdist.storage.uploads import Uploads
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_WORKER
 
@@ -88,6 +90,10 @@ class WorkerService(Service):
         self._limits = limits or Limits()
         self._memory_alarm = Alarm(reactor, self._look_at_memory)
         self._memory_pause = Tuning().look_s
+        self._uploads = Uploads(f"{self._store.path}/.uploads")
+        self._uploads.remove()  # those of an earlier life; the scheduler sends them again
+        self._lines = LogLines()
+        self._lines.start()
         self._bulk_server = BulkServer(reactor, self._store, host_identity(), self._taken)
         self._fetcher = BulkFetcher(reactor, secret, tls)
         self._supervisor: Supervisor | None = None
@@ -194,6 +200,7 @@ class WorkerService(Service):
     def stopService(self) -> Deferred[None]:
         """End the executors, close the connections and remove the store."""
         super().stopService()  # type: ignore[no-untyped-call]
+        self._lines.stop()
         self._alarm.cancel()
         self._waiting.cancel()
         self._memory_alarm.cancel()
@@ -204,6 +211,7 @@ class WorkerService(Service):
         if self._supervisor is not None:
             self._supervisor.stop()
         closing: Deferred[Any] = maybeDeferred(self._port.stopListening) if self._port is not None else succeed(None)
+        self._uploads.remove()
         return closing.addCallback(lambda _: self._store.close() if self._broken else self._store.destroy())
 
     def _pulse(self) -> m.Beat | None:
@@ -424,6 +432,18 @@ class WorkerService(Service):
         absent = [attempt for attempt in effect.attempts if not self._store.has(attempt)]
         self._event(self._the_core.verified, effect.attempts, absent)
 
+    def _install_file(self, effect: effects.InstallFile) -> None:
+        file, error = effect.install, ""
+        try:
+            self._the_supervisor.import_from(self._uploads.install(file.name, file.kind, file.digest, file.blob))
+        except (OSError, ValueError) as problem:
+            error = str(problem)
+            self._log.warn("{name}, which was uploaded, can't be installed: {error}", name=file.name, error=error)
+        self._event(self._the_core.installed, file.number, error)
+
+    def _read_lines(self, effect: effects.ReadLines) -> None:
+        self._event(self._the_core.log_read, effect.number, self._lines.last(effect.lines))
+
     def _stop_worker(self, effect: effects.StopWorker) -> None:
         self._may_go = True
         if self._left is not None:
@@ -448,6 +468,8 @@ _EFFECTS: dict[type, Callable[[WorkerService, Any], None]] = {
     effects.LookForFiles: WorkerService._look_for_files,
     effects.PeerTrouble: WorkerService._peer_trouble,
     effects.Fence: WorkerService._fence,
+    effects.InstallFile: WorkerService._install_file,
+    effects.ReadLines: WorkerService._read_lines,
     effects.StopWorker: WorkerService._stop_worker,
 }
 

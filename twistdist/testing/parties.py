@@ -218,6 +218,8 @@ class SimClient(Party):
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
         self.data: dict[int, bytes] = {}
+        self.uploaded: bytes | None = None  # the version that every worker has or gets
+        self._uploads: dict[int, bytes] = {}
         self._cid = 0
         self.pulse()
         self.function = FunctionRef("f", b"f" * 16, b"f")
@@ -244,6 +246,11 @@ class SimClient(Party):
             self.core.cancel([self.futures[node].cid])
             self.flush()
 
+    def upload(self, version: int) -> None:
+        blob = b"version %d" % version
+        self._uploads[self.core.query("upload", ["mod.py", "module", blob])] = blob
+        self.flush()
+
     def retry(self, node: int) -> None:
         if node in self.futures and self.core.retry([self.futures[node].cid]):
             self.world.faults["retry"] += 1
@@ -260,7 +267,9 @@ class SimClient(Party):
     def messages(self, messages: list[Any]) -> None:
         self.core.receive(messages)
         for effect in self.core.take():
-            if isinstance(effect, client_effects.DropData):
+            if isinstance(effect, client_effects.Answer):
+                self.uploaded = self._uploads.pop(effect.reply.query, self.uploaded)
+            elif isinstance(effect, client_effects.DropData):
                 for cid in effect.cids:
                     del self.data[cid]
             elif isinstance(effect, client_effects.Supply):
@@ -327,6 +336,7 @@ class SimWorker(Party):
         self.functions: dict[int, set[int]] = {}
         self.living: set[int] = set()
         self.lives: Counter[int] = Counter()
+        self.installed: dict[str, bytes] = {}
         self._wake: float | None = None
         self.core.start(world.now)
         self.carry_out()
@@ -435,8 +445,18 @@ class SimWorker(Party):
 
     def do_Kill(self, effect: effects.Kill) -> None:
         running = self.running.get(effect.number)
-        if running is not None and effect.attempt == running.attempt:
+        if not effect.attempt:
+            if effect.number in self.living:
+                self._dies(effect.number, Death("SIGKILL"))
+        elif running is not None and effect.attempt == running.attempt:
             self.kill_executor(effect.number)
+
+    def do_InstallFile(self, effect: effects.InstallFile) -> None:
+        self.installed[effect.install.name] = effect.install.blob
+        self.core.installed(self.world.now, effect.install.number, "")
+
+    def do_ReadLines(self, effect: effects.ReadLines) -> None:
+        self.core.log_read(self.world.now, effect.number, ["a line"])
 
     def do_Spill(self, effect: effects.Spill) -> None:
         ok = self.world.rng.random() < 0.8

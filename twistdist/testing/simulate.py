@@ -46,7 +46,7 @@ MAX_EVENTS = 60_000
 REST_S = 5.0
 
 #: Messages that mean something new when they are sent again.
-NEVER_TWICE = (m.Retry, m.Leaving, m.Bye, m.Intake, m.Parked, m.Stop, m.Query, m.Function)
+NEVER_TWICE = (m.Renew, m.Install, m.Retry, m.Leaving, m.Bye, m.Intake, m.Parked, m.Stop, m.Query, m.Function)
 
 #: Limits of silence in seconds, ``suspect_after`` and ``dead_after``: shorter than the defaults, so that they are hit often.
 SUSPECT_S, DEAD_S = 0.6, 2.4
@@ -530,9 +530,20 @@ class World:
                     self.at(at + rng.uniform(0, 1), lambda c=client, n=plan.node: c.cancel(n))  # type: ignore[misc]
                 elif rng.random() < 0.3:
                     self.at(at + rng.uniform(0, 4), lambda c=client, n=plan.node: c.retry(n))  # type: ignore[misc]
+        if rng.random() < 0.15:
+            for version in range(rng.randint(1, 3)):
+                self.at(rng.uniform(0.1, 3), lambda v=version: self.clients[0].upload(v))  # type: ignore[misc]
+        if rng.random() < 0.08:
+            self.at(rng.uniform(0.2, 3), self._restart_cluster)
         if self.faulty:
             for _ in range(rng.randint(1, 8)):
                 self.at(rng.uniform(0.6, FAULT_S), self._fault)
+
+    def _restart_cluster(self) -> None:
+        """A client has all tasks and data dropped."""
+        self.faults["restart"] += 1
+        self.clients[-1].core.query("restart")
+        self.clients[-1].flush()
 
     def run(self) -> None:
         """Do the whole run.  Raises :class:`SimulationFailed`, or whatever error occurred."""
@@ -540,6 +551,7 @@ class World:
         self._drain("the cluster does not come to rest")
         self._check_files()
         self._check_replicas()
+        self._check_uploads()
         self._check_results()
         self._check_books()
         for client in self.clients:
@@ -605,6 +617,14 @@ class World:
             if len(task.holders) < min(task.retention.copies or most, most):
                 raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.retention.copies or most}")
 
+    def _check_uploads(self) -> None:
+        """Check that at rest every worker has the last version of the file that was uploaded."""
+        last = self.clients[0].uploaded
+        for worker in self.core.workers.values():
+            there = self.workers[worker.name]
+            if there.alive and last is not None and there.installed.get("mod.py") != last:
+                raise SimulationFailed(f"{worker.name} has {there.installed}, not the uploaded version {last!r}")
+
     def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
         """Return the right value of a node; None if it or one of its inputs must fail."""
         if node not in memo:
@@ -635,7 +655,7 @@ class World:
                     raise SimulationFailed(f"node {node} failed: {record.error}")
         if (not self.faulty or self.restarts_only) and not any(p.flaky or p.poison for p in self.plans):
             again = {node: runs for node, runs in self.executions.items() if runs > 1}
-            if again and not self.keyed and len(self.clients) == 1 and not self.faults["retry"]:
+            if again and not self.keyed and len(self.clients) == 1 and not (self.faults["retry"] or self.faults["restart"]):
                 raise SimulationFailed(f"run more than once without a fault: {again}")
 
     def _crashed_too_often(self, record: Record) -> bool:
@@ -650,6 +670,8 @@ class World:
     def _tainted(self) -> set[int]:
         """Return the cancelled nodes and all nodes that depend on them."""
         tainted: set[int] = set().union(*(client.cancelled for client in self.clients))
+        if self.faults["restart"]:
+            tainted.update(plan.node for plan in self.plans)
         for plan in self.plans:
             if tainted.intersection(plan.inputs):
                 tainted.add(plan.node)

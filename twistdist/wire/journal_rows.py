@@ -18,6 +18,7 @@ TARGET     the task                    :class:`Target`
 NAME       counted                     :class:`Name`
 WORKER     the worker                  :class:`Worker`
 HISTORY    the task                    :class:`History`
+UPLOAD     counted                     :class:`Upload`
 =========  ==========================  ========================================================
 """
 
@@ -34,7 +35,7 @@ from twistdist.wire.messages import ErrorInfo, Options
 
 FORMAT = 1
 
-META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER, HISTORY = range(1, 13)
+META, SESSION, FUNCTION, BATCH, MARKS, OUTCOMES, WATCHES, DATA, TARGET, NAME, WORKER, HISTORY, UPLOAD = range(1, 14)
 
 #: A row's kind and number.
 Key = tuple[int, int]
@@ -177,6 +178,14 @@ class History(Struct, array_like=True, gc=False):
     exposed: int
 
 
+class Upload(Struct, array_like=True, gc=False):
+    """A file that is importable on all workers, a ``"module"`` or an ``"archive"``."""
+
+    name: str
+    kind: str
+    blob: bytes
+
+
 KINDS: dict[int, Any] = {
     META: Meta,
     SESSION: Session,
@@ -190,6 +199,7 @@ KINDS: dict[int, Any] = {
     NAME: Name,
     WORKER: Worker,
     HISTORY: History,
+    UPLOAD: Upload,
 }
 _DECODERS = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in KINDS.items()}
 

@@ -570,6 +570,40 @@ class Rescue(Message, tag=57):
     store: str
 
 
+class Renew(Message, tag=67):
+    """Kill all executors, whatever they are doing, and start others; answered when those are ready."""
+
+    number: int
+
+
+class Install(Message, tag=68):
+    """Make a file importable for tasks that start later: a ``"module"``, or an ``"archive"`` that is unpacked.
+
+    Answered when it is there, unless ``number`` is 0.
+    """
+
+    number: int
+    name: str
+    kind: str
+    digest: bytes
+    blob: bytes
+
+
+class ReadLog(Message, tag=69):
+    """Answer with the last ``lines`` that the worker has logged."""
+
+    number: int
+    lines: int
+
+
+class Answered(Message, tag=70):
+    """The answer to Renew, Install or ReadLog of that number."""
+
+    number: int
+    error: str = ""
+    value: list[str] | None = None
+
+
 class Park(Message, tag=49):
     """The attempt has a client whose tasks find no slot: it continues without its slot, which is free for others now."""
 
@@ -699,6 +733,7 @@ FromWorker = (
     | Locate
     | Leaving
     | Inventory
+    | Answered
     | Beat
 )
 ToWorker = (
@@ -717,6 +752,9 @@ ToWorker = (
     | PeerState
     | Audit
     | Park
+    | Renew
+    | Install
+    | ReadLog
     | Beat
 )
 Bulk = Fetch | Data | Absent | Busy | Put | Send | Kept

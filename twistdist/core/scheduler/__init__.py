@@ -27,6 +27,8 @@ Data: ``records``, ``settings``.  Decisions without a state of their own: ``line
 ``recovery``         values that are lost, and values that return
 ``scattered``        data that sessions scatter
 ``detours``          inputs that could not be fetched
+``broadcasts``       commands to all workers, and what they answer
+``uploads``          modules that clients have uploaded
 ``leaving``          workers that must leave
 ``fleet``            the stories of a worker: it joins, is replaced, is away, is gone
 ``liveness``         silence, suspicion, death by silence
@@ -40,6 +42,8 @@ Data: ``records``, ``settings``.  Decisions without a state of their own: ``line
 ``submits``          turns submits into tasks
 ``rejoining``        the wait for workers after a restart
 ``restoring``        creates the records from a journal
+``restarts``         everything is dropped, and every worker begins again
+``commands``         what clients order besides tasks
 ``queries``          answers about the cluster
 ``parts``            creates the parts, and says which message goes to which
 ``scheduler``        the facade: passes events to the parts, and ends every event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from twistdist.core.scheduler.attempts import Attempts
+from twistdist.core.scheduler.broadcasts import Broadcasts
 from twistdist.core.scheduler.copies import Copies
 from twistdist.core.scheduler.holdings import Holdings
 from twistdist.core.scheduler.leaving import Leaving
@@ -21,6 +22,7 @@ from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.scattered import Scattered
 from twistdist.core.scheduler.settings import Tuning
+from twistdist.core.scheduler.uploads import Uploads
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -36,6 +38,8 @@ class Fleet:
     outputs: Outputs
     registry: Registry
     ledger: Ledger
+    broadcasts: Broadcasts
+    uploads: Uploads
     reach: Reach
     placement: Placement
     holdings: Holdings
@@ -67,6 +71,7 @@ class Fleet:
         leaving = self.leaving.of_incarnation(hello.incarnation)
         self.registry.add_worker(worker)
         self.ledger.worker(worker)
+        self.uploads.joined(worker)
         self.recovery.adopt(now, worker, hello.stored, f"incarnation {hello.incarnation:x} brought its store")
         for old in earlier:
             self._replace(now, old, hello)
@@ -126,6 +131,7 @@ class Fleet:
         worker.connected = False  # the break of its connection may have gone unnoticed; it is given nothing any more
         self.placement.remove(worker)
         self.outputs.drop(worker)
+        self.broadcasts.gone(worker)
         self.reach.drop_links(worker)
         self.copies.not_to(worker)
         incident = self._incident_of(now, worker, cause, alive)

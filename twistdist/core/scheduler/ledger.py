@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twistdist.core.scheduler.ledger_rows import Batch, Segment, data_row, name_row, outcome_row, session_row, set_bit
-from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Worker
+from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Upload, Worker
 from twistdist.wire import journal_rows as j
 
 #: A row of at least this many entries is rewritten when fewer than a quarter of them are needed.
@@ -99,6 +99,15 @@ class Ledger:
 
     def dataset_gone(self, dataset: Dataset) -> None:
         self._drop((j.NAME, dataset.number))
+
+    def upload(self, upload: Upload) -> None:
+        """A file was uploaded."""
+        row = j.Upload(upload.name, upload.kind, upload.blob)
+        self._put((j.UPLOAD, upload.number), lambda: row)
+
+    def upload_gone(self, upload: Upload) -> None:
+        """A newer version has replaced it."""
+        self._drop((j.UPLOAD, upload.number))
 
     # ---- tasks ------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twistdist.core.scheduler.ledger import Ledger
-from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Worker
+from twistdist.core.scheduler.records import Client, Dataset, Function, Task, Upload, Worker
 from twistdist.wire import journal_rows as j
 
 
@@ -29,6 +29,10 @@ class NoLedger(Ledger):
     def dataset(self, dataset: Dataset) -> None: ...
 
     def dataset_gone(self, dataset: Dataset) -> None: ...
+
+    def upload(self, upload: Upload) -> None: ...
+
+    def upload_gone(self, upload: Upload) -> None: ...
 
     def batch(self, client: Client, tasks: Sequence[Task]) -> None: ...
 

@@ -8,8 +8,10 @@ from typing import Any
 from twistdist.core.alarms import Alarms
 from twistdist.core.scheduler.attempts import Attempts
 from twistdist.core.scheduler.audits import Audits
+from twistdist.core.scheduler.broadcasts import Broadcasts
 from twistdist.core.scheduler.cancelling import Cancelling
 from twistdist.core.scheduler.client_sessions import ClientSessions
+from twistdist.core.scheduler.commands import Commands
 from twistdist.core.scheduler.copies import Copies
 from twistdist.core.scheduler.detours import Detours
 from twistdist.core.scheduler.dispatch import Dispatch
@@ -32,6 +34,7 @@ from twistdist.core.scheduler.records import Statistics
 from twistdist.core.scheduler.recovery import Recovery
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.rejoining import Rejoining
+from twistdist.core.scheduler.restarts import Restarts
 from twistdist.core.scheduler.restoring import Restoring
 from twistdist.core.scheduler.scattered import Scattered
 from twistdist.core.scheduler.settings import Settings
@@ -41,6 +44,7 @@ from twistdist.core.scheduler.supplies import Supplies
 from twistdist.core.scheduler.targets import Targets
 from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.scheduler.transitions import Transitions
+from twistdist.core.scheduler.uploads import Uploads
 from twistdist.core.scheduler.watchdog import Watchdog
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.wire import messages as m
@@ -84,12 +88,16 @@ class Parts:
         self.detours = detours = Detours(
             tuning, alarms, settings, outputs, registry, timeline, reach, queues, lifecycle, attempts, copies, recovery
         )
+        self.broadcasts = broadcasts = Broadcasts(outputs, registry)
+        self.uploads = uploads = Uploads(tuning, outputs, registry, ledger, broadcasts)
         self.leaving = leaving = Leaving(alarms, outputs, registry, placement, targets, copies)
         self.fleet = fleet = Fleet(
             tuning,
             outputs,
             registry,
             ledger,
+            broadcasts,
+            uploads,
             reach,
             placement,
             holdings,
@@ -115,13 +123,22 @@ class Parts:
             tuning, alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies
         )
         self.restoring = Restoring(
-            outputs, registry, ledger, transitions, targets, watchers, lifecycle, garbage, client_sessions, durable, rejoining
-        )
-        self.queries = Queries(
             outputs,
             registry,
+            ledger,
             transitions,
-            queues,
+            targets,
+            watchers,
+            lifecycle,
+            garbage,
+            client_sessions,
+            durable,
+            rejoining,
+            uploads,
+        )
+        self.restarts = restarts = Restarts(outputs, registry, broadcasts, watchers, lifecycle, durable)
+        commands = Commands(
+            registry,
             watchers,
             lifecycle,
             garbage,
@@ -130,7 +147,13 @@ class Parts:
             fleet,
             client_sessions,
             durable,
-            rejoining,
+            broadcasts,
+            uploads,
+            restarts,
+        )
+        self.commands = commands
+        self.queries = Queries(
+            outputs, registry, transitions, queues, watchers, garbage, copies, durable, rejoining, broadcasts, commands
         )
 
     def table(self) -> dict[type, Callable[[float, Any, Any], None]]:
@@ -163,6 +186,7 @@ class Parts:
             m.Locate: self.copies.locate,
             m.Leaving: self.leaving.leaving,
             m.Inventory: self.audits.inventory,
+            m.Answered: self.broadcasts.answered,
             m.Beat: lambda now, peer, message: None,  # it only matters outside the numbered frames
             m.Undecodable: lambda now, client, message: self.client_sessions.refuse(now, client, message, message.text),
         }

@@ -278,6 +278,17 @@ class Dataset:
     tasks: list[Task]
 
 
+@attrs.frozen
+class Upload:
+    """A file that is importable on all workers: a ``"module"``, or an ``"archive"`` that is unpacked."""
+
+    number: int
+    name: str
+    kind: str
+    digest: bytes
+    blob: bytes
+
+
 @attrs.define(eq=False)
 class Incident:
     """A fault that was noticed, and what recovery from it cost.

@@ -64,6 +64,15 @@ class Registry:
         """Perhaps nobody wants the task any more: that is checked at the end of the event."""
         self.unwanted.append(task)
 
+    def find(self, client: Client, name: int | str) -> Task | None:
+        """A task by this client's cid, or by any client's key."""
+        if isinstance(name, int):
+            return client.futures.get(name)
+        task = self.keys.get(name)
+        if task is None and isinstance(name, str):
+            task = next((other for other in self.tasks.values() if other.key == name), None)
+        return task
+
     def peers(self) -> list[Client | Worker]:
         """All sessions."""
         return [*self.clients.values(), *self.workers.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,7 @@ from twistdist.core.scheduler.records import (
     Retention,
     Source,
     Task,
+    Upload,
 )
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.rejoining import Rejoining
@@ -34,6 +36,7 @@ from twistdist.core.scheduler.transitions import (
     WAITING,
     Transitions,
 )
+from twistdist.core.scheduler.uploads import Uploads
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.core.session import Session
 from twistdist.errors import JournalError
@@ -59,6 +62,7 @@ class Restoring:
     client_sessions: ClientSessions
     durable: Durable
     rejoining: Rejoining
+    uploads: Uploads
 
     def restore(self, now: float, lives: int, rows: Iterable[tuple[j.Key, Any]]) -> None:
         """Make the records from a journal's rows; from then on ``self.ledger`` knows what is on disk."""
@@ -96,6 +100,9 @@ class Restoring:
                 self.targets.add(tasks[number])
             else:
                 ledger.drop((j.TARGET, number))
+        for number, row in sorted(found[j.UPLOAD]):
+            digest = hashlib.blake2b(row.blob, digest_size=16).digest()
+            self.uploads.restore(Upload(number, row.name, row.kind, digest, row.blob))
         for number, name in found[j.NAME]:
             self.durable.restore(Dataset(number, name.name, name.shape, [tasks[task] for task in name.tasks if task in tasks]))
         self._restore_states()

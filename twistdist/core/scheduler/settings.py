@@ -31,6 +31,7 @@ class Tuning:
     max_compute_bytes: int = count(
         128 << 20, "bytes", "arguments and inline inputs of one task; a task with more can't be sent in one frame, and fails"
     )
+    max_upload_bytes: int = count(64 << 20, "bytes", "all files together that clients have uploaded for workers")
     batch_s: float = seconds(0.1, "submits of one session within this time form one batch in the priority order")
     # inputs that could not be fetched
     max_lost_inputs: int = count(

@@ -19,6 +19,7 @@ Data: ``records``, ``effects``.  Decisions without a state of their own: ``memor
 ``usage``        checks memory
 ``outcomes``     what executors send
 ``deaths``       an executor is ready, ends, or is stopped
+``renewal``      executors that are replaced by fresh ones
 ``membership``   what the scheduler knows about this worker
 ``worker``       the facade: creates the parts and passes events to them
 ===============  ===========================================================================================

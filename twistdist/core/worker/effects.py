@@ -128,6 +128,21 @@ class Fence:
 
 
 @attrs.frozen
+class InstallFile:
+    """Make an uploaded file importable for executors that are started later; the answer is the event ``installed``."""
+
+    install: m.Install
+
+
+@attrs.frozen
+class ReadLines:
+    """Report the last ``lines`` of the log with the event ``log_read``."""
+
+    number: int
+    lines: int
+
+
+@attrs.frozen
 class StopWorker:
     """The process should end."""
 
@@ -150,5 +165,7 @@ Effect: TypeAlias = (
     | LookForFiles
     | PeerTrouble
     | Fence
+    | InstallFile
+    | ReadLines
     | StopWorker
 )

@@ -25,7 +25,8 @@ MAX_BESIDE = 16
 @attrs.define(eq=False)
 class Executors:
     """``by_number`` are all executors; ``active`` ones run tasks, ``parked`` ones have a task that waits for others; those in
-    ``resuming`` are parked and want a slot again; those ``beside`` the slots run one task each.
+    ``resuming`` are parked and want a slot again; those ``beside`` the slots run one task each;
+    ``stale`` ones are replaced as soon as they have nothing to do.
     """
 
     tuning: Tuning
@@ -37,6 +38,7 @@ class Executors:
     parked: dict[int, Executor] = attrs.field(factory=dict)
     beside: dict[int, Executor] = attrs.field(factory=dict)
     resuming: deque[Executor] = attrs.field(factory=deque)
+    stale: dict[int, Executor] = attrs.field(factory=dict)
     starts_failed: int = 0
     idle_deaths: int = 0
     why_no_start: str = ""
@@ -55,7 +57,9 @@ class Executors:
 
     def start_beside(self, wanted: int) -> None:
         """Start executors beside the slots until ``wanted`` of them have no task yet, or there are too many."""
-        free = sum(1 for executor in self.beside.values() if not executor.given and not executor.outcomes)
+        free = sum(
+            1 for executor in self.beside.values() if not (executor.given or executor.outcomes or executor.number in self.stale)
+        )
         while free < wanted and len(self.beside) < MAX_BESIDE:
             executor = self._start()
             executor.beside = True
@@ -70,12 +74,24 @@ class Executors:
         """The process is gone; another one is started instead of an active one."""
         del self.by_number[executor.number]
         self.beside.pop(executor.number, None)
+        self.stale.pop(executor.number, None)
         if self.active.pop(executor.number, None) is not None:
             self.fill()
 
     def busy(self) -> int:
         """How many active executors have something to do."""
         return sum(1 for executor in self.active.values() if executor.given)
+
+    def make_stale(self) -> None:
+        """What tasks find in a process that is forked from now on is different: replace all others when they are idle."""
+        self.stale = dict(self.by_number)
+
+    def replace_stale(self) -> None:
+        """End stale executors that have nothing to do, and start others instead."""
+        for executor in list(self.stale.values()):
+            if executor.up and not executor.given:
+                self.end(executor)
+        self.fill()
 
     def has(self, job: Job) -> Executor | None:
         """The executor that has the job, if any still does."""

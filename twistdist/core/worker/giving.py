@@ -37,6 +37,8 @@ class Giving:
     def feed(self, now: float) -> None:
         """Slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
         jobs, intake = self.jobs, self.intake
+        if self.executors.stale:
+            self.executors.replace_stale()
         if jobs.beside or self.executors.beside:
             self._feed_beside(now)
         if not jobs.queue and not self.executors.resuming:
@@ -112,7 +114,7 @@ class Giving:
         return None
 
     def _may_have_more(self, executor: Executor, job: Job) -> bool:
-        if not executor.given or job.exposed:
+        if not executor.given or job.exposed or executor.number in self.executors.stale:
             return False
         first = next(iter(executor.given.values()))
         if job.compute.limit or first.compute.limit or first.exposed or executor.ending:

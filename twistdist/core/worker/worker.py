@@ -21,6 +21,7 @@ from twistdist.core.worker.membership import Membership
 from twistdist.core.worker.outcomes import Outcomes
 from twistdist.core.worker.outputs import Outputs
 from twistdist.core.worker.records import Death
+from twistdist.core.worker.renewal import Renewal
 from twistdist.core.worker.taking_back import TakingBack
 from twistdist.core.worker.tuning import Tuning
 from twistdist.core.worker.usage import Usage
@@ -66,6 +67,7 @@ class Worker:
         self.usage = Usage(tuning, limits, files, intake, ending, giving)
         self.outcomes = Outcomes(outputs, files, jobs, inputs, executors, waiting)
         self.deaths = Deaths(tuning, outputs, files, jobs, executors, intake, taking_back)
+        self.renewal = Renewal(outputs, jobs, executors, taking_back)
         self.membership = Membership(tuning, identity, dialer, outputs, files, jobs, executors, intake)
         # Read-only from outside.
         self.jobs, self.queue, self.executors, self.transfers = (
@@ -97,6 +99,9 @@ class Worker:
             m.Located: self.inputs.located,
             m.PeerState: self.inputs.peer_state,
             m.Audit: self.membership.audit,
+            m.Renew: self.renewal.renew,
+            m.Install: self.renewal.install,
+            m.ReadLog: lambda now, message: self.outputs.do(effects.ReadLines(message.number, message.lines)),
             m.Park: lambda now, message: self.waiting.park(message.attempt),
             m.Beat: lambda now, message: None,  # it only matters outside the numbered frames
         }
@@ -199,6 +204,7 @@ class Worker:
         """The executor has reported that it is ready."""
         self.deaths.executor_started(now, number)
         self.giving.feed(now)
+        self.renewal.look()
 
     def executor_outcomes(self, now: float, number: int, outcomes: Iterable[Any]) -> None:
         """What an executor sent, in order."""
@@ -215,10 +221,21 @@ class Worker:
         """The process is gone, and everything that it had sent has been processed."""
         self.deaths.executor_ended(now, number, death)
         self.giving.feed(now)
+        self.renewal.look()
 
     def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
         """These executors have work and are stopped by a signal."""
         self.deaths.executors_stopped(now, stopped, limit)
+
+    # ---- events of uploads and logs ---------------------------------------------------------------
+
+    def installed(self, now: float, number: int, error: str) -> None:
+        """The answer to InstallFile; ``error``: why it could not be installed."""
+        self.renewal.installed(now, number, error)
+
+    def log_read(self, now: float, number: int, lines: list[str]) -> None:
+        """The answer to ReadLines."""
+        self.renewal.log_read(now, number, lines)
 
     # ---- events of the store and of transfers -----------------------------------------------------
 
