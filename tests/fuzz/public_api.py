@@ -59,6 +59,7 @@ ALSO: dict[str, Any] = {
     "Future.set_exception": concurrent.futures.InvalidStateError,
     "Future.set_running_or_notify_cancel": (concurrent.futures.InvalidStateError, RuntimeError),
     "cluster.kill_worker": KeyError,
+    "upload_file": OSError,
 }
 
 #: What the tasks raise, beside exceptions of their own.

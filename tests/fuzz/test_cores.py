@@ -384,7 +384,7 @@ class WorkerRun:
             core.rescued(now, effect.worker, rng.random() < 0.5, [m.Stored(2, 2, 10, b"d")], [])
         elif isinstance(effect, fx.Spill):
             core.spilled_files(now, effect.attempts)
-        elif isinstance(effect, fx.Give):
+        elif isinstance(effect, fx.Give) and any(isinstance(message, m.Compute) for message in effect.messages):
             assert core.executors[effect.number].up
 
     def end(self):

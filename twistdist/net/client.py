@@ -22,6 +22,7 @@ from twistdist.net.client_session import ClientSession
 from twistdist.net.futures import BaseFuture, Future, Raw, as_failure, refuse_retry, refuse_unusable, unpack
 from twistdist.net.options import (
     beside_options,
+    check_encodable,
     check_name,
     check_replicas,
     check_session,
@@ -684,8 +685,12 @@ class Client(BoundToProcess, ClientSession):
 
         Raises:
             TypeError: ``keys`` holds something other than strings.
+            ValueError: A key can't be encoded as UTF-8.
         """
-        return self._take_up("watch", [as_text(key, "a key") for key in several(keys)])
+        plain = [as_text(key, "a key") for key in several(keys)]
+        for key in plain:
+            check_encodable("a key", key)
+        return self._take_up("watch", plain)
 
     def _take_up(self, what: str, keys: Sequence[str]) -> Deferred[list[Future | None]]:
         records = [(Record(next(self._submits.cids)), key) for key in keys]
