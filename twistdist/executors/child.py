@@ -23,7 +23,7 @@ import attrs
 
 from twistdist.config import INLINE_RESULT_BYTES
 from twistdist.errors import DataLost, SerializationError, StoreError
-from twistdist.executors import context, packets
+from twistdist.executors import awaiting, context, packets
 from twistdist.executors.packets import Page
 from twistdist.executors.streams import Output
 from twistdist.executors.surroundings import Surroundings
@@ -250,7 +250,15 @@ class TaskRunner:
             raise SerializationError(f"the arguments can't be unpickled on the worker: {_say(error)}") from error
         if len(_modules) != imported and self._looked:  # otherwise an earlier task's changes could be taken for the modules'
             self._surroundings.accept()
-        return self._surroundings.run(function, args, kwargs)
+        value = self._surroundings.run(function, args, kwargs)
+        return self._wait_for(value) if awaiting.is_awaited(value) else value
+
+    def _wait_for(self, value: Any) -> Any:
+        try:
+            return self._surroundings.run(awaiting.final_value, (value,), {})
+        finally:
+            if awaiting.leftovers():
+                self._surroundings.spoiled = True
 
     def _load_function(self, fn: int) -> Callable[..., Any]:
         pickled = self._pickled[fn]
