@@ -22,6 +22,7 @@ _HOMES = {
     "as_completed": "twistdist.net.futures",
     "wait": "twistdist.net.futures",
     "progress": "twistdist.net.futures",
+    "fire_and_forget": "twistdist.net.futures",
     "LocalCluster": "twistdist.net.cluster",
     "current_attempt": "twistdist.executors.context",
 }
@@ -34,6 +35,7 @@ __all__ = [
     "as_completed",
     "connect",
     "current_attempt",
+    "fire_and_forget",
     "progress",
     "wait",
 ]
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from twistdist.executors.context import current_attempt
     from twistdist.net.client import Client, connect
     from twistdist.net.cluster import LocalCluster
-    from twistdist.net.futures import Future, as_completed, progress, wait
+    from twistdist.net.futures import Future, as_completed, fire_and_forget, progress, wait
 
 
 def __getattr__(name: str) -> Any:

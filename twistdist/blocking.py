@@ -53,7 +53,7 @@ from twistdist.net.tls import dialing_side
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 
-__all__ = ["Client", "Future", "LocalCluster", "as_completed", "current_client", "progress", "wait"]
+__all__ = ["Client", "Future", "LocalCluster", "as_completed", "current_client", "fire_and_forget", "progress", "wait"]
 
 #: Seconds that a task waits before it gives up its slot.  A shorter wait ends before another executor could have started.
 PARK_AFTER_S = 0.002
@@ -483,6 +483,15 @@ class Client(BoundToProcess):
     def address(self) -> str:
         """The scheduler's address, as a Twisted endpoint description."""
         return self._session.address
+
+    @property
+    def dashboard_link(self) -> str:
+        """What to open in a browser to see the scheduler's page; "" if it has none (``--http``)."""
+        return self._session.dashboard_link
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return self._session._repr_html_()
 
     def __enter__(self) -> Client:
         return self
@@ -1136,6 +1145,22 @@ class Client(BoundToProcess):
             self._end_cluster()
 
 
+def fire_and_forget(futures: Any) -> None:
+    """Let tasks run to completion even if their futures are dropped or their clients close.
+
+    Args:
+        futures: A future, or a nesting of futures as in :meth:`Client.gather`.
+
+    Raises:
+        TypeError: Something in ``futures`` is not a future.
+    """
+    by_client: dict[_BlockingSession, list[Any]] = {}
+    for future in flatten(futures):
+        by_client.setdefault(future._client, []).append(future)
+    for session, own in by_client.items():
+        session.loop.call(partial(session.fire_and_forget, own))
+
+
 def current_client() -> Client:
     """Return the client of the running task, with which the task can submit other tasks and wait for them.
 
@@ -1346,6 +1371,10 @@ class LocalCluster(BoundToProcess):
     def dashboard_link(self) -> str:
         """What to open in a browser to see the scheduler's state; "" without the option ``http``."""
         return self._service.dashboard_link
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return self._loop.call(self._service._repr_html_)  # type: ignore[no-any-return]
 
     def kill_worker(self, name: str, wipe: bool = False) -> None:
         """Kill a worker's control process with SIGKILL, for tests and demonstrations.  The worker is restarted.

@@ -110,3 +110,19 @@ async def test_a_next_that_is_given_up_swallows_no_future(cluster):
         assert [await future.result() async for future in coming] == [0, 1]
     finally:
         await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_callback_of_a_future_that_has_ended_is_called_at_once(cluster):
+    client = await twistdist.connect(reactor, cluster.address)
+    try:
+        future = client.submit(abs, -1)
+        await future.result()
+        called = []
+        future.add_done_callback(called.append)
+        assert called == [future]
+        await twistdist.fire_and_forget(client.submit(abs, -2))
+        with pytest.raises(TypeError):
+            twistdist.fire_and_forget([1])
+    finally:
+        await client.close()

@@ -15,7 +15,7 @@ import pytest
 import twistdist
 from tests.integration.habits import until
 from twistdist import errors
-from twistdist.blocking import Client, LocalCluster, wait
+from twistdist.blocking import Client, LocalCluster, fire_and_forget, wait
 
 
 @pytest.fixture(scope="module")
@@ -383,3 +383,13 @@ def test_a_future_that_nobody_here_can_compute_says_so(client):
     assert "it needs GPU=1" in client.why(future).lacks
     assert any(one.kind == "tasks wait" and "GPU=1" in one.cause for one in client.incidents())
     assert future.cancel() and repr(future).endswith(": cancelled>")
+
+
+def test_fire_and_forget_as_a_function(client, tmp_path):
+    def touch(name):
+        (tmp_path / name).touch()
+
+    fire_and_forget([client.submit(touch, "a"), client.submit(touch, "b")])
+    until(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists())
+    with pytest.raises(TypeError):
+        fire_and_forget([1])

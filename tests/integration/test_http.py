@@ -97,6 +97,21 @@ def test_beyond_loopback_a_token_is_asked_for():
         assert fetch(bare, "status")[0] == 401 and fetch(bare, "health")[0] == 401
         assert fetch(bare, "status", Authorization=f"Bearer {token}")[0] == 200
         assert fetch(f"{bare}?token=wrong", "status")[0] == 401
+        with Client(running) as client:
+            assert client.dashboard_link == link
+
+
+def test_clients_and_clusters_show_themselves_in_a_notebook(served):
+    with Client(served, session="<b>") as client:
+        link = served.dashboard_link
+        assert (
+            client.dashboard_link == link and f'href="{link}"' in client._repr_html_() and "&lt;b&gt;" in client._repr_html_()
+        )
+        future = client.submit(abs, -1, key="<i>")
+        assert future.result(60) == 1
+        assert "&lt;i&gt;" in future._repr_html_() and "finished" in future._repr_html_()
+        assert str(served.scheduler) in served._repr_html_() and "w0" in served._repr_html_()
+    assert "closed" in client._repr_html_()
 
 
 def test_nothing_can_be_changed(served):

@@ -180,6 +180,7 @@ class Dialer:
     refused: bool = False
     suspect_after: float = 1.0
     dead_after: float = 10.0
+    dashboard: str = ""
 
     @property
     def beat_every(self) -> float:
@@ -205,6 +206,7 @@ class Dialer:
         if isinstance(answer, m.Ready):
             self.connected, self.refused, self.epoch = True, False, answer.epoch
             self.suspect_after, self.dead_after = answer.suspect_after, answer.dead_after
+            self.dashboard = answer.dashboard
             self.fresh += 1
             return self.session.resume(0)
         if answer.code != "session":

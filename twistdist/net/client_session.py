@@ -23,6 +23,8 @@ from twistdist.net.orders import Orders
 from twistdist.net.results import RELEASED, Results, load_one
 from twistdist.net.submits import Parent, Submits
 from twistdist.net.supplier import Supplier, all_of
+from twistdist.notebooks import html_of
+from twistdist.web.links import with_token
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame
 
@@ -45,7 +47,7 @@ class ClientSession:
     def __init__(
         self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
     ) -> None:
-        self.reactor = reactor
+        self.reactor, self._secret = reactor, secret
         self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0)
         self._parent = parent
         host = host_identity()
@@ -78,6 +80,17 @@ class ClientSession:
     def address(self) -> str:
         """The scheduler's address, as a Twisted endpoint description."""
         return self._dialing.address
+
+    @property
+    def dashboard_link(self) -> str:
+        """What to open in a browser to see the scheduler's page; "" if it has none (``--http``)."""
+        return with_token(self._core.dialer.dashboard, self._secret)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        state = f"closed: {self._error}" if self._error is not None else "open" if self._core.dialer.connected else "connecting"
+        rows = {"scheduler": self.address, "session": self._core.name, "state": state, "futures": len(self._core.records)}
+        return html_of("Client", rows, {"page": self.dashboard_link})
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -297,7 +310,11 @@ class ClientSession:
 
     def _fire(self, record: Record) -> None:
         callbacks, record.callbacks = record.callbacks, None
-        for callback in callbacks or ():
+        self.call_back(callbacks or (), record)
+
+    def call_back(self, callbacks: Sequence[Callable[[Record], Any]], record: Record) -> None:
+        """Call each with the record; what they raise is logged."""
+        for callback in callbacks:
             try:
                 callback(record)
             except BaseException:  # a user's callback, which may even exit: the others and this client must continue

@@ -29,7 +29,9 @@ from twistdist.net.bound import BoundToProcess
 from twistdist.net.children import Child
 from twistdist.net.hosts import check_http, default_spill_root, default_store_root, memory_limit_of
 from twistdist.net.worker import default_slots
+from twistdist.notebooks import html_of
 from twistdist.storage.store import remove_leftovers
+from twistdist.web.links import link_of, with_token
 
 #: Seconds before a process that died is restarted: at first, and at most.  The pause doubles with each death and starts over
 #: when the process has lived for ``SETTLED_S`` seconds.
@@ -155,9 +157,12 @@ class LocalCluster(BoundToProcess, Service):
         """What to open in a browser; "" without ``http``."""
         if not self._http:
             return ""
-        from twistdist.web.server import link_of
+        return with_token(link_of(self._http, 0), self.secret)
 
-        return link_of(self._http, 0, self.secret)
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = {"address": self.address, "scheduler": self.scheduler or "not running", "workers": ", ".join(self._children)}
+        return html_of("LocalCluster", rows, {"page": self.dashboard_link})
 
     def kill_worker(self, name: str, wipe: bool = False) -> None:
         """Kill a worker's control process with SIGKILL, for tests and demonstrations.  The worker is restarted.

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from twistdist.config import as_choice
 from twistdist.core.client import Record, State
 from twistdist.errors import DataLost, SerializationError, TaskCancelled, said, shown
+from twistdist.notebooks import html_of
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -39,6 +40,8 @@ class FutureOwner(Protocol):
     def retry_records(self, records: Sequence[Record]) -> None: ...
 
     def call_when_done(self, record: Record, function: Any) -> None: ...
+
+    def call_back(self, callbacks: Sequence[Any], record: Record) -> None: ...
 
 
 def unpack(raw: Raw) -> Any:
@@ -105,6 +108,11 @@ class BaseFuture:
         client = getattr(self, "_client", None)
         if client is not None:
             client.let_go(self._record)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        lack = self._client.lack_of(self._record) if self._client is not None else ""
+        return html_of("Future", {"key": self.key, "status": self.status, "waits": lack})
 
     def __repr__(self) -> str:
         lack = self._client.lack_of(self._record) if self._client is not None else ""
@@ -186,13 +194,15 @@ class Future(BaseFuture):
     def add_done_callback(self, fn: Any) -> None:
         """Have ``fn(future)`` called in the reactor's thread when the task has ended.
 
-        If the task has already ended, ``fn`` is called soon after this method returns.  Exceptions that ``fn`` raises are
-        logged.
+        If the task has already ended, ``fn`` is called immediately.  Exceptions that ``fn`` raises are logged.
 
         Args:
             fn: A function that takes the future.
         """
-        self._client.call_when_done(self._record, lambda _: fn(self))
+        if self.done():
+            self._client.call_back([lambda _: fn(self)], self._record)
+        else:
+            self._client.call_when_done(self._record, lambda _: fn(self))
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.result().__await__()
@@ -368,6 +378,24 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
 
     look()
     return result.addCallback(over)
+
+
+def fire_and_forget(futures: Any) -> Deferred[Any]:
+    """Let tasks run to completion even if their futures are dropped or their clients close.
+
+    Args:
+        futures: A future, or an iterable of futures.
+
+    Returns:
+        A Deferred that fires with None when the schedulers have confirmed the request.
+
+    Raises:
+        TypeError: Something in ``futures`` is not a Future of the Deferred API.
+    """
+    by_client: dict[Any, list[Future]] = {}
+    for future in as_futures(futures):
+        by_client.setdefault(future._client, []).append(future)
+    return gatherResults([client.fire_and_forget(own) for client, own in by_client.items()]).addCallback(lambda _: None)
 
 
 def refuse_retry(futures: Iterable[BaseFuture]) -> None:

@@ -128,6 +128,7 @@ class SchedulerService(Service):
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
         self._factory = ServerFactory(reactor, self, secret)
         self._on_standby = on_standby
+        self.dashboard_link = ""  # without a token
         self._on_stop = on_stop or (lambda text, failed: None)
         self._connections: dict[Client | Worker, Connection] = {}
         self._out = Outbox(reactor, self._connections, self._flush, self._trouble, lambda text: self._on_stop(text, True))
@@ -276,7 +277,8 @@ class SchedulerService(Service):
                 peer = self._guard(self.core.greet, greeting)
                 self._bind(connection, peer)
                 settings = self.core.settings
-                ready = m.Ready(self.core.epoch, greeting.name, settings.suspect_after, settings.dead_after)
+                limits = settings.suspect_after, settings.dead_after
+                ready = m.Ready(self.core.epoch, greeting.name, *limits, self.dashboard_link)
                 kind = "worker" if isinstance(peer, Worker) else "client"
                 if kind == "worker":  # what it reported must be durable first: it will not be reported again
                     self._out.say(connection, peer, [(0, 0, [ready])])

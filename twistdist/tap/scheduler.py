@@ -94,6 +94,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     both.startService()
 
     def listening(links: list[str]) -> Deferred[Any]:
+        service.dashboard_link = next((link for link in web.links if link), "")
         for link in links:
             _log.info("status, health and metrics are at {link}", link=link)
         return service.listen().addCallback(_tell, role)

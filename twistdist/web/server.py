@@ -10,11 +10,12 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import serverFromString
 
 from twistdist.net.hosts import check_http, is_loopback
-from twistdist.web.site import View, site, token_of
+from twistdist.web.links import link_of, token_of, with_token
+from twistdist.web.site import View, site
 
 
 class WebServer(Service):
-    """Serves the site of one scheduler on ``endpoints``; ``links`` are what to open in a browser, once it listens."""
+    """Serves the site of one scheduler on ``endpoints``; ``links`` are what to open, without tokens, once it listens."""
 
     name = "twistdist http"
 
@@ -35,8 +36,8 @@ class WebServer(Service):
     def _listening(self, ports: list[Any]) -> list[str]:
         self._ports = ports
         numbers = [getattr(port.getHost(), "port", 0) for port in ports]
-        self.links = [link_of(*both, self._secret) for both in zip(self._endpoints, numbers, strict=True)]
-        return self.links
+        self.links = [link_of(*both) for both in zip(self._endpoints, numbers, strict=True)]
+        return [with_token(link, self._secret) for link in self.links]
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening."""
@@ -47,21 +48,3 @@ class WebServer(Service):
 def _first(failure: Any) -> Any:
     """The failure inside a FirstError."""
     return failure.value.subFailure
-
-
-def link_of(endpoint: str, port: int, secret: bytes) -> str:
-    """Return what to open in a browser for an ``--http`` endpoint: with the token where it is asked for; "" for a socket file.
-
-    Args:
-        endpoint: A listening endpoint, such as ``tcp:8787:interface=127.0.0.1``.
-        port: The port that it listens on; 0 if only the endpoint says so.
-        secret: The secret of the cluster.
-    """
-    kind, *parts = endpoint.split(":")
-    if kind == "unix":
-        return ""
-    interface = next((part.removeprefix("interface=") for part in parts if part.startswith("interface=")), "")
-    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(interface, interface)
-    number = port or next((part.removeprefix("port=") for part in parts if part.removeprefix("port=").isdigit()), "0")
-    token = "" if is_loopback(endpoint) else f"?token={token_of(secret)}"
-    return f"{'https' if kind == 'ssl' else 'http'}://{name}:{number}/{token}"

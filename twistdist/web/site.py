@@ -7,7 +7,6 @@ or as ``?token=``.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 from collections.abc import Callable
@@ -27,11 +26,6 @@ class View(Protocol):
 
     def ask(self, what: str, *args: Any) -> Any:
         """The answer to a question of clients."""
-
-
-def token_of(secret: bytes) -> str:
-    """The token that a cluster's page asks for: derived from the secret, which it does not reveal."""
-    return hmac.new(secret, b"twistdist http token", hashlib.sha256).hexdigest()[:32]
 
 
 def site(view: View, token: str | None) -> Site:

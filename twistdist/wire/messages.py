@@ -141,12 +141,13 @@ class Resume(Message, tag=3):
 
 class Ready(Message, tag=4):
     """A Hello is accepted; frame numbers start at 1.  A peer is suspected after ``suspect_after`` seconds of silence, and given
-    up after ``dead_after``."""
+    up after ``dead_after``.  ``dashboard`` is the link of the scheduler's page, without a token."""
 
     epoch: int
     name: str = ""
     suspect_after: float = 1.0
     dead_after: float = 10.0
+    dashboard: str = ""
 
 
 class Resumed(Message, tag=5):
