@@ -127,3 +127,19 @@ def test_an_error_without_an_attempt_ends_the_future_again():
     client.retry([1])
     client.receive([m.Finished(1, 7, b"v", 1)])
     assert record.state is State.FINISHED and record.error is None
+
+
+def test_a_worker_that_reports_the_failure_once_more_after_a_restart_is_not_believed():
+    """Its report was accepted, but the worker never heard so: its Hello has it again, when the task was retried already."""
+    story = JournaledStory()
+    worker = story.worker("a")
+    cid = story.submit()
+    (compute,) = story.given(worker)
+    failed = m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "odd"), 5)
+    story.tell(worker, failed)
+    story.write()
+    story.tell(story.client, m.Retry([cid]))
+    story.restart()
+    story.worker("a", finished=[failed])
+    (task,) = story.core.tasks.values()
+    assert task.state.value in ("ready", "assigned") and task.error is None

@@ -104,9 +104,8 @@ def test_beyond_loopback_a_token_is_asked_for():
 def test_clients_and_clusters_show_themselves_in_a_notebook(served):
     with Client(served, session="<b>") as client:
         link = served.dashboard_link
-        assert (
-            client.dashboard_link == link and f'href="{link}"' in client._repr_html_() and "&lt;b&gt;" in client._repr_html_()
-        )
+        shown = client._repr_html_()
+        assert client.dashboard_link == link and f'href="{link}"' in shown and "&lt;b&gt;" in shown
         future = client.submit(abs, -1, key="<i>")
         assert future.result(60) == 1
         assert "&lt;i&gt;" in future._repr_html_() and "finished" in future._repr_html_()

@@ -11,6 +11,7 @@ from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.queues import Queues
 from twistdist.core.scheduler.records import (
     Client,
+    History,
     Incident,
     Retention,
     Task,
@@ -241,7 +242,9 @@ class Lifecycle:
                     todo.append(upstream)
         for task in failed:
             self.transitions.move(task, transitions.RETRIED)
-            task.error = task.history = None
+            # All is forgiven but not forgotten: a worker may report the attempt that failed once more.
+            last = max(task.attempt, task.history.last if task.history is not None else 0)
+            task.error, task.history = None, History(last) if last else None
             self.ledger.history(task)
             self.timeline.note(task, "a client wants it to be run again")
             self.ledger.retried(task)
