@@ -582,7 +582,7 @@ class Client(BoundToProcess):
         return dask.in_shape(keys, {**results, **dict(zip(found, values, strict=True))})
 
     def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
-        """Compute dask collections.
+        """Start to compute dask collections on the cluster.
 
         Args:
             *collections: Arrays, bags, data frames, delayed values.
@@ -590,11 +590,16 @@ class Client(BoundToProcess):
             **options: Task options for every task.
 
         Returns:
-            The value of the collection, or a tuple of values if there are several.
+            A Future of the collection's value, or a tuple of Futures if there are several collections.
+
+        Raises:
+            ImportError: dask is not installed.
+            TypeError: One of them is not a dask collection, or an option has the wrong type.
+            ValueError: An option is out of range.
         """
         from twistdist import dask
 
-        return dask.compute(lambda dsk, keys: self.get(dsk, keys, **options), collections, optimize)
+        return dask.compute(self.submit, collections, optimize, options)
 
     def persist(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
         """Start to compute dask collections and leave their chunks on the cluster.

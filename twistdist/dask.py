@@ -85,11 +85,28 @@ def in_shape(keys: Any, values: Mapping[Hashable, Any]) -> Any:
     return [in_shape(key, values) for key in keys] if isinstance(keys, list) else values[keys]
 
 
-def compute(get: Callable[[Any, Any], Any], collections: tuple[Any, ...], optimize: bool = True) -> Any:
-    """The value of a collection, or a tuple of the values of several; ``get(dsk, keys)`` gives values."""
-    _check(collections)
-    done = dask.compute(*collections, traverse=False, optimize_graph=optimize, scheduler=lambda dsk, keys, **_: get(dsk, keys))
-    return done[0] if len(done) == 1 else done
+def compute(submit: Submit, collections: tuple[Any, ...], optimize: bool, options: Mapping[str, Any]) -> Any:
+    """A Future of the value of a collection, or a tuple of Futures of several."""
+    kept = persist(submit, collections, optimize, options)
+    done = [_finish(submit, collection, options) for collection in (kept if len(collections) > 1 else (kept,))]
+    return done[0] if len(done) == 1 else tuple(done)
+
+
+def _finish(submit: Submit, kept: Any, options: Mapping[str, Any]) -> Any:
+    """A Future of the value that dask makes from the chunks of a collection whose graph holds Futures."""
+    finalize, extra = kept.__dask_postcompute__()
+    chunks = _in_lists(kept.__dask_keys__(), _plain(kept.__dask_graph__()))
+    return submit(finalize, chunks, *extra, **options)
+
+
+def _in_lists(keys: Any, graph: Mapping[Hashable, Any]) -> Any:
+    """What the graph has for each key: a Future, or a literal."""
+    if isinstance(keys, list):
+        return [_in_lists(key, graph) for key in keys]
+    node = graph[keys]
+    while isinstance(node, Alias):
+        node = graph[node.target]
+    return node.value if isinstance(node, DataNode) else node
 
 
 def persist(submit: Submit, collections: tuple[Any, ...], optimize: bool, options: Mapping[str, Any]) -> Any:

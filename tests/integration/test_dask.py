@@ -44,19 +44,25 @@ def test_a_collection_has_the_value_that_it_has_without_a_cluster(client, name):
     collection = COLLECTIONS[name]()
     expected = collection.compute(scheduler="sync")
     assert equal(collection.compute(scheduler=client.get), expected)
-    assert equal(client.compute(COLLECTIONS[name]()), expected)
+    assert equal(client.compute(COLLECTIONS[name]()).result(60), expected)
 
 
 def test_several_collections_are_computed_together(client):
-    first, second = client.compute(COLLECTIONS["array"](), COLLECTIONS["delayed"]())
+    first, second = client.gather(client.compute(COLLECTIONS["array"](), COLLECTIONS["delayed"]()))
     assert (first, second) == (int(np.sum(np.arange(10_000) * 2 + 1)), 285)
 
 
 def test_persisted_chunks_stay_on_the_cluster_and_are_used_again(client):
     kept = client.persist(da.arange(40_000, chunks=10_000) + 1)
-    assert client.compute(kept.sum()) == 40_000 * 40_001 // 2
+    assert client.compute(kept.sum()).result(60) == 40_000 * 40_001 // 2
     assert kept.max().compute(scheduler=client.get) == 40_000
     assert len(kept.dask) == 4
+
+
+def test_persisted_frames_are_used_again(client):
+    kept = client.persist(frame())
+    total, groups = client.gather(client.compute(kept.a.sum(), kept.groupby("b").a.sum()))
+    assert total == 19_900 and groups.sum() == 19_900 and len(client.compute(kept).result(60)) == 200
 
 
 def test_graphs_by_hand_with_keys_of_any_kind(client):
@@ -85,6 +91,6 @@ def test_the_answer_is_right_while_workers_are_killed():
         expected = collection.compute(scheduler="sync")
         kept = client.persist(collection)
         cluster.kill_worker(next(iter(cluster.workers)), wipe=True)
-        assert np.array_equal(client.compute(kept), expected)
+        assert np.array_equal(client.compute(kept).result(60), expected)
         cluster.kill_worker(next(iter(cluster.workers)), wipe=True)
         assert np.array_equal(kept.compute(scheduler=client.get), expected)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text, as_timeout, as_truth, as_whole_number
@@ -203,8 +203,8 @@ class Client(BoundToProcess, ClientSession):
         gathered = self.gather(list(found.values()))
         return gathered.addCallback(lambda values: dask.in_shape(keys, {**results, **dict(zip(found, values, strict=True))}))
 
-    def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Deferred[Any]:
-        """Compute dask collections.
+    def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
+        """Start to compute dask collections on the cluster.
 
         Args:
             *collections: Arrays, bags, data frames, delayed values.
@@ -212,15 +212,16 @@ class Client(BoundToProcess, ClientSession):
             **options: Task options for every task.
 
         Returns:
-            A Deferred that fires with the value of the collection, or with a tuple of values if there are several.
+            A Future of the collection's value, or a tuple of Futures if there are several collections.
+
+        Raises:
+            ImportError: dask is not installed.
+            TypeError: One of them is not a dask collection, or an option has the wrong type.
+            ValueError: An option is out of range.
         """
         from twistdist import dask
 
-        def get(dsk: Any, keys: Any) -> Any:
-            own_get: Any = self.get
-            return blockingCallFromThread(self.reactor, own_get, dsk, keys, **options)
-
-        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), dask.compute, get, collections, optimize)
+        return dask.compute(self.submit, collections, optimize, options)
 
     def persist(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
         """Start to compute dask collections and leave their chunks on the cluster.

@@ -109,6 +109,10 @@ class BaseFuture:
         if client is not None:
             client.let_go(self._record)
 
+    def __dask_tokenize__(self) -> Any:
+        """For collections of dask on Futures: what identifies this one."""
+        return "twistdist.Future", id(self._client), self._record.cid
+
     def _repr_html_(self) -> str:
         """For notebooks."""
         lack = self._client.lack_of(self._record) if self._client is not None else ""
