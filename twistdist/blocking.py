@@ -29,9 +29,11 @@ from twistdist.core.client import Record, State
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, Story, WorkerInfo
+from twistdist.keywords import unknown_method
 from twistdist.lineage import Lineage
 from twistdist.net import client as net_client
 from twistdist.net.bound import BoundToProcess
+from twistdist.net.client_session import ClientSession
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
 from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
@@ -219,7 +221,7 @@ class _BlockingSession(net_client.Client):
     def __init__(
         self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Any = None, name: str = ""
     ) -> None:
-        super().__init__(reactor, address, secret, parent, tls, name)
+        ClientSession.__init__(self, reactor, address, secret, parent, tls, name)
         self.loop = _get_loop()
         # One condition for all futures of the client: one for each would cost more than the rest of the future.
         self.condition = threading.Condition()
@@ -492,6 +494,9 @@ class Client(BoundToProcess):
     def _repr_html_(self) -> str:
         """For notebooks."""
         return self._session._repr_html_()
+
+    def __getattr__(self, name: str) -> Any:
+        raise unknown_method(self, name)
 
     def __enter__(self) -> Client:
         return self

@@ -47,6 +47,45 @@ _HINTS = {
     "worker_dashboard_address": "there is no dashboard in this version; twistdist status ADDRESS shows what a cluster is doing",
 }
 
+#: Methods of clients of other frameworks -> what to do instead.
+_METHODS = {
+    "as_completed": "as_completed(futures) is a function of twistdist.blocking, and of twistdist",
+    "call_stack": "use why(future), or logs()",
+    "dump_cluster_state": "use status(), incidents() and workers()",
+    "forward_logging": "use logs()",
+    "get_events": "use incidents()",
+    "get_executor": "use executor(**options)",
+    "get_metadata": "use publish_dataset(name, futures) and get_dataset(name)",
+    "get_scheduler_logs": "use incidents(); the scheduler's log is where its process writes it",
+    "get_task_stream": "use why(future) for one task; --http serves /metrics",
+    "get_versions": "each connection checks the version of the protocol; twistdist.__version__ is this one's",
+    "get_worker_logs": "use logs()",
+    "graph": "use lineage(futures)",
+    "log_event": "print in the task, and use logs()",
+    "nbytes": "use workers(): memory, in bytes of results",
+    "ncores": "use workers(): slots",
+    "nthreads": "use workers(): slots",
+    "processing": "use workers(): running and queued",
+    "profile": "profile the function itself; why(future) tells where and how long it ran",
+    "put": "use scatter(data)",
+    "register_plugin": "use upload_file(path) for code, and run(function) for what must be done on each worker",
+    "register_worker_callbacks": "use run(function)",
+    "register_worker_plugin": "use upload_file(path) for code, and run(function) for what must be done on each worker",
+    "remote": "use submit(function, *args)",
+    "restart_workers": "use restart(); retire_workers(names) ends workers",
+    "run_coroutine": "use run(function): a coroutine function is awaited on the worker",
+    "run_on_scheduler": "the scheduler never runs code of users; use status() and incidents()",
+    "scheduler_info": "use status() and workers()",
+    "set_metadata": "use publish_dataset(name, futures) and get_dataset(name)",
+    "start_ipython_workers": "use run(function, workers=[name])",
+    "story": "use why(future)",
+    "subscribe_topic": "use incidents()",
+    "unregister_worker_plugin": "there are no plugins; use run(function)",
+    "wait": "wait(futures) is a function of twistdist.blocking, and of twistdist",
+    "wait_for_worker": "use wait_for_workers(n)",
+    "who_holds": "use who_has(futures)",
+}
+
 _AMOUNTS = 'use resources={"GPU": 1}, the free resources that a worker must have, of those it was started with (--resources)'
 
 #: The same for ``submit`` and ``map``, which pass unknown keywords to the function.
@@ -92,3 +131,9 @@ def unknown_keywords(whose: str, given: Iterable[str], known: Iterable[str]) -> 
         else:
             parts.append(f"there is no option {word}" + (f", did you mean {near[0]}?" if near else ""))
     return TypeError(f"{whose}: {'; '.join(parts)} (its options are {', '.join(options)})")
+
+
+def unknown_method(thing: Any, name: str) -> AttributeError:
+    """Return the error for an attribute that a client does not have: what to use instead, if another framework has it."""
+    text = f"{type(thing).__name__!r} object has no attribute {name!r}"
+    return AttributeError(f"{text}: {_METHODS[name]}" if name in _METHODS else text, name=name, obj=thing)

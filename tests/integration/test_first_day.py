@@ -338,7 +338,6 @@ def test_a_client_or_cluster_in_a_task_says_what_to_use(client, api):
         (("127.0.0.1:8786",), {"session": "nightly"}),
         ((), {"n_workers": 2}),
         ((None, "127.0.0.1:8786"), {}),
-        ((None, "127.0.0.1:8786", "a secret as text"), {}),
     ],
 )
 def test_the_client_of_the_other_api_made_by_hand_says_how_to_get_one(arguments, options):

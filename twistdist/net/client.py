@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -15,7 +16,7 @@ from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text, as_ti
 from twistdist.core.client import Record
 from twistdist.errors import SerializationError, TwistdistError, said, shown
 from twistdist.interfaces import Incident, Story, WorkerInfo
-from twistdist.keywords import unknown_keywords
+from twistdist.keywords import unknown_keywords, unknown_method
 from twistdist.lineage import Lineage
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.client_session import ClientSession
@@ -34,13 +35,16 @@ from twistdist.net.options import (
 )
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
-from twistdist.net.tls import dialing_side
+from twistdist.net.tls import dialing_side, is_endpoint
 from twistdist.storage.uploads import read_upload
 from twistdist.wire.payload import dump_value
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
 
+
+#: Attributes of a session: a service has them when it is started.
+_OF_SESSION = ("_core", "_orders", "_submits", "_results", "_dialing", "_queries", "_error", "_secret", "_closing", "_cluster")
 
 #: Seconds that workers have to send lines of their logs.
 LOGS_S = 2.0
@@ -49,33 +53,110 @@ LOGS_S = 2.0
 ASK_AGAIN_S = 0.02
 
 
-class Client(BoundToProcess, ClientSession):
-    """A client of a scheduler, with one session.  Created by :func:`connect`.
+class Client(BoundToProcess, Service, ClientSession):
+    """A client of a scheduler, with one session: what :func:`connect` gives, or a service of a Twisted application.
+
+    As a service it connects when it is started, for as long as that takes, and closes when it is stopped::
+
+        client = twistdist.Client(reactor, "tcp:127.0.0.1:8786", session="nightly")
+        client.setServiceParent(application)
 
     Orders such as ``submit`` and ``cancel`` may be given from any thread; they are carried out in the reactor's thread soon
-    afterwards.  Everything else must be called in the reactor's thread.
+    afterwards, those that were given before there is a connection when there is one.  Everything else must be called in the
+    reactor's thread.
 
     After ``close()``, and after a failure that ends the session, every request fails with
     :class:`~twistdist.errors.ClientClosed`.  A request that is open when the scheduler restarts and no longer knows this
     session fails with :class:`~twistdist.errors.TwistdistError`; make it again.
+
+    Args:
+        reactor: The Twisted reactor to use.
+        address: The scheduler's address, as for :func:`connect`; a ``LocalCluster`` must be started before this service.
+        session: The name of a durable session, a string of 1 to 200 characters.
+        secret: The shared secret; by default, that of the ``LocalCluster``, or that in the secret file.
+        tls: A directory of certificates, as for :func:`connect`.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: ``session`` is empty or too long.
     """
 
     def __init__(
         self,
         reactor: Any = None,
-        address: str = "",
-        secret: bytes = b"",
-        parent: Parent | None = None,
-        tls: Tls | None = None,
-        name: str = "",
+        address: Any = None,
+        *,
+        session: str | None = None,
+        secret: str | bytes | None = None,
+        tls: str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> None:
-        if unknown or not isinstance(secret, bytes) or not secret:
+        if unknown or not hasattr(reactor, "callLater"):
             raise TypeError(
-                "don't create a twistdist.Client directly: in a script, use twistdist.blocking.Client(address); "
-                "in a Twisted program, use the Deferred from twistdist.connect(reactor, address)"
+                "twistdist.Client(reactor, address) is a service of a Twisted application; in a script, use "
+                "twistdist.blocking.Client(address), or the Deferred from twistdist.connect(reactor, address)"
             )
-        super().__init__(reactor, address, secret, parent, tls, name)
+        self.reactor = reactor
+        self._place = address, secret, tls, check_session(session)
+
+    @classmethod
+    def for_session(
+        cls, reactor: Any, address: Any, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
+    ) -> Any:
+        """Return a client that is not connected yet, for checked arguments."""
+        client = cls.__new__(cls)
+        ClientSession.__init__(client, reactor, address, secret, parent, tls, name)
+        return client
+
+    def startService(self) -> Deferred[Client]:
+        """Connect, unless this client is connected already.
+
+        Returns:
+            A Deferred that fires with this client when it is connected.  It fails as that of :func:`connect` does, but never
+            because time is over.
+
+        Raises:
+            ConfigError: The address, the secret or the certificates are not usable.
+            TwistdistError: The client was closed, or the ``LocalCluster`` was not started.
+        """
+        if not self.made:
+            address, secret, tls, name = self._place
+            found = find_scheduler(address, secret, tls, {})
+            if found is None:
+                raise TypeError("give the scheduler's address, or set TWISTDIST_SCHEDULER")
+            full, certificates = dialing_side(found[0], tls)
+            ClientSession.__init__(self, self.reactor, full, as_secret(found[1]), tls=certificates, name=name)
+            super().startService()  # type: ignore[no-untyped-call]
+            return self.open(None)
+        closed = self.why_closed()
+        if closed:
+            raise TwistdistError(f"{closed}; create another client")
+        super().startService()  # type: ignore[no-untyped-call]
+        return succeed(self)
+
+    def stopService(self) -> Deferred[None]:
+        """Close this client.
+
+        Returns:
+            A Deferred that fires with None when it is closed.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self.close() if self.made else succeed(None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the scheduler now."""
+        return self.made and self._core.dialer.connected
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a session: before that, a service can't be used."""
+        return "_core" in vars(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_SESSION:
+            raise TwistdistError("this client was not started: call startService(), or give it a parent that is started")
+        raise unknown_method(self, name)
 
     def _make(self, record: Record, name: str) -> Future:
         return Future(self, record, name)
@@ -838,7 +919,7 @@ def _named(future_or_key: Any) -> int | str:
 OPTIONS = ["session", "secret", "tls", "timeout"]
 
 
-def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -> tuple[str, Any] | None:
+def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -> tuple[Any, Any] | None:
     """Return (address, secret) of the scheduler to connect to, or None if a LocalCluster must be started for the client.
 
     ``address`` is an address, a cluster, or None for ``TWISTDIST_SCHEDULER``.  ``local`` holds the options of a LocalCluster.
@@ -866,8 +947,12 @@ def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -
                 "tls does not apply to a LocalCluster, which is local to this machine and not encrypted; give an address"
             )
         return None
+    if is_endpoint(address):
+        return address, secret
     if not isinstance(address, str):
-        raise TypeError(f"address must be a string such as 'host:{DEFAULT_PORT}', or a cluster, got {shown(address)}")
+        raise TypeError(
+            f"address must be a string such as 'host:{DEFAULT_PORT}', an endpoint, or a cluster, got {shown(address)}"
+        )
     return as_text(address, "address"), secret
 
 
@@ -886,9 +971,9 @@ def connect(
     Args:
         reactor: The Twisted reactor to use.
         address: The scheduler's address: ``host:port`` or ``tcp:host:port``, ``tls:host:port`` or ``unix:path``; several, with
-            commas between them, for a scheduler with standbys; or a ``LocalCluster`` that has been started.  None: the address
-            in the environment variable ``TWISTDIST_SCHEDULER`` if that is set, otherwise a new ``LocalCluster`` that ends with
-            the client.
+            commas between them, for a scheduler with standbys; a Twisted client endpoint; or a ``LocalCluster`` that has been
+            started.  None: the address in the environment variable ``TWISTDIST_SCHEDULER`` if that is set, otherwise a new
+            ``LocalCluster`` that ends with the client.
         session: The name of a durable session, a string of 1 to 200 characters.  The session's futures outlive this process,
             and a later client with the same session name finds them.
         secret: The shared secret, at least 16 bytes.  By default, the secret of the ``LocalCluster`` is used, or the secret
@@ -917,7 +1002,8 @@ def connect(
     if found is None:
         return _connect_local(reactor, session, secret, timeout, local)
     full, certificates = dialing_side(found[0], tls)
-    return Client(reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session)).open(timeout)
+    client = Client.for_session(reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session))
+    return client.open(timeout)  # type: ignore[no-any-return]
 
 
 def _connect_local(
@@ -929,7 +1015,7 @@ def _connect_local(
     cluster = LocalCluster(reactor, secret=secret, **local)
 
     def started(_: Any) -> Deferred[Client]:
-        return Client(reactor, cluster.address, cluster.secret, name=name).open(timeout)
+        return Client.for_session(reactor, cluster.address, cluster.secret, name=name).open(timeout)  # type: ignore[no-any-return]
 
     def connected(client: Client) -> Client:
         client._cluster = cluster

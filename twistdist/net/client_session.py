@@ -45,7 +45,7 @@ class ClientSession:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
+        self, reactor: Any, address: Any, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
     ) -> None:
         self.reactor, self._secret = reactor, secret
         self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0)

@@ -17,7 +17,7 @@ from twistdist.core.session import Fatal, Gap
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
 from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
-from twistdist.net.tls import dial
+from twistdist.net.tls import dial, is_endpoint
 from twistdist.wire import messages as m
 from twistdist.wire.framing import GREETING_FROM_SCHEDULER, UNENCODABLE, decode_frame, take_out_unencodable
 
@@ -38,8 +38,8 @@ SETTLED_S = 0.2
 class Dialing:
     """Keeps one session with the scheduler alive.
 
-    ``address`` may be several addresses, separated by commas: they are tried in turn until one works, which is then the first
-    to be tried again.
+    ``address`` is an endpoint, or a text, which may be several addresses, separated by commas: they are tried in turn until one
+    works, which is then the first to be tried again.
 
     ``on_messages(messages)`` is called for messages that arrive, ``on_ready(fresh)`` when there is a session (``fresh``:
     it is a new one), ``on_lost()`` when a connection broke, and ``on_fatal(error)`` when another attempt is pointless: the
@@ -54,7 +54,7 @@ class Dialing:
     def __init__(
         self,
         reactor: Any,
-        address: str,
+        address: Any,
         secret: bytes,
         core: Core,
         decoder: Any,
@@ -70,10 +70,10 @@ class Dialing:
         self._reactor, self._decoder = reactor, decoder
         self._exchange = Exchange(core)
         self._dialer = core.dialer
-        self._addresses = parse_addresses(address)
-        self.address = ",".join(self._addresses)
+        self._addresses: list[Any] = [address] if is_endpoint(address) else parse_addresses(address)
+        self.address = ",".join(map(str, self._addresses))
         self._at = 0  # the index of the address to try next, or of the one that worked
-        self._errors: dict[str, Exception] = {}
+        self._errors: dict[Any, Exception] = {}
         self._tls = tls
         self._factory = ClientFactory(reactor, self, secret)
         self._proving: Connection | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from twistdist.config import parse_address, parse_addresses
 from twistdist.errors import AuthenticationError, ConfigError, ProtocolError
@@ -44,13 +45,22 @@ def load(directory: str | os.PathLike[str]) -> Tls:
     return Tls(directory)
 
 
-def dialing_side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, Tls | None]:
+def is_endpoint(address: Any) -> bool:
+    """Return whether an address is a Twisted client endpoint, made by the user."""
+    return bool(IStreamClientEndpoint.providedBy(address))
+
+
+def dialing_side(address: Any, directory: str | os.PathLike[str] | None) -> tuple[Any, Tls | None]:
     """Return (the full form of a scheduler's ``address``, the certificates to use or None).
+
+    An endpoint stays as it is; with certificates, TLS is used on its connections.
 
     There may be several addresses, separated by commas.  If no ``directory`` of certificates is given, ``TWISTDIST_TLS`` in the
     environment applies to addresses that do not begin with ``tcp:`` or ``unix:``.  With certificates, ``host:port`` means
     ``tls:host:port``.  Raises ``ConfigError`` if an address and the certificates contradict each other.
     """
+    if is_endpoint(address):
+        return address, None if directory is None else load(directory)
     parse_addresses(address)
     sides = [_side(side.strip(), directory) for side in address.split(",")]
     named = next((folder for _, folder in sides if folder is not None), None)
@@ -72,8 +82,12 @@ def _side(address: str, directory: str | os.PathLike[str] | None) -> tuple[str, 
     return full, named
 
 
-def dial(reactor: Any, address: str, tls: Tls | None, factory: Any) -> Deferred[Any]:
-    """Connect to ``address``, an endpoint description, using TLS for ``tls:…``; return a Deferred of the protocol."""
+def dial(reactor: Any, address: Any, tls: Tls | None, factory: Any) -> Deferred[Any]:
+    """Connect to ``address``, an endpoint or its description, using TLS for ``tls:…``; return a Deferred of the protocol."""
+    if not isinstance(address, str):
+        if tls is None:
+            return address.connect(factory)  # type: ignore[no-any-return]
+        return address.connect(tls.client_factory(reactor, factory)).addCallback(lambda wrapper: wrapper.wrappedProtocol)  # type: ignore[no-any-return]
     kind, _, rest = address.partition(":")
     if kind != "tls":
         plain: Deferred[Any] = clientFromString(reactor, address).connect(factory)
