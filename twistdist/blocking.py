@@ -24,8 +24,9 @@ from concurrent.futures import as_completed, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from twistdist.config import as_secret, as_timeout
+from twistdist.config import as_secret, as_text, as_timeout
 from twistdist.core.client import Record, State
+from twistdist.display import Bar
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, Story, WorkerInfo
@@ -36,7 +37,7 @@ from twistdist.net.bound import BoundToProcess
 from twistdist.net.client_session import ClientSession
 from twistdist.net.cluster import STOP_S
 from twistdist.net.cluster import LocalCluster as _LocalCluster
-from twistdist.net.futures import Bar, BaseFuture, Raw, unpack
+from twistdist.net.futures import BaseFuture, Raw, unpack
 from twistdist.net.options import (
     NO_OPTIONS,
     TaskOptions,
@@ -51,7 +52,7 @@ from twistdist.net.options import (
 from twistdist.net.shapes import as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
 from twistdist.net.timers import use_monotonic_time
-from twistdist.net.tls import dialing_side
+from twistdist.net.tls import dialing_side, is_endpoint
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 
@@ -456,6 +457,10 @@ class Client(BoundToProcess):
         self._cluster: LocalCluster | None = None
         self._keeps = address  # a cluster ends with the last reference to it
         timeout = as_timeout(timeout)
+        if is_endpoint(address):
+            raise TypeError(
+                "an endpoint belongs to a reactor, and the blocking API has one of its own; give its description as text"
+            )
         found = net_client.find_scheduler(address, secret, tls, local)
         if found is None:
             self._cluster = LocalCluster(secret=secret, **local)
@@ -1322,8 +1327,9 @@ class LocalCluster(BoundToProcess):
         n_workers: The number of workers, 0 to 10,000; by default the number of CPUs that this process may use.
         slots: How many tasks each worker runs at a time, 1 to 4,096.
         secret: The shared secret, at least 16 bytes; by default it is read from the secret file.
-        **options: ``memory_limit``, ``executor_memory_limit``, ``checkpoint_store``, ``journal``, ``suspect_after`` and
-            ``dead_after``; see :class:`twistdist.LocalCluster`.
+        **options: ``memory_limit``, ``executor_memory_limit``, ``checkpoint_store``, ``journal``, ``suspect_after``,
+            ``dead_after``, ``http``, ``resources``, ``secret_file``, ``store`` and ``spill``; see
+            :class:`twistdist.LocalCluster`.
 
     Raises:
         TwistdistError: The scheduler or a worker does not start.
@@ -1433,16 +1439,17 @@ class LocalCluster(BoundToProcess):
 
 
 def progress(futures: Iterable[Future], label: str = "") -> None:
-    """Show a progress bar on standard error and return when all futures have ended.
+    """Show a progress bar and return when all futures have ended.
 
-    Nothing is shown if standard error is not a terminal.
+    The bar is that of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise a
+    plain one in a terminal.  Elsewhere nothing is shown.
 
     Args:
         futures: An iterable of futures.
         label: Text in front of the bar.
     """
     members = list(futures)
-    bar = Bar(len(members), label)
+    bar = Bar(len(members), as_text(label, "label"))
     pending: set[Any] = set(members)
     while pending:
         pending = wait(pending, 0.1).not_done

@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from twistdist.blocking import Client, Future, LocalCluster, wait
-from twistdist.net.futures import Bar
+from twistdist.display import Bar
 
 #: How many partial tables one merge combines.
 FAN_IN = 8

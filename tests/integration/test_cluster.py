@@ -242,7 +242,7 @@ def test_an_empty_address_is_no_address(monkeypatch):
         Client("")
     with pytest.raises(ConfigError, match="'' is not an address"):
         twistdist.connect(None, "")
-    with pytest.raises(TypeError, match="address must be a string such as 'host:8786', or a cluster, got 8786"):
+    with pytest.raises(TypeError, match="address must be a string such as 'host:8786', an endpoint, or a cluster, got 8786"):
         Client(8786)
     with pytest.raises(TwistdistError, match="has not been started"):
         twistdist.connect(None, twistdist.LocalCluster(object()))
@@ -367,3 +367,20 @@ def test_a_timeout_says_of_what(cluster):
 def test_a_refused_connection_is_told_with_its_reason():
     with pytest.raises(SchedulerUnreachable, match="refused"):
         Client("127.0.0.1:1", timeout=0.3)
+
+
+def test_the_options_of_the_command_line_are_there(tmp_path):
+    (tmp_path / "secret").touch(0o600)
+    (tmp_path / "secret").write_text("a secret of some length")
+    options = {"resources": {"GPU": 0.5}, "secret_file": tmp_path / "secret", "store": tmp_path / "s", "spill": tmp_path / "d"}
+    with LocalCluster(n_workers=1, **options) as cluster:
+        assert list((tmp_path / "s").iterdir()) and list((tmp_path / "d").iterdir())
+        with Client(cluster.address, secret="a secret of some length") as client:
+            assert client.submit(abs, -1, resources={"GPU": 0.5}).result(60) == 1
+            assert "GPU" in client.why(client.submit(abs, -1, resources={"GPU": 1})).lacks
+    assert not list((tmp_path / "s").iterdir()) and not list((tmp_path / "d").iterdir())
+    for wrong in ({"resources": {"a=b": 1}}, {"resources": {"": 1}}, {"resources": {"GPU": -1}}):
+        with pytest.raises(ValueError):
+            LocalCluster(**wrong)
+    with pytest.raises(TypeError):
+        LocalCluster(resources=7)

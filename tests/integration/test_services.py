@@ -76,6 +76,8 @@ async def test_endpoints_are_addresses(cluster):
         await client.close()
     with pytest.raises(TypeError, match="an endpoint"):
         twistdist.connect(reactor, 7)
+    with pytest.raises(TypeError, match="belongs to a reactor"):
+        Client(endpoint(cluster))
 
 
 def test_a_stopped_service_that_was_never_started_does_nothing():

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twistdist.core import client as core
 from twistdist.core.client import Record, State
 from twistdist.core.client.effects import Answer, DropData, Effect, PeerTrouble, Supply
+from twistdist.display import html_of
 from twistdist.errors import ClientClosed, SchedulerUnreachable, TwistdistError, shown
 from twistdist.net.bulk import BulkFetcher
 from twistdist.net.dialing import Dialing
@@ -23,7 +24,6 @@ from twistdist.net.orders import Orders
 from twistdist.net.results import RELEASED, Results, load_one
 from twistdist.net.submits import Parent, Submits
 from twistdist.net.supplier import Supplier, all_of
-from twistdist.notebooks import html_of
 from twistdist.web.links import with_token
 from twistdist.wire import messages as m
 from twistdist.wire.framing import TO_CLIENT, UNENCODABLE, encode_frame

@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from twistdist.config import MEMORY_SHARE, as_path, as_seconds, as_secret, as_text, as_whole_number, silence_limits
+from twistdist.display import html_of
 from twistdist.errors import TwistdistError, shown
 from twistdist.executors import launch
 from twistdist.executors.processes import exit_in_words
@@ -28,8 +29,8 @@ from twistdist.keywords import unknown_keywords
 from twistdist.net.bound import BoundToProcess
 from twistdist.net.children import Child
 from twistdist.net.hosts import check_http, default_spill_root, default_store_root, memory_limit_of
+from twistdist.net.options import check_declared
 from twistdist.net.worker import default_slots
-from twistdist.notebooks import html_of
 from twistdist.storage.store import remove_leftovers
 from twistdist.web.links import link_of, with_token
 
@@ -69,9 +70,13 @@ class LocalCluster(BoundToProcess, Service):
             default, 1 or half of ``dead_after``, whichever is less.
         dead_after: Seconds of silence, or a ``timedelta``, after which a worker is given up; 0.1 to 86,400.  By default, 10 or
             twice ``suspect_after``, whichever is more.
-
         http: Where the scheduler serves its status, health and metrics, such as ``"tcp:8787:interface=127.0.0.1"``; see
             :attr:`dashboard_link`.
+        resources: What each worker has, such as ``{"GPU": 1}``, for tasks with ``resources=``.
+        secret_file: The file with the shared secret, if ``secret`` is not given.
+        store: The directory in which the workers' directories for results are made; by default in shared memory if that is
+            large enough, else in the temporary directory.
+        spill: The same on disk, for results when memory is short; by default in the temporary directory.
 
     Raises:
         ConfigError: A size or the secret is invalid, or ``suspect_after`` is not less than ``dead_after``.
@@ -94,6 +99,10 @@ class LocalCluster(BoundToProcess, Service):
         suspect_after: float | timedelta | None = None,
         dead_after: float | timedelta | None = None,
         http: str | None = None,
+        resources: Mapping[str, float] | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | None = None,
+        spill: str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -116,7 +125,13 @@ class LocalCluster(BoundToProcess, Service):
         given = {name: None if value is None else as_seconds(value, name, 0.1, 86_400) for name, value in silence.items()}
         first, last = silence_limits(given["suspect_after"], given["dead_after"])
         self._scheduler_options += [f"--suspect-after={first}", f"--dead-after={last}"]
-        self.secret = as_secret(secret)
+        declared = ",".join(f"{name}={units / 1_000_000:g}" for name, units in (check_declared(resources) or {}).items())
+        if declared:
+            self._worker_options.append(f"--resources={declared}")
+        self._roots = [
+            None if folder is None else as_path(folder, name) for name, folder in (("store", store), ("spill", spill))
+        ]
+        self.secret = as_secret(secret, None if secret_file is None else as_path(secret_file, "secret_file"))
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
@@ -272,11 +287,14 @@ class LocalCluster(BoundToProcess, Service):
         if self._folder:
             raise TwistdistError("a LocalCluster can be started only once; create another one")
         super().startService()  # type: ignore[no-untyped-call]
-        remove_leftovers(default_store_root(), default_spill_root())
-        self._folder = tempfile.mkdtemp(prefix="cluster-", dir=default_store_root())
+        stores, spills = self._roots[0] or default_store_root(), self._roots[1] or default_spill_root()
+        for root in (stores, spills):
+            os.makedirs(root, mode=0o700, exist_ok=True)
+        remove_leftovers(stores, spills)
+        self._folder = tempfile.mkdtemp(prefix="cluster-", dir=stores)
         self._lock = os.open(f"{self._folder}/.lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # shows that the directory is in use; our processes share the lock
-        self._spill = os.path.join(default_spill_root(), os.path.basename(self._folder))
+        self._spill = os.path.join(spills, os.path.basename(self._folder))
         os.makedirs(self._spill, mode=0o700)
         secret = pathlib.Path(self._folder, "secret")
         secret.touch(mode=0o600)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from typing import Any, Protocol
@@ -10,10 +9,10 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 
-from twistdist.config import as_choice
+from twistdist.config import as_choice, as_text
 from twistdist.core.client import Record, State
+from twistdist.display import Bar, html_of
 from twistdist.errors import DataLost, SerializationError, TaskCancelled, said, shown
-from twistdist.notebooks import html_of
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -328,31 +327,11 @@ def as_completed(futures: Iterable[Future]) -> AsCompleted:
     return AsCompleted(futures)
 
 
-class Bar:
-    """A progress bar on one line of a terminal.  It shows nothing if the stream is not a terminal."""
-
-    def __init__(self, total: int, label: str = "", stream: Any = None, width: int = 40) -> None:
-        self._total, self._label, self._width = max(1, total), label, width
-        self._stream = sys.stderr if stream is None else stream
-        self._shows = bool(getattr(self._stream, "isatty", lambda: False)())
-
-    def show(self, done: int) -> None:
-        if self._shows:
-            filled = self._width * done // self._total
-            bar = "#" * filled + "." * (self._width - filled)
-            self._stream.write(f"\r{self._label}[{bar}] {done}/{self._total}")
-            self._stream.flush()
-
-    def end(self) -> None:
-        if self._shows:
-            self._stream.write("\n")
-            self._stream.flush()
-
-
 def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
-    """Show a progress bar on standard error until all futures have ended.
+    """Show a progress bar until all futures have ended.
 
-    Nothing is shown if standard error is not a terminal.
+    The bar is that of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise a
+    plain one in a terminal.  Elsewhere nothing is shown.
 
     Args:
         futures: An iterable of futures.
@@ -365,7 +344,7 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
         TypeError: A member of ``futures`` is not a Future of the Deferred API.
     """
     members = as_futures(futures)
-    bar = Bar(len(members), label)
+    bar = Bar(len(members), as_text(label, "label"))
     if not members:
         return succeed(None)
     reactor = members[0]._client.reactor

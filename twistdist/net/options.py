@@ -113,7 +113,7 @@ def check_session(name: Any) -> str:
     return "" if name is None else check_name("session", name)
 
 
-def _check_resources(resources: Any) -> dict[str, int] | None:
+def check_resources(resources: Any) -> dict[str, int] | None:
     """Return the requested amounts by name, in millionths, or None if nothing is requested."""
     if resources is None:
         return None
@@ -125,6 +125,15 @@ def _check_resources(resources: Any) -> dict[str, int] | None:
         check_encodable("a resource name", plain)
         found[plain] = resource_units(as_number(amount, f"resources[{plain!r}]"))
     return {name: units for name, units in found.items() if units} or None
+
+
+def check_declared(resources: Any) -> dict[str, int] | None:
+    """Return what a worker declares to have, in millionths.  ``ValueError`` for a name that ``--resources`` can't express."""
+    found = check_resources(resources)
+    for name in found or {}:
+        if not name or set(name) & set(",="):
+            raise ValueError(f"a resource can't be named {shown(name)}: it must not be empty or contain , or =")
+    return found
 
 
 def split_options(kwargs: dict[str, Any], fn: Callable[..., Any] | None = None) -> TaskOptions:
@@ -151,7 +160,7 @@ def split_options(kwargs: dict[str, Any], fn: Callable[..., Any] | None = None) 
         priority=as_whole_number(take("priority", 0), "priority", -1_000_000_000),
         workers=tuple(check_workers(take("workers", None))),
         allow_other_workers=as_truth(take("allow_other_workers", False), "allow_other_workers"),
-        resources=_check_resources(take("resources", None)),
+        resources=check_resources(take("resources", None)),
         replay=replay,
         replicas=check_replicas(take("replicas", 1)),
         checkpoint=as_truth(take("checkpoint", False), "checkpoint"),
