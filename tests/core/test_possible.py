@@ -89,3 +89,20 @@ def test_why_a_task_failed_is_known_when_nobody_wants_it_any_more():
     first, second, third = (one.value for one in story.said(story.client, m.Reply))
     assert first is None and (second["error"], third["error"]) == ("ValueError: number 1", "ValueError: number 2")
     assert third["state"] == "failed" and third["key"] == keys[2]
+
+
+def test_a_failure_is_forgotten_when_a_later_task_of_the_key_has_succeeded():
+    story = Story()
+    worker = story.worker("a")
+    for outcome in ("fails", "succeeds"):
+        cid = story.submit(key="k")
+        (compute,) = story.given(worker)
+        if outcome == "fails":
+            story.tell(worker, m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "odd"), 5))
+        else:
+            story.done(worker, compute)
+        story.tell(story.client, m.Release([cid]))
+    story.said(story.client)
+    story.tell(story.client, m.Query(9, "why", ["k"]))
+    (reply,) = story.said(story.client, m.Reply)
+    assert reply.value is None

@@ -143,3 +143,19 @@ def test_a_worker_that_reports_the_failure_once_more_after_a_restart_is_not_beli
     story.worker("a", finished=[failed])
     (task,) = story.core.tasks.values()
     assert task.state.value in ("ready", "assigned") and task.error is None
+
+
+def test_a_failed_task_of_a_process_that_died_is_computed_again_for_the_next_one(story):
+    """A script is killed and run again at once: its session is kept for a minute, but nobody waits for the old failure."""
+    worker = story.worker("a")
+    cid = story.submit(key="k")
+    fails(story, worker)
+    assert isinstance(story.outcome(cid), m.Erred)
+    old, story.client = story.client, story.core.greet(story.now, m.HelloClient(77))
+    story.tell(story.client, m.Function(1, "f", b"f", b"blob"))
+    story.tell(story.client, m.Submit(50, 1, [b"1"], None, ["k"], None))
+    assert isinstance(story.outcome(50), m.Erred)  # somebody still sees it: it is one task
+    story.core.connection_lost(story.now, old)
+    story.tell(story.client, m.Release([50]), m.Submit(51, 1, [b"1"], None, ["k"], None))
+    ends(story, worker)
+    assert isinstance(story.outcome(51), m.Finished)

@@ -70,6 +70,8 @@ class Garbage:
         """Drop the record, and with it the task's hold on the records of its inputs."""
         if task.state is FAILED and task.error is not None and task.error.kind != "TaskCancelled":
             self._remember(task)
+        elif self.failures and task.chosen is not None:
+            self.failures.pop(task.chosen, None)  # an earlier task of this key had failed
         if task.retention is not None and task.retention.source is not None:
             self.supplies.drop(task, task.retention.source)
         self.targets.forget(task)

@@ -68,6 +68,9 @@ class Submits:
             if key is not None:
                 recipe = message.recipes[at] if message.recipes is not None else _recipe(function, args, inputs)
                 known = self.garbage.find(key)
+                if known is not None and known.error is not None and not any(other.connected for other, _ in known.watchers):
+                    self.registry.drop_key(known)  # it failed for processes that have died: compute it again
+                    known = None
                 if known is not None and known.recipe == recipe:
                     self.lifecycle.watch(known, client, cid)
                     if client.name:
