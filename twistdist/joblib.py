@@ -15,6 +15,7 @@ Parallel calls inside the tasks run on the cluster too: the task gives up its sl
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ except ImportError as error:  # pragma: no cover
 
 from twistdist.blocking import Client, Future, current_client
 from twistdist.executors import context
+from twistdist.net.submits import LARGE_ARGUMENT_BYTES, size_hint
 
 #: A batch of short calls is expected to take about this long, in seconds: small enough that a lost worker costs little.
 BATCH_S = 0.2
@@ -91,7 +93,8 @@ class TwistdistBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future:
         """Run one batch of calls; ``callback(future)`` is called when it has ended."""
-        future = self.client.submit(_call, func, **self._options)
+        small, large = _without_large(func)
+        future = self.client.submit(_call, small, *large, **self._options)
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         if callback is not None:
@@ -127,7 +130,46 @@ def _nested(nesting_level: int | None, options: dict[str, Any]) -> TwistdistBack
     return TwistdistBackend(nesting_level=nesting_level, **options)
 
 
-def _call(func: Callable[[], Any]) -> Any:
+class _Large:
+    """Stands in a batch for the large argument with this number, which travels beside it, once for all batches."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _without_large(func: Callable[[], Any]) -> tuple[Callable[[], Any], list[Any]]:
+    """The batch with placeholders instead of large arguments, and these: the training data of a grid search, for example."""
+    items = getattr(func, "items", None)
+    if not isinstance(items, list):
+        return func, []
+    large: dict[int, Any] = {}
+
+    def small(value: Any) -> Any:
+        if size_hint(value) <= LARGE_ARGUMENT_BYTES:
+            return value
+        large.setdefault(id(value), value)
+        return _Large(list(large).index(id(value)))
+
+    changed = [
+        (fn, tuple(map(small, args)), {name: small(value) for name, value in kwargs.items()}) for fn, args, kwargs in items
+    ]
+    if not large:
+        return func, []
+    batch: Any = copy.copy(func)
+    batch.items = changed
+    return batch, list(large.values())
+
+
+def _call(func: Any, *large: Any) -> Any:
+    if large:
+
+        def whole(value: Any) -> Any:
+            return large[value.number] if isinstance(value, _Large) else value
+
+        func.items = [
+            (fn, tuple(map(whole, args)), {name: whole(value) for name, value in kwargs.items()})
+            for fn, args, kwargs in func.items
+        ]
     return func()
 
 

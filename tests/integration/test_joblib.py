@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+from types import SimpleNamespace
+
 import joblib
+import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from sklearn.datasets import load_iris
@@ -10,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 
-import twistdist.joblib  # noqa: F401  registers the backend
+import twistdist.joblib  # registers the backend
 from twistdist.blocking import Client, LocalCluster, current_client
 
 
@@ -96,3 +100,22 @@ def test_a_task_uses_its_own_client(client):
             return Parallel()(delayed(square)(n) for n in range(5)), current_client() is not None
 
     assert client.submit(task).result(60) == ([0, 1, 4, 9, 16], True)
+
+
+def total(data, number, *, also):
+    return float(data.sum()) + number + float(also[0])
+
+
+def test_a_large_argument_is_sent_once_for_all_batches(backend):
+    data, also = np.ones(1_000_000), np.full(50_000, 3.0)
+    found = Parallel()(delayed(total)(data, number, also=also) for number in range(40))
+    assert found == [1_000_003.0 + number for number in range(40)]
+
+
+def test_a_batch_is_small_without_its_large_arguments():
+    data, also = np.ones(1_000_000), np.full(50_000, 3.0)
+    batch = SimpleNamespace(items=[(total, (data, number), {"also": also}) for number in range(5)])
+    small, large = twistdist.joblib._without_large(batch)
+    assert len(pickle.dumps(small)) < 2_000 and large[0] is data and large[1] is also and len(large) == 2
+    assert batch.items[0][1][0] is data  # joblib's own is as it was
+    assert twistdist.joblib._without_large(len) == (len, [])

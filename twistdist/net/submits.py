@@ -101,7 +101,7 @@ class Submits:
         generated = f"{ref.name}-{self._origin}-"
         for number, args in enumerate(calls):
             given, named = args, kwargs
-            if max(map(_size_hint, (*args, *kwargs.values())), default=0) > LARGE_ARGUMENT_BYTES:
+            if max(map(size_hint, (*args, *kwargs.values())), default=0) > LARGE_ARGUMENT_BYTES:
                 given, named = self._as_data(args, kwargs)
             data, found = dump_call(given, named)
             if len(data) > LARGE_ARGUMENT_BYTES and given is args:
@@ -245,7 +245,7 @@ class Submits:
         self.core.scatter(record, *what)
 
 
-def _size_hint(value: Any) -> int:
+def size_hint(value: Any) -> int:
     """Return a lower bound of a pickle's size, as far as it is known without pickling."""
     kind = type(value)
     if kind is str or kind is bytes or kind is bytearray:
