@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pathlib
+import shutil
 import tempfile
 
 import pytest
 
-os.environ["TWISTDIST_SECRET_FILE"] = os.path.join(tempfile.mkdtemp(prefix="twistdist-test-"), "secret")
+_folder = tempfile.mkdtemp(prefix="twistdist-test-")
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+os.environ["TWISTDIST_SECRET_FILE"] = os.path.join(_folder, "secret")
 os.environ.pop("TWISTDIST_SCHEDULER", None)
 pathlib.Path(os.environ["TWISTDIST_SECRET_FILE"]).touch(mode=0o600)
 pathlib.Path(os.environ["TWISTDIST_SECRET_FILE"]).write_text("a secret of the tests alone\n")

@@ -374,7 +374,7 @@ class Client(BoundToProcess, Service, ClientSession):
         """
         copies = check_replicas(n, "n")
         cids = [future._record.cid for future in flatten(futures, "raise")]
-        return self._query("replicate", copies, *cids).addCallback(lambda _: self._when_copied(cids))
+        return Deferred.fromCoroutine(self._copy("replicate", [copies, *cids], cids))
 
     def rebalance(self, futures: Any = None) -> Deferred[None]:
         """Move values from workers that hold many bytes to workers that hold few.
@@ -389,10 +389,17 @@ class Client(BoundToProcess, Service, ClientSession):
             TypeError: Something in ``futures`` is not a future.
         """
         cids = [] if futures is None else [future._record.cid for future in flatten(futures, "raise")]
-        return self._query("rebalance", *cids).addCallback(lambda _: self._when_copied(cids))
+        return Deferred.fromCoroutine(self._copy("rebalance", cids, cids))
 
-    def _when_copied(self, cids: list[int]) -> Deferred[None]:
-        return self._until(lambda: self._query("copying", *cids), lambda count: not count)
+    async def _copy(self, what: str, args: list[int], cids: list[int]) -> None:
+        """Give the order, and wait until no copies of these futures' values are being made."""
+        await self._query(what, *args)
+        while await self._query("copying", *cids):
+            await self._pause()
+
+    def _pause(self) -> Deferred[None]:
+        """Wait before the scheduler is asked again."""
+        return deferLater(self.reactor, ASK_AGAIN_S, lambda: None)
 
     def retire_workers(self, names: Iterable[str] | str, timeout: float | None = None) -> Deferred[None]:
         """Shut workers down without losing results.
@@ -414,22 +421,22 @@ class Client(BoundToProcess, Service, ClientSession):
             ValueError: ``timeout`` is negative.
         """
         chosen = check_workers(names)
+        seconds = 3600.0 if timeout is None else min(3600.0, as_seconds(timeout, "timeout", most=float("inf")))
+        return Deferred.fromCoroutine(self._retire(chosen, seconds))
 
-        def told(known: list[str]) -> Deferred[None]:
-            unknown = sorted(set(chosen) - set(known))
-            if unknown:
-                raise ValueError(f"no worker of this cluster is named {', '.join(unknown)}")
-            return self._until(self.workers, gone)
-
-        def gone(workers: dict[str, WorkerInfo]) -> bool:
-            left = [name for name in chosen if name in workers]
+    async def _retire(self, names: list[str], seconds: float) -> None:
+        unknown = sorted(set(names) - set(await self._query("retire", seconds, *names)))
+        if unknown:
+            raise ValueError(f"no worker of this cluster is named {', '.join(unknown)}")
+        while True:
+            workers = await self.workers()
+            left = [name for name in names if name in workers]
+            if not left:
+                return
             forgotten = [name for name in left if workers[name].state != "retiring"]
             if forgotten:  # by a scheduler that has restarted
-                self._query("retire", seconds, *forgotten)
-            return not left
-
-        seconds = 3600.0 if timeout is None else min(3600.0, as_seconds(timeout, "timeout", most=float("inf")))
-        return self._query("retire", seconds, *chosen).addCallback(told)
+                await self._query("retire", seconds, *forgotten)
+            await self._pause()
 
     def cancel(self, futures: Any, *, unstarted: bool = False) -> Deferred[None]:
         """Cancel futures and stop their tasks, even while they are running, unless another client or task needs them.
@@ -511,33 +518,24 @@ class Client(BoundToProcess, Service, ClientSession):
             ValueError: ``n`` is negative.
         """
         n, timeout = as_whole_number(n, "n"), as_timeout(timeout)
-        result: Deferred[None] = Deferred()
-        connected = 0
+        seen: list[int] = [0]
+        waiting = Deferred.fromCoroutine(self._count_workers(n, seen))
+        if timeout is None:
+            return waiting
 
-        def look(workers: dict[str, WorkerInfo]) -> None:
-            nonlocal connected
-            connected = sum(1 for worker in workers.values() if worker.state != "away")
-            if connected >= n and not result.called:
-                result.callback(None)
-            elif not result.called:
-                self.reactor.callLater(0.02, ask)
+        def too_late(_: Any, seconds: float) -> None:
+            raise TimeoutError(f"{seen[-1]} of {n} workers are connected after {seconds:g} s")
 
-        def ask() -> None:
-            if not result.called:
-                self.workers().addCallbacks(look, fail)
+        return waiting.addTimeout(timeout, self.reactor, onTimeoutCancel=too_late)
 
-        def fail(failure: Failure | None = None) -> None:
-            if not result.called:
-                result.errback(failure or TimeoutError(f"{connected} of {n} workers are connected after {timeout:g} s"))
-
-        def over(outcome: Any) -> Any:
-            if limit is not None and limit.active():
-                limit.cancel()
-            return outcome
-
-        limit = None if timeout is None else self.reactor.callLater(max(0.0, timeout), fail)
-        ask()
-        return result.addBoth(over)
+    async def _count_workers(self, n: int, seen: list[int]) -> None:
+        """Wait for ``n`` connected workers; the last of ``seen`` is how many there are."""
+        while True:
+            workers = await self.workers()
+            seen[:] = [sum(1 for worker in workers.values() if worker.state != "away")]
+            if seen[-1] >= n:
+                return
+            await self._pause()
 
     def who_has(self, futures: Iterable[Any] | None = None) -> Deferred[dict[str, list[str]]]:
         """Return which workers hold which values.
@@ -696,7 +694,7 @@ class Client(BoundToProcess, Service, ClientSession):
                 return answers  # type: ignore[no-any-return]
             if deadline is not None and self.reactor.seconds() >= deadline:
                 raise TimeoutError(f"these workers have not answered: {', '.join(silent)}")
-            await deferLater(self.reactor, ASK_AGAIN_S, lambda: None)
+            await self._pause()
 
     def lineage(self, futures: Any) -> Deferred[Lineage]:
         """Return the graph that a replay of some results would use.
@@ -792,12 +790,11 @@ class Client(BoundToProcess, Service, ClientSession):
         Returns:
             A Deferred that fires with a dict of key to Future.
         """
+        return Deferred.fromCoroutine(self._futures())
 
-        def known(keys: list[str]) -> Deferred[dict[str, Future]]:
-            taking = self._take_up("take_up", keys)
-            return taking.addCallback(lambda found: {future.key: future for future in found if future is not None})
-
-        return self._query("keys").addCallback(known)
+    async def _futures(self) -> dict[str, Future]:
+        found = await self._take_up("take_up", await self._query("keys"))
+        return {future.key: future for future in found if future is not None}
 
     def end_session(self) -> Deferred[None]:
         """End the durable session, release everything that it keeps, and close this client.
@@ -858,19 +855,16 @@ class Client(BoundToProcess, Service, ClientSession):
         """
 
         name = check_name("name", name)
+        return Deferred.fromCoroutine(self._get_dataset(name))
 
-        def taken(answer: Any, futures: list[Future]) -> Any:
-            shape = unpack(answer[0])
-            return replace(shape, Place, lambda place: futures[place.number])
-
-        def known(answer: Any) -> Deferred[Any]:
-            records = [Record(next(self._submits.cids)) for _ in answer[1]]
-            futures = [Future(self, record, key) for record, key in zip(records, answer[1], strict=True)]
-            result: Deferred[Any] = Deferred()
-            self._orders.add(self._watch_dataset, name, records, result)
-            return result.addCallback(taken, futures)
-
-        return self._query("dataset", name).addCallback(known)
+    async def _get_dataset(self, name: str) -> Any:
+        _, keys = await self._query("dataset", name)
+        records = [Record(next(self._submits.cids)) for _ in keys]
+        futures = [Future(self, record, key) for record, key in zip(records, keys, strict=True)]
+        watched: Deferred[Any] = Deferred()
+        self._orders.add(self._watch_dataset, name, records, watched)
+        shape = unpack((await watched)[0])
+        return replace(shape, Place, lambda place: futures[place.number])
 
     def _watch_dataset(self, name: str, records: list[Record], result: Deferred[Any]) -> None:
         for record in records:

@@ -331,23 +331,6 @@ class ClientSession:
 
     # ---- questions ----------------------------------------------------------------------------
 
-    def _until(self, ask: Callable[[], Deferred[Any]], enough: Callable[[Any], bool]) -> Deferred[None]:
-        """Ask again and again until ``enough`` accepts the answer."""
-        result: Deferred[None] = Deferred()
-
-        def look(answer: Any) -> None:
-            if enough(answer):
-                result.callback(None)
-            else:
-                self.reactor.callLater(0.02, again)
-
-        def again() -> None:
-            if not result.called:
-                ask().addCallbacks(look, result.errback)
-
-        again()
-        return result
-
     def _query(self, what: str, *args: Any) -> Deferred[Any]:
         try:
             encode_frame((0, 0, [m.Query(0, what, list(args))]))
