@@ -263,8 +263,8 @@ def test_importing_the_package_loads_no_twisted_and_starts_nothing():
 
 
 def test_the_blocking_api_installs_no_reactor():
-    code = "import sys, twistdist.blocking as b; b._get_loop(); print('twisted.internet.reactor' in sys.modules)"
-    assert run(code) == ["False"]
+    code = "import sys; from twistdist.blocking.reactor_thread import get_reactor_thread; get_reactor_thread()"
+    assert run(f"{code}; print('twisted.internet.reactor' in sys.modules)") == ["False"]
 
 
 def test_an_executor_imports_no_twisted():

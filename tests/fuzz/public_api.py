@@ -32,6 +32,7 @@ import twistdist.client
 from tests.fuzz import oddities
 from tests.fuzz.oddities import Refusal
 from twistdist import blocking
+from twistdist.blocking.reactor_thread import get_reactor_thread
 from twistdist.errors import TwistdistError
 
 #: Seconds that a call is given, and thirty times as many until it counts as hanging.
@@ -112,7 +113,7 @@ class Fuzz:
         self.values, self.tasks = oddities.odd_values(), oddities.tasks()
         self.cluster = blocking.LocalCluster(n_workers=2)
         self.innocent = blocking.Client(self.cluster)
-        self.loop = blocking._get_loop()
+        self.loop = get_reactor_thread()
         self.latest, self.drawn = "the start", list[str]()
         self.expected = self._processes()
         self.futures: list[Any] = []

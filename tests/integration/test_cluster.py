@@ -23,7 +23,7 @@ from twistdist.net.hosts import default_spill_root, default_store_root
 
 
 def restarts(cluster):
-    return cluster._loop.call(lambda: dict(cluster._service._restarts))
+    return cluster._thread.call(lambda: dict(cluster._service._restarts))
 
 
 # ---- who is started again ---------------------------------------------------------------------

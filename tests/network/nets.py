@@ -15,8 +15,8 @@ from tests.integration.test_twistd import TWISTD, Shell
 from tests.network.chores import square
 from tests.network.namespaces import Lan
 from tests.network.proxy import Proxy
-from twistdist import blocking
 from twistdist.blocking import Client
+from twistdist.blocking.reactor_thread import get_reactor_thread
 
 PORT = 8786
 PYTHONPATH = os.pathsep.join(path for path in sys.path if path)
@@ -112,7 +112,7 @@ class LanNet(Net):
     @contextlib.contextmanager
     def client(self):
         """A client on the host "client"."""
-        with self.lan.thread_inside("client", blocking._get_loop().call), Client(self.address) as client:
+        with self.lan.thread_inside("client", get_reactor_thread().call), Client(self.address) as client:
             yield client
 
 

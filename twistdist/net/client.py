@@ -526,7 +526,7 @@ class Client(BoundToProcess, Service, ClientSession):
         def too_late(_: Any, seconds: float) -> None:
             raise TimeoutError(f"{seen[-1]} of {n} workers are connected after {seconds:g} s")
 
-        return waiting.addTimeout(timeout, self.reactor, onTimeoutCancel=too_late)
+        return waiting.addTimeout(max(0.0, timeout), self.reactor, onTimeoutCancel=too_late)
 
     async def _count_workers(self, n: int, seen: list[int]) -> None:
         """Wait for ``n`` connected workers; the last of ``seen`` is how many there are."""

@@ -155,8 +155,8 @@ class ClientSession:
         if opening is not None:
             opening.errback(error)
 
-    def _end(self, error: Exception, at_once: bool = True) -> None:
-        """End all traffic; everything that waits fails with ``error``."""
+    def _end(self, error: Exception, at_once: bool = True, tell: bool = True) -> None:
+        """End all traffic; everything that waits fails with ``error``, if ``tell``."""
         if self._error is not None:
             return
         self._error = error
@@ -167,6 +167,8 @@ class ClientSession:
             self._dialing.stop()
         self._fetcher.close()
         self._supplier.close()
+        if not tell:
+            return
         info = m.ErrorInfo(type(error).__name__, "", str(error))
         records = self._core.records.values()
         lost = [record for record in records if record.state is State.PENDING or (record.callbacks and record.value is None)]
@@ -175,17 +177,18 @@ class ClientSession:
         for query in queries.values():
             query.errback(error)
 
-    def close(self) -> Deferred[None]:
+    def close(self, exiting: bool = False) -> Deferred[None]:
         """Leave: everything that only this client needs is released.
 
-        The Deferred fires when the scheduler has acknowledged that, or after ``CLOSE_S`` seconds.
+        The Deferred fires when the scheduler has acknowledged that, or after ``CLOSE_S`` seconds.  When the process is
+        ``exiting``, daemon threads that wait are not told: what they would print then is not meant for anybody.
         """
         if self._error is None:
             self._carry_out()
             self._core.bye()
             self._dialing.flush()
             drained = self._dialing.drain(CLOSE_S)
-            self._end(ClientClosed("this client was closed"), at_once=False)
+            self._end(ClientClosed("this client was closed"), at_once=False, tell=not exiting)
             self._closing = drained.addCallback(lambda _: self._stop_cluster())
         if self._closing is None:
             return self._stop_cluster()

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twistdist.config import as_choice, as_text
 from twistdist.core.client import Record, State
 from twistdist.display import Bar, html_of
-from twistdist.errors import DataLost, SerializationError, TaskCancelled, said, shown
+from twistdist.errors import ClientClosed, DataLost, SerializationError, TaskCancelled, said, shown
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -25,6 +25,8 @@ class FutureOwner(Protocol):
     """What a future needs from the client it belongs to."""
 
     reactor: Any
+
+    def why_closed(self) -> str: ...
 
     def collect(self, records: Sequence[Record], fail_fast: bool = False) -> Deferred[list[Raw]]: ...
 
@@ -381,9 +383,17 @@ def fire_and_forget(futures: Any) -> Deferred[Any]:
     return gatherResults([client.fire_and_forget(own) for client, own in by_client.items()]).addCallback(lambda _: None)
 
 
+def refuse_closed(future: BaseFuture) -> None:
+    """Raise ``ClientClosed`` if the client of ``future`` is closed."""
+    closed = future._client.why_closed()
+    if closed:
+        raise ClientClosed(f"{future.key} can't be used: {closed}")
+
+
 def refuse_retry(futures: Iterable[BaseFuture]) -> None:
-    """Raise ``TaskCancelled`` or ``DataLost`` if one of the futures can't be retried: the scheduler no longer knows it."""
+    """Raise an error if one of the futures can't be retried: its client is closed, or the scheduler no longer knows it."""
     for future in futures:
+        refuse_closed(future)
         if future.cancelled():
             raise TaskCancelled(f"{future.key} was cancelled and can't be retried; submit it again")
         if future._record.orphan or future._record.state is State.LOST:
@@ -391,8 +401,9 @@ def refuse_retry(futures: Iterable[BaseFuture]) -> None:
 
 
 def refuse_unusable(futures: Iterable[BaseFuture]) -> None:
-    """Raise ``TaskCancelled`` or ``DataLost`` if one of the futures can never have a value that a task could use."""
+    """Raise an error if one of the futures can never have a value that a task could use."""
     for future in futures:
+        refuse_closed(future)
         if future.cancelled():
             raise TaskCancelled(f"the argument {future.key} was cancelled and will never have a value")
         if future._record.orphan or future._record.state is State.LOST:

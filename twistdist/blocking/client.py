@@ -1,32 +1,24 @@
-"""The blocking API for scripts: the same names as in the Deferred API, but each call returns the value::
-
-    from twistdist.blocking import Client
-    with Client() as client:
-        print(client.submit(pow, 2, 10).result())
-
-The API runs a reactor of its own in a daemon thread, which starts on first use and is shared by all clients of the process.  It
-neither uses nor installs the global reactor, so it works beside a running asyncio loop, in notebooks and in Twisted programs.
-"""
+"""The blocking client, and what a task calls to get its own."""
 
 from __future__ import annotations
 
 import atexit
 import concurrent.futures
 import contextlib
-import importlib
-import logging
 import os
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import as_completed, wait
+import weakref
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from twistdist.config import as_secret, as_text, as_timeout
-from twistdist.core.client import Record, State
-from twistdist.display import Bar
+from twisted.internet.defer import gatherResults
+
+from twistdist.blocking.cluster import LocalCluster
+from twistdist.blocking.executor import Executor
+from twistdist.blocking.futures import Future, Session
+from twistdist.blocking.reactor_thread import get_reactor_thread, runs_here
+from twistdist.config import as_secret, as_timeout
+from twistdist.core.client import Record
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, Story, WorkerInfo
@@ -34,13 +26,9 @@ from twistdist.keywords import unknown_method
 from twistdist.lineage import Lineage
 from twistdist.net import client as net_client
 from twistdist.net.bound import BoundToProcess
-from twistdist.net.client_session import ClientSession
-from twistdist.net.cluster import STOP_S
-from twistdist.net.cluster import LocalCluster as _LocalCluster
-from twistdist.net.futures import BaseFuture, Raw, unpack
+from twistdist.net.client_session import CLOSE_S
+from twistdist.net.futures import BaseFuture, Raw
 from twistdist.net.options import (
-    NO_OPTIONS,
-    TaskOptions,
     beside_options,
     check_session,
     check_workers,
@@ -51,358 +39,18 @@ from twistdist.net.options import (
 )
 from twistdist.net.shapes import as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
-from twistdist.net.timers import use_monotonic_time
 from twistdist.net.tls import dialing_side, is_endpoint
-from twistdist.wire import messages as m
-from twistdist.wire.failures import load_error
 
-__all__ = ["Client", "Future", "LocalCluster", "as_completed", "current_client", "fire_and_forget", "progress", "wait"]
+#: The sessions of clients that were not closed.  They are closed when the process exits, so that their tasks free their slots.
+_open: weakref.WeakSet[Session] = weakref.WeakSet()
 
-#: Seconds that a task waits before it gives up its slot.  A shorter wait ends before another executor could have started.
-PARK_AFTER_S = 0.002
 
-T = TypeVar("T")
-
-
-def _new_reactor() -> Any:
-    """Return the best reactor for this platform, without installing it as the global one."""
-    for module, name in (("epollreactor", "EPollReactor"), ("kqreactor", "KQueueReactor")):
-        try:
-            return getattr(importlib.import_module(f"twisted.internet.{module}"), name)()
-        except ImportError:
-            continue
-    return importlib.import_module("twisted.internet.selectreactor").SelectReactor()
-
-
-class _Loop:
-    """A reactor, and the thread in which it runs."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.reactor = _new_reactor()
-        self._callbacks: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]] | None = None
-        use_monotonic_time(self.reactor)
-        started = threading.Event()
-        self.reactor.callWhenRunning(started.set)
-        self.thread = threading.Thread(
-            target=self.reactor.run, kwargs={"installSignalHandlers": False}, name="twistdist", daemon=True
-        )
-        self.thread.start()
-        started.wait()
-
-    def call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Run ``function`` in the reactor's thread and return its value, or the value of the Deferred that it returns."""
-        self.check()
-        timeout = as_timeout(timeout)
-        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self.reactor.callFromThread(self._run, function, outcome)
-        done = threading.Event()
-        outcome.add_done_callback(lambda _: done.set())
-        if not _wait(done.wait, timeout):
-            name = getattr(function, "__qualname__", "the call")  # a partial has none
-            what = name.partition(".<locals>")[0].rpartition(".")[2]
-            raise concurrent.futures.TimeoutError(f"{what}() did not finish within {timeout:g} s")
-        return outcome.result()
-
-    @staticmethod
-    def _run(function: Callable[[], Any], outcome: concurrent.futures.Future[Any]) -> None:
-        from twisted.internet.defer import maybeDeferred
-
-        maybeDeferred(function).addCallbacks(outcome.set_result, lambda failure: outcome.set_exception(failure.value))
-
-    def check_process(self) -> None:
-        """Raise ``TwistdistError`` after a fork: the reactor's thread does not exist in the child."""
-        if os.getpid() != self.pid:
-            raise TwistdistError(
-                "a client can't be used in a process that was forked after its creation; create another client there"
-            )
-
-    def check(self) -> None:
-        """Raise ``TwistdistError`` where a blocking call could never return: in the reactor's thread, and after a fork."""
-        self.check_process()
-        if threading.current_thread() is self.thread:
-            raise TwistdistError(
-                "a blocking call in the reactor's thread would wait for itself forever; make it in another thread"
-            )
-
-    def call_back(self, function: Callable[[Any], Any], argument: Any) -> None:
-        """Queue a call of ``function(argument)`` in the callback thread, where it may block.  Calls run in the order given."""
-        if self._callbacks is None:
-            self._callbacks = queue.SimpleQueue()
-            threading.Thread(target=_run_callbacks, args=(self._callbacks,), name="twistdist-callbacks", daemon=True).start()
-        self._callbacks.put((function, argument))
-
-
-def _run_callbacks(waiting: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]]) -> None:
-    while True:
-        try:
-            _call_back(*waiting.get())
-        except BaseException:  # SystemExit too: a callback must not end the thread that runs the others
-            logging.getLogger("twistdist").exception("a callback of a future tried to exit")
-
-
-def _call_back(function: Callable[[Any], Any], argument: Any) -> None:
-    try:
-        function(argument)
-    except Exception:  # as in concurrent.futures: log it and continue
-        logging.getLogger("twistdist").exception("the callback %r of %r failed", function, argument)
-
-
-def _wait(wait: Callable[[float | None], bool], timeout: float | None) -> bool:
-    """Return ``wait(timeout)``.  Inside a task, give up the slot while waiting, unless the wait is very short."""
-    task = context.current()
-    if task is None:
-        return wait(timeout)
-    if wait(PARK_AFTER_S if timeout is None else min(timeout, PARK_AFTER_S)):
-        return True
-    left = None if timeout is None else timeout - PARK_AFTER_S
-    if left is not None and left <= 0:
-        return False
-    with task.parked():
-        return wait(left)
-
-
-class _ParkingEvent(threading.Event):
-    """The event on which ``concurrent.futures.wait`` and ``as_completed`` wait inside a task."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return _wait(super().wait, timeout)
-
-
-_loop: _Loop | None = None
-_loop_lock = threading.Lock()
-
-
-def _get_loop() -> _Loop:
-    global _loop
-    with _loop_lock:
-        if _loop is None or _loop.pid != os.getpid():
-            _loop = _Loop()
-        return _loop
-
-
-class _Waiters(list[Any]):
-    """The waiters of ``concurrent.futures.wait`` and ``as_completed`` for one future.  Dropped when the last one is removed."""
-
-    def __init__(self, session: _BlockingSession, future: Future) -> None:
-        super().__init__()
-        self._session, self.future = session, future
-        self._told = future.done()
-
-    def append(self, waiter: Any) -> None:
-        if context.current() is not None and type(waiter.event) is threading.Event:
-            waiter.event = _ParkingEvent()
-        super().append(waiter)
-
-    def tell(self) -> None:
-        """Notify the waiters that the future has ended: once, even if the record changes again after a replay."""
-        if not self._told:
-            self._told = True
-            for waiter in self:
-                self._tell_one(waiter)
-
-    def _tell_one(self, waiter: Any) -> None:
-        record, future = self.future._record, self.future
-        if record.state is State.CANCELLED:
-            waiter.add_cancelled(future)
-        elif record.error is not None:
-            waiter.add_exception(future)
-        else:
-            waiter.add_result(future)
-
-    def remove(self, waiter: Any) -> None:
-        super().remove(waiter)
-        if not self:
-            self._session.waiters.pop(self.future._record.cid, None)
-
-
-class _BlockingSession(net_client.Client):
-    """The Deferred API's client, with a condition on which other threads wait for records."""
-
-    def __init__(
-        self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Any = None, name: str = ""
-    ) -> None:
-        ClientSession.__init__(self, reactor, address, secret, parent, tls, name)
-        self.loop = _get_loop()
-        # One condition for all futures of the client: one for each would cost more than the rest of the future.
-        self.condition = threading.Condition()
-        self.waiters: dict[int, _Waiters] = {}
-        self.called_back: dict[int, list[tuple[Callable[[Future], Any], Future]]] = {}
-
-    def _update(self, change: Callable[[], list[Record]]) -> None:
-        """Change records and notify waiters under one lock, as ``concurrent.futures`` expects when it installs its waiters."""
-        with self.condition:
-            changed = change()
-            if self.waiters:
-                for record in changed:
-                    if record.cid in self.waiters:
-                        self.waiters[record.cid].tell()
-            if self.called_back:
-                for record in changed:
-                    if record.state is not State.PENDING:
-                        for function, future in self.called_back.pop(record.cid, ()):
-                            self.loop.call_back(function, future)
-            self.condition.notify_all()
-        self._call_back(changed)
-
-
-class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
-    """The future result of a task: a ``concurrent.futures.Future`` whose value stays on the cluster until it is fetched.
-
-    Futures are created by a client.  They work with ``wait`` and ``as_completed`` of :mod:`concurrent.futures`.
-    """
-
-    __slots__ = ()
-    _client: _BlockingSession
-
-    def __init__(self, client: _BlockingSession, record: Record, name: str) -> None:
-        # The base class's own state is not created: the record is the state.
-        self._client, self._record, self._name = client, record, name
-
-    # What concurrent.futures uses.
-
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        self._client.loop.check_process()
-        return self._client.condition
-
-    @property
-    def _state(self) -> str:
-        state = self._record.state
-        if state is State.PENDING:
-            return "PENDING"
-        return "CANCELLED_AND_NOTIFIED" if state is State.CANCELLED else "FINISHED"
-
-    @_state.setter
-    def _state(self, state: str) -> None:
-        raise concurrent.futures.InvalidStateError(
-            f"{self.key} is set by the cluster; to set a result yourself, create a concurrent.futures.Future"
-        )
-
-    @property
-    def _waiters(self) -> _Waiters:  # type: ignore[override]
-        return self._client.waiters.setdefault(self._record.cid, _Waiters(self._client, self))
-
-    # The public methods.
-
-    def _wait(self, timeout: float | None) -> Raw:
-        """Wait for the task and return the bytes of its value, or its error."""
-        record, condition, loop = self._record, self._client.condition, self._client.loop
-        timeout = as_timeout(timeout)
-        if record.state is State.PENDING:
-            loop.check()
-
-            def ended(seconds: float | None) -> bool:
-                with condition:
-                    return condition.wait_for(lambda: record.state is not State.PENDING, seconds)
-
-            if not _wait(ended, timeout):
-                raise concurrent.futures.TimeoutError(f"{self.key} did not finish within {timeout:g} s")
-        if record.value is not None:
-            return record.value
-        if record.error is not None:
-            return record.error
-        raws: list[Raw] = loop.call(lambda: self._client.collect([record]), timeout)
-        return raws[0]
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the task and return its value.
-
-        Args:
-            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
-
-        Returns:
-            The value.  If the task failed, its own exception is raised, whose ``__twistdist__`` attribute is a
-            :class:`~twistdist.errors.TaskInfo`.
-
-        Raises:
-            TimeoutError: The task has not ended, or its value has not been fetched, after ``timeout`` seconds.
-            TaskCancelled: The task was cancelled.
-            DataLost: The value is lost, or the future was released.
-            SerializationError: The value can't be unpickled in this process.
-            ClientClosed: The client was closed before the value was fetched.
-        """
-        return unpack(self._wait(timeout))
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the task and return its exception.
-
-        Args:
-            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
-
-        Returns:
-            The exception, or None if the task has a value.  For a cancelled task, :class:`~twistdist.errors.TaskCancelled` is
-            returned, not raised.
-
-        Raises:
-            TimeoutError: The task has not ended after ``timeout`` seconds.
-        """
-        raw = self._wait(timeout)
-        return load_error(raw) if isinstance(raw, m.ErrorInfo) else None
-
-    def traceback(self, timeout: float | None = None) -> str:
-        """Wait for the task and return its remote traceback.
-
-        Args:
-            timeout: Seconds to wait, or a ``timedelta``; None: without limit.
-
-        Returns:
-            The traceback as text; ``""`` if the task has a value.
-
-        Raises:
-            TimeoutError: The task has not ended after ``timeout`` seconds.
-        """
-        raw = self._wait(timeout)
-        return raw.traceback if isinstance(raw, m.ErrorInfo) else ""
-
-    def cancel(self) -> bool:
-        """Cancel the future and stop its task, even while it is running, unless another client or task needs it.
-
-        This client's unfinished tasks that depend on the task are cancelled too.  The method returns when the scheduler has
-        confirmed it.  Nothing happens if the task has ended.
-
-        Returns:
-            True if the future is cancelled now, False if the task had already ended in another way.
-        """
-        if not self.done():
-            self._client.loop.call(lambda: self._client.cancel([self]))
-        return self.cancelled()
-
-    def retry(self) -> None:
-        """Run the task again if it has failed, and the failed tasks among its inputs.
-
-        The method returns when the scheduler has confirmed it; the future is pending again then, or has ended anew, with all
-        earlier retries and crashes forgiven.  Nothing happens if the task has not failed.
-
-        Raises:
-            TaskCancelled: The future was cancelled; submit the task again.
-            DataLost: The future was released or lost; submit the task again.
-        """
-        self._client.loop.call(lambda: self._client.retry([self]))
-
-    def running(self) -> bool:
-        """Return False: a client does not know whether a pending task is running."""
-        return False
-
-    def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
-        """Have ``fn(future)`` called when the task has ended.
-
-        If the task has already ended, ``fn`` is called immediately, in the calling thread.  Otherwise it is called later in a
-        thread for callbacks, in the order in which callbacks were added; it may block there.  Exceptions that ``fn`` raises
-        are logged.
-
-        Args:
-            fn: A function that takes the future.
-        """
-        self._client.loop.check_process()
-        with self._client.condition:
-            if self._record.state is State.PENDING:
-                self._client.called_back.setdefault(self._record.cid, []).append((fn, self))
-                return
-        _call_back(fn, self)
-
-    def __repr__(self) -> str:
-        return BaseFuture.__repr__(self)
+@atexit.register
+def _close_all() -> None:
+    if runs_here() and _open:
+        closes = [partial(session.close, exiting=True) for session in _open]
+        with contextlib.suppress(concurrent.futures.TimeoutError):  # their schedulers notice it later
+            get_reactor_thread().call(lambda: gatherResults([close() for close in closes]), CLOSE_S + 1.0)
 
 
 class Client(BoundToProcess):
@@ -467,16 +115,17 @@ class Client(BoundToProcess):
             found = net_client.find_scheduler(self._cluster, secret, tls, {})
             assert found is not None
         address, secret = found
-        self._loop = _get_loop()
+        self._thread = get_reactor_thread()
         parent = self._parent
 
         def opened() -> Any:
-            return _BlockingSession(self._loop.reactor, where, the_secret, parent, certificates, name).open(timeout)
+            return Session(self._thread.reactor, where, the_secret, parent, certificates, name).open(timeout)
 
         try:
             name = check_session(session)
             the_secret, (where, certificates) = as_secret(secret), dialing_side(address, tls)
-            self._session: _BlockingSession = self._loop.call(opened)
+            self._session: Session = self._thread.call(opened)
+            _open.add(self._session)
         except BaseException:
             self._end_cluster()
             raise
@@ -510,13 +159,13 @@ class Client(BoundToProcess):
         self.close()
 
     def _call(self, function: Callable[[], Any], timeout: float | None = None) -> Any:
-        return self._loop.call(function, timeout)
+        return self._thread.call(function, timeout)
 
     def _make(self, record: Record, name: str) -> Future:
         return Future(self._session, record, name)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        self._loop.check_process()
+        self._thread.check_thread()
         options = split_options(kwargs, fn)
         future: Future = self._session.submit_records(fn, [args], kwargs, options, self._make, batch=False)[0]
         return future
@@ -540,7 +189,7 @@ class Client(BoundToProcess):
         Raises:
             ValueError: The number of keys differs from the number of tasks.
         """
-        self._loop.check_process()
+        self._thread.check_thread()
         options = split_options(kwargs, fn)
         return self._session.submit_records(fn, zip(*iterables), kwargs, options, self._make, batch=True)  # noqa: B905
 
@@ -663,7 +312,7 @@ class Client(BoundToProcess):
             OSError: The client can't write the file that keeps the bytes.
             ClientClosed: The client is closed.
         """
-        self._loop.check_process()
+        self._thread.check_thread()
         shape, futures = self._session.scatter_records(data, replicas, broadcast, hash, workers, resupply, self._make)
         self._call(lambda: self._session.announced(futures), timeout)
         return shape
@@ -1155,7 +804,8 @@ class Client(BoundToProcess):
 
         A ``LocalCluster`` that was started with this client is stopped.  Closing a closed client does nothing.
         """
-        if os.getpid() == self._loop.pid:
+        if self._thread.runs():
+            _open.discard(self._session)
             self._call(self._session.close)
             self._end_cluster()
 
@@ -1169,11 +819,11 @@ def fire_and_forget(futures: Any) -> None:
     Raises:
         TypeError: Something in ``futures`` is not a future.
     """
-    by_client: dict[_BlockingSession, list[Any]] = {}
+    by_client: dict[Session, list[Any]] = {}
     for future in flatten(futures):
         by_client.setdefault(future._client, []).append(future)
     for session, own in by_client.items():
-        session.loop.call(partial(session.fire_and_forget, own))
+        session.thread.call(partial(session.fire_and_forget, own))
 
 
 def current_client() -> Client:
@@ -1199,259 +849,3 @@ def current_client() -> Client:
             task.client = kind(task.address, secret=task.secret, tls=task.tls or None)
     client: Client = task.client
     return client
-
-
-class Executor(concurrent.futures.Executor):
-    """A ``concurrent.futures.Executor`` whose calls run as tasks on the cluster.
-
-    Created by :meth:`Client.executor`.  Shutting it down leaves the client open.
-    """
-
-    def __init__(self, client: Client, options: TaskOptions = NO_OPTIONS) -> None:
-        self._client, self._options = client, options
-        self._futures: set[Future] = set()
-        self._open = True
-        self._max_workers = max(1, sum(worker.slots for worker in client.workers().values()))
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Submit ``fn(*args, **kwargs)`` to the cluster and return its Future immediately.
-
-        It raises the same errors as :meth:`Client.submit`.
-
-        Args:
-            fn: The function to run.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.  None of them is taken for a task option.
-
-        Returns:
-            The Future of the call.
-
-        Raises:
-            RuntimeError: The executor was shut down.
-        """
-        if not self._open:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        return self._submit(fn, [args], kwargs)[0]
-
-    def _submit(self, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Future]:
-        """Submit one task for each of ``calls``.  All keywords in ``kwargs`` are passed to the function."""
-        client = self._client
-        client._loop.check_process()
-        futures: list[Future] = client._session.submit_records(fn, calls, kwargs, self._options, client._make, batch=False)
-        for future in futures:
-            self._futures.add(future)
-            client._session.call_when_done(future._record, partial(self._forget, future))
-        return futures
-
-    def _forget(self, future: Future, _: Record) -> None:
-        self._futures.discard(future)
-
-    def map(
-        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **_: Any
-    ) -> Iterator[Any]:
-        """Call ``fn`` on the cluster for each tuple of ``zip(*iterables)``.
-
-        All calls are submitted immediately, with the same errors as in :meth:`Client.submit`.  If the iterator is closed early,
-        the calls that no worker has been given yet are cancelled.
-
-        Args:
-            fn: The function to run.
-            *iterables: The positional arguments; the shortest iterable determines the number of calls.
-            timeout: Seconds from this call, or a ``timedelta``, within which each value must be available; None: without limit.
-            chunksize: Ignored; calls are sent in batches anyway.
-            **_: Ignored.
-
-        Returns:
-            An iterator of the values, in the order of the arguments.  It raises the exception of a call that failed, and
-            ``TimeoutError`` if a value is not available in time.
-
-        Raises:
-            RuntimeError: The executor was shut down.
-        """
-        if not self._open:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        bound = as_timeout(timeout)
-        end = None if bound is None else time.monotonic() + bound
-        return self._results(self._submit(fn, zip(*iterables), {}), end)  # noqa: B905
-
-    def _results(self, futures: list[Future], end: float | None) -> Iterator[Any]:
-        """Yield the values in order and drop each future afterwards.  Cancel the rest if the caller stops early."""
-        futures.reverse()
-        try:
-            while futures:
-                yield futures[-1].result(None if end is None else max(0.0, end - time.monotonic()))
-                futures.pop()
-        finally:
-            if futures:
-                self._client._session.cancel_records([future._record for future in futures], unstarted=True)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls.
-
-        Args:
-            wait: Return only when all submitted calls have ended.
-            cancel_futures: Cancel the calls that no worker has been given yet.
-        """
-        self._open = False
-        left: list[concurrent.futures.Future[Any]] = list(self._futures)
-        if cancel_futures and left:  # running calls continue, as with every executor
-            session = self._client._session
-            self._client._call(lambda: session.cancel(left, unstarted=True))
-        if wait:
-            concurrent.futures.wait(left)
-
-
-#: The clusters that were started and have not ended.  They are stopped when the process exits.
-_clusters: set[_LocalCluster] = set()
-
-
-@atexit.register
-def _end_clusters() -> None:
-    loop = _loop
-    for service in list(_clusters) if loop is not None and loop.pid == os.getpid() else ():
-        with contextlib.suppress(concurrent.futures.TimeoutError):  # its processes notice that this one is gone
-            _get_loop().call(partial(_stop, service), STOP_S + 1.0)
-
-
-def _stop(service: _LocalCluster) -> Any:
-    return service.stopService().addBoth(lambda _: _clusters.discard(service))
-
-
-class LocalCluster(BoundToProcess):
-    """A scheduler and workers on this machine.
-
-    The constructor returns when all workers are ready.  The cluster ends with ``close()``, at the end of its ``with`` block,
-    when the last reference to it is dropped, or when the script ends.  A worker process that dies is restarted.
-
-    Args:
-        n_workers: The number of workers, 0 to 10,000; by default the number of CPUs that this process may use.
-        slots: How many tasks each worker runs at a time, 1 to 4,096.
-        secret: The shared secret, at least 16 bytes; by default it is read from the secret file.
-        **options: ``memory_limit``, ``executor_memory_limit``, ``checkpoint_store``, ``journal``, ``suspect_after``,
-            ``dead_after``, ``http``, ``resources``, ``secret_file``, ``store`` and ``spill``; see
-            :class:`twistdist.LocalCluster`.
-
-    Raises:
-        TwistdistError: The scheduler or a worker does not start.
-        ConfigError: A size or the secret is invalid, or ``suspect_after`` is not less than ``dead_after``.
-        TypeError: An option is unknown or has the wrong type.
-        ValueError: An option is out of range.
-    """
-
-    def __init__(self, n_workers: int | None = None, slots: int = 1, secret: str | bytes | None = None, **options: Any) -> None:
-        self._loop = _get_loop()
-        self._loop.check()
-        self._service = _LocalCluster(self._loop.reactor, n_workers, slots, secret, **options)
-        _clusters.add(self._service)
-        try:
-            self._loop.call(self._service.startService)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> LocalCluster:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        service = getattr(self, "_service", None)
-        if service in _clusters and self._loop.pid == os.getpid():
-            self._loop.reactor.callFromThread(_stop, service)
-
-    def close(self) -> None:
-        """Stop all processes, remove their stores, and return when the processes are gone.
-
-        Processes that have not ended after 10 seconds are killed.  Closing a closed cluster does nothing.
-        """
-        if self._loop.pid == os.getpid():
-            self._loop.call(partial(_stop, self._service))
-
-    @property
-    def address(self) -> str:
-        """The scheduler's address, as a Twisted endpoint description."""
-        return self._service.address
-
-    @property
-    def workers(self) -> dict[str, int]:
-        """A dict of the names of the running workers to the pids of their control processes."""
-        return self._loop.call(lambda: self._service.workers)  # type: ignore[no-any-return]
-
-    @property
-    def scheduler(self) -> int:
-        """The scheduler's pid; 0 while it is not running."""
-        return self._loop.call(lambda: self._service.scheduler)  # type: ignore[no-any-return]
-
-    @property
-    def dashboard_link(self) -> str:
-        """What to open in a browser to see the scheduler's state; "" without the option ``http``."""
-        return self._service.dashboard_link
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return self._loop.call(self._service._repr_html_)  # type: ignore[no-any-return]
-
-    def kill_worker(self, name: str, wipe: bool = False) -> None:
-        """Kill a worker's control process with SIGKILL, for tests and demonstrations.  The worker is restarted.
-
-        Args:
-            name: The name of the worker.
-            wipe: Also remove its store, as if its machine had been lost.
-
-        Raises:
-            KeyError: No running worker has this name.
-        """
-        self._loop.call(lambda: self._service.kill_worker(name, wipe))
-
-    def kill_scheduler(self) -> None:
-        """Kill the scheduler with SIGKILL, for tests and demonstrations.
-
-        It is not restarted until :meth:`start_scheduler` is called.
-        """
-        self._loop.call(self._service.kill_scheduler)
-
-    def start_scheduler(self) -> None:
-        """Start a scheduler that was killed again, on the same address and journal.
-
-        Nothing happens if it is running.  The method does not wait until the scheduler is ready.
-
-        Raises:
-            TwistdistError: The cluster has ended.
-        """
-        self._loop.call(self._service.start_scheduler)
-
-    def scale(self, n: int) -> None:
-        """Change the number of workers.
-
-        New workers are started, or the youngest ones are told to leave; those hand over what only they hold first.  The method
-        does not wait for either; see :meth:`Client.wait_for_workers`.
-
-        Args:
-            n: The number of workers, 0 to 10,000.
-
-        Raises:
-            TwistdistError: The cluster has ended.
-            TypeError: ``n`` is not an integer.
-            ValueError: ``n`` is out of range.
-        """
-        self._loop.call(lambda: self._service.scale(n))
-
-
-def progress(futures: Iterable[Future], label: str = "") -> None:
-    """Show a progress bar and return when all futures have ended.
-
-    The bar is that of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise a
-    plain one in a terminal.  Elsewhere nothing is shown.
-
-    Args:
-        futures: An iterable of futures.
-        label: Text in front of the bar.
-    """
-    members = list(futures)
-    bar = Bar(len(members), as_text(label, "label"))
-    pending: set[Any] = set(members)
-    while pending:
-        pending = wait(pending, 0.1).not_done
-        bar.show(len(members) - len(pending))
-    bar.end()
