@@ -24,7 +24,8 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("twistdist.joblib needs joblib: pip install 'twistdist[joblib]'") from error
 
-from twistdist.blocking import Client, Future, current_client
+from twistdist.blocking import Client, Future
+from twistdist.blocking.client import default_client
 from twistdist.executors import context
 from twistdist.net.submits import LARGE_ARGUMENT_BYTES, size_hint
 
@@ -39,7 +40,7 @@ class TwistdistBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
     """Runs each batch of calls as a task.
 
     Args:
-        client: A :class:`twistdist.blocking.Client`.  Inside a task the default is the task's own client.
+        client: A :class:`twistdist.blocking.Client`.  By default a task's own, or the only open client of this process.
         nesting_level: How many parallel calls this one is inside of; joblib fills it in.
         options: Task options (``retries``, ``resources``, …) of every batch.
     """
@@ -63,9 +64,7 @@ class TwistdistBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
     def client(self) -> Client:
         """The client that submits; found when it is first needed."""
         if self._client is None:
-            if context.current() is None:
-                raise ValueError("name the client: joblib.parallel_config('twistdist', client=client)")
-            self._client = current_client()
+            self._client = default_client(None)
         return self._client
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import twistdist.dask
+from twistdist import errors
 from twistdist.blocking import Client, LocalCluster
 
 
@@ -77,6 +79,22 @@ def test_graphs_by_hand_with_keys_of_any_kind(client):
         client.get({"a": (divmod, 1, 0)}, "a")
     with pytest.raises(TypeError, match="dask collection"):
         client.compute(5)
+
+
+def test_the_functions_of_the_module_use_the_only_open_client(client):
+    array = da.arange(1_000, chunks=100)
+    assert array.sum().compute(scheduler=twistdist.dask.get) == 499_500
+    kept = twistdist.dask.persist(array + 1)
+    assert twistdist.dask.compute(kept.sum(), client=client).result(60) == 500_500
+    assert client.submit(in_a_task).result(60) == 45
+    with Client(client.address), pytest.raises(errors.TwistdistError, match="2 clients are open"):
+        twistdist.dask.compute(array.sum())
+    with pytest.raises(TypeError, match="blocking"):
+        twistdist.dask.get({}, [], client="tcp:127.0.0.1:1")
+
+
+def in_a_task():
+    return int(da.arange(10, chunks=5).sum().compute(scheduler=twistdist.dask.get))
 
 
 def test_class_methods_as_arguments(client):

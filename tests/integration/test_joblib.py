@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 
 import twistdist.joblib  # registers the backend
+from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, current_client
 
 
@@ -71,8 +72,13 @@ def test_what_is_no_client_is_named():
         joblib.parallel_config("twistdist", client=5),
     ):
         pass
-    with pytest.raises(ValueError, match="client=client"), joblib.parallel_config("twistdist"):
+    with pytest.raises(errors.TwistdistError, match="no clients are open"), joblib.parallel_config("twistdist"):
         Parallel()(delayed(square)(n) for n in range(3))
+
+
+def test_the_only_open_client_is_the_default(cluster):
+    with Client(cluster), joblib.parallel_config("twistdist"):
+        assert Parallel()(delayed(square)(n) for n in range(3)) == [0, 1, 4]
 
 
 def test_scikit_learn_finds_what_it_finds_alone(backend):

@@ -43,6 +43,7 @@ from twistdist.net.tls import dialing_side, is_endpoint
 
 #: The sessions of clients that were not closed.  They are closed when the process exits, so that their tasks free their slots.
 _open: weakref.WeakSet[Session] = weakref.WeakSet()
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 @atexit.register
@@ -126,6 +127,7 @@ class Client(BoundToProcess):
             the_secret, (where, certificates) = as_secret(secret), dialing_side(address, tls)
             self._session: Session = self._thread.call(opened)
             _open.add(self._session)
+            _open_clients.add(self)
         except BaseException:
             self._end_cluster()
             raise
@@ -233,12 +235,12 @@ class Client(BoundToProcess):
             KeyError: A key is not in the graph.
             ValueError: The graph has a cycle, or an option is invalid.
         """
-        from twistdist import dask
+        from twistdist.net import dask_graphs
 
-        results = dask.submit_graph(self.submit, dsk, keys, options)
-        found = dask.futures_of(keys, results)
+        results = dask_graphs.submit_graph(self.submit, dsk, keys, options)
+        found = dask_graphs.futures_of(keys, results)
         values = self.gather(list(found.values()))
-        return dask.in_shape(keys, {**results, **dict(zip(found, values, strict=True))})
+        return dask_graphs.in_shape(keys, {**results, **dict(zip(found, values, strict=True))})
 
     def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
         """Start to compute dask collections on the cluster.
@@ -256,9 +258,9 @@ class Client(BoundToProcess):
             TypeError: One of them is not a dask collection, or an option has the wrong type.
             ValueError: An option is out of range.
         """
-        from twistdist import dask
+        from twistdist.net import dask_graphs
 
-        return dask.compute(self.submit, collections, optimize, options)
+        return dask_graphs.compute(self.submit, collections, optimize, options)
 
     def persist(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
         """Start to compute dask collections and leave their chunks on the cluster.
@@ -272,9 +274,9 @@ class Client(BoundToProcess):
             The collection, or a tuple of collections, whose chunks are Futures.  Use them with this client's ``get``,
             ``compute`` or ``persist``.
         """
-        from twistdist import dask
+        from twistdist.net import dask_graphs
 
-        return dask.persist(self.submit, collections, optimize, options)
+        return dask_graphs.persist(self.submit, collections, optimize, options)
 
     def scatter(
         self,
@@ -806,8 +808,28 @@ class Client(BoundToProcess):
         """
         if self._thread.runs():
             _open.discard(self._session)
+            _open_clients.discard(self)
             self._call(self._session.close)
             self._end_cluster()
+
+
+def default_client(client: Client | None) -> Client:
+    """Return ``client``, or the running task's own, or the only open client of this process.
+
+    Raises:
+        TypeError: ``client`` is something else.
+        TwistdistError: No client is open, or several are.
+    """
+    if client is not None:
+        if not isinstance(client, Client):
+            raise TypeError(f"client must be a twistdist.blocking.Client, got {type(client).__name__}")
+        return client
+    if context.current() is not None:
+        return current_client()
+    found = [one for one in _open_clients if one._thread.runs() and not one._session.why_closed()]
+    if len(found) != 1:
+        raise TwistdistError(f"{len(found) or 'no'} clients are open in this process; name the client that is meant: client=…")
+    return found[0]
 
 
 def fire_and_forget(futures: Any) -> None:

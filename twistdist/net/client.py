@@ -277,12 +277,14 @@ class Client(BoundToProcess, Service, ClientSession):
             KeyError: A key is not in the graph.
             ValueError: The graph has a cycle, or an option is invalid.
         """
-        from twistdist import dask
+        from twistdist.net import dask_graphs
 
-        results = dask.submit_graph(self.submit, dsk, keys, options)
-        found = dask.futures_of(keys, results)
+        results = dask_graphs.submit_graph(self.submit, dsk, keys, options)
+        found = dask_graphs.futures_of(keys, results)
         gathered = self.gather(list(found.values()))
-        return gathered.addCallback(lambda values: dask.in_shape(keys, {**results, **dict(zip(found, values, strict=True))}))
+        return gathered.addCallback(
+            lambda values: dask_graphs.in_shape(keys, {**results, **dict(zip(found, values, strict=True))})
+        )
 
     def compute(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
         """Start to compute dask collections on the cluster.
@@ -300,9 +302,9 @@ class Client(BoundToProcess, Service, ClientSession):
             TypeError: One of them is not a dask collection, or an option has the wrong type.
             ValueError: An option is out of range.
         """
-        from twistdist import dask
+        from twistdist.net import dask_graphs
 
-        return dask.compute(self.submit, collections, optimize, options)
+        return dask_graphs.compute(self.submit, collections, optimize, options)
 
     def persist(self, *collections: Any, optimize: bool = True, **options: Any) -> Any:
         """Start to compute dask collections and leave their chunks on the cluster.
@@ -316,9 +318,9 @@ class Client(BoundToProcess, Service, ClientSession):
             The collection, or a tuple of collections, whose chunks are Futures.  Use them with this client's ``get``,
             ``compute`` or ``persist``.
         """
-        from twistdist import dask
+        from twistdist.net import dask_graphs
 
-        return dask.persist(self.submit, collections, optimize, options)
+        return dask_graphs.persist(self.submit, collections, optimize, options)
 
     def scatter(
         self,
