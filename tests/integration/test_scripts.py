@@ -113,3 +113,24 @@ def test_a_nightly_script_that_is_run_again_finds_what_it_has(tmp_path):
         assert run(script, cluster.address) == "False False 3\n"
         script.write_text(NIGHTLY.replace("{1, 2, 3}", "{4}").replace("Day(1)", "Day(2)"))
         assert "other arguments" in run(script, cluster.address, fails=True)
+
+
+SHADOWED = """
+import helper
+from twistdist.blocking import Client
+
+def own():
+    import pstats, sqlite3
+    return pstats.own + sqlite3.own
+
+with Client(n_workers=1) as client:
+    print(client.submit(helper.double, 4).result(), client.submit(own).result())
+"""
+
+
+def test_modules_beside_the_script_do_not_lead_our_processes_astray(tmp_path):
+    for name in ("sqlite3", "pstats", "xxhash", "prometheus_client"):  # the scheduler's, ours at start, the workers', optional
+        (tmp_path / f"{name}.py").write_text("own = 1\n")
+    (tmp_path / "helper.py").write_text("def double(x):\n    return 2 * x\n")
+    (tmp_path / "script.py").write_text(SHADOWED)
+    assert run(tmp_path / "script.py") == "8 2\n"

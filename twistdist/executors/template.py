@@ -263,7 +263,7 @@ def main() -> None:
     """Run the template process."""
     descriptor, store, page, entries = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     del sys.argv[1:]  # none of the tasks' business
-    os.environ.pop(launch.PATH, None)
+    launch.restore_path()
     control = socket.socket(socket.AF_UNIX, packets.SOCKET_TYPE, fileno=descriptor)
     try:
         the_page = packets.Page(page, entries)
