@@ -9,6 +9,7 @@ copyright = "2026, the twistdist authors"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 autodoc_typehints = "description"
 html_theme = "alabaster"
+html_theme_options = {"page_width": "1280px", "body_max_width": "none"}
 exclude_patterns = ["_build"]
 sys.path.insert(0, os.path.dirname(__file__))  # generated.py
 
