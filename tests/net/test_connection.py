@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.internet.unix import Server as UnixServer
 
 from twistdist import errors
 from twistdist.blocking import Client
@@ -336,3 +339,42 @@ def test_in_a_flood_who_submits_more_is_not_read_and_who_cancels_is_heard(monkey
     assert others.producerState == new.producerState == "paused"
     first.dataReceived(encode_frame((3, 0, [m.Cancel(list(range(1, 21)))])))
     assert service.core.unfinished == 2 and others.producerState == new.producerState == "producing"
+
+
+class Through(Connection):
+    """A connection that has authenticated itself already."""
+
+    def connectionMade(self):
+        super().connectionMade()
+        self._deadline.cancel()
+        self.accepted = True
+        self._handshake.done = True
+
+
+def test_what_the_socket_does_not_take_at_once_keeps_its_order():
+    reactor = SelectReactor()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    transport = UnixServer(ours, Through(reactor, Owner(), ServerHandshake(SECRET, b"s" * 32)), None, None, 0, reactor)
+    connection = transport.protocol
+    connection.makeConnection(transport)
+    frames = [(n, 0, [m.Bye()] * size) for n, size in enumerate((1, 200_000, 1, 200_000, 1, 1))]
+    written = b"".join(encode_frame(frame) for frame in frames)
+    reactor.iterate(0)  # the handshake leaves
+    theirs.recv(1000)
+    connection.send([frames[0]])
+    received = theirs.recv(1000)
+    assert received == encode_frame(frames[0]), "it left without the reactor"
+    for frame in frames[1:]:
+        connection.send([frame])
+    assert transport.dataBuffer or transport._tempDataBuffer, "the socket took everything"
+    for _ in range(1000):
+        reactor.iterate(0)
+        with contextlib.suppress(BlockingIOError):
+            received += theirs.recv(1 << 20, socket.MSG_DONTWAIT)
+    assert received == written and not (transport.dataBuffer or transport._tempDataBuffer)
+    theirs.close()
+    for _ in range(2):
+        connection.send([frames[0]])  # the other side is gone: no error here, the connection ends
+        reactor.iterate(0)
+    assert not transport.connected

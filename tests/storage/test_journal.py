@@ -150,3 +150,25 @@ def test_the_file_shrinks_when_what_was_wanted_is_gone(tmp_path):
         journal.tidy()
     journal.close()  # the log is put into the file
     assert path.stat().st_size < most / 2
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path):
+    """Its table has row ids, and an index."""
+    import sqlite3
+
+    path = tmp_path / "journal"
+    journal = SqliteJournal(str(path))
+    journal.open()
+    journal.close()
+    with sqlite3.connect(path) as old:
+        columns = "kind INTEGER NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL"
+        old.execute(f"CREATE TABLE old ({columns}, PRIMARY KEY (kind, number))")
+        old.execute("INSERT INTO old SELECT * FROM rows")
+        old.execute("DROP TABLE rows")
+        old.execute("ALTER TABLE old RENAME TO rows")
+    old.close()
+    assert journal.open().lives == 1
+    journal.write({(j.TARGET, 1): b"one", (j.TARGET, 2): b"two"})
+    journal.write({(j.TARGET, 1): None})
+    journal.close()
+    assert rows_of(path) == {(j.TARGET, 2): b"two"}

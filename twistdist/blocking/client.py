@@ -58,8 +58,8 @@ class Client(BoundToProcess):
     """A blocking client of a scheduler.  It can be used from any thread, and as a context manager that closes it.
 
     The ``timeout`` argument of the methods is in seconds, or a ``timedelta``; None means no limit.  If a call takes longer, it
-    raises ``concurrent.futures.TimeoutError``.  After that, and after Ctrl-C, the client is as usable as before: what the call has
-    ordered is still carried out, and values that it would have returned are dropped.
+    raises ``concurrent.futures.TimeoutError``.  After that, and after Ctrl-C, the client is as usable as before: what the call
+    has ordered is still carried out, and values that it would have returned are dropped.
 
     After ``close()``, and after a failure that ends the session, every request raises
     :class:`~twistdist.errors.ClientClosed`.  A request that is open when the scheduler restarts and no longer knows this

@@ -3,8 +3,8 @@
 The module path is passed in a variable of its own rather than in PYTHONPATH: a task may start another Python version, and
 PYTHONPATH would lead that to our standard library.
 
-Our own modules must not be led astray by what lies beside a user's script, say a ``queue.py``.  So a process of ours looks into the
-folders that its Python knows by itself first.  The template restores the user's order when it has loaded what it needs.
+Our own modules must not be led astray by what lies beside a user's script, say a ``queue.py``.  So a process of ours looks into
+the folders that its Python knows by itself first.  The template restores the user's order when it has loaded what it needs.
 """
 
 from __future__ import annotations

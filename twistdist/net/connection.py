@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
@@ -82,6 +83,7 @@ class Connection(TwistedProtocol):
         self.peer: Any = None
         self.error: Exception | None = None
         self.came = 0  # bytes received
+        self._wait_free = False  # whether the transport can be written to past its buffer
         self.told = False  # whether the owner has sent anything
         self.transport: Any = None
 
@@ -90,6 +92,7 @@ class Connection(TwistedProtocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
             _watch_by_kernel(self._wire)
+        self._wait_free = isinstance(self.transport, FileDescriptor)
         self._deadline = self._reactor.callLater(HANDSHAKE_S, self._too_slow)
         self.transport.write(self._handshake.start())
 
@@ -194,8 +197,18 @@ class Connection(TwistedProtocol):
                 receiver(rest)
 
     def send(self, frames: Iterable[Frame]) -> None:
-        """Write frames; they are sent together at the end of this turn of the reactor."""
-        self.transport.writeSequence([encode_frame(frame) for frame in frames])
+        """Write frames, immediately if the socket takes them.
+
+        Twisted would first ask the kernel to be told when the socket can be written, wait for the answer, and then ask not to
+        be told any more: for a short message that costs more than the message.
+        """
+        data = b"".join([encode_frame(frame) for frame in frames])
+        if self._wait_free and _is_idle(self.transport):
+            sent = self.transport.writeSomeData(data)
+            if isinstance(sent, int):  # otherwise the connection is lost, which the transport will notice
+                data = data[sent:]
+        if data:
+            self.transport.write(data)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008  Twisted's signature
         self._lost = True
@@ -214,6 +227,13 @@ class Connection(TwistedProtocol):
         may follow."""
         self._most = 1
         self._wire.SEND_LIMIT = self._wire.bufferSize = BULK_BYTES
+
+
+def _is_idle(transport: Any) -> bool:
+    """Whether a transport of Twisted's is open with nothing buffered, so that bytes written past it keep their order."""
+    return bool(transport.connected) and not (
+        transport.disconnecting or transport.dataBuffer or transport._tempDataBuffer or transport._writeDisconnected
+    )
 
 
 def _watch_by_kernel(transport: Any) -> None:
