@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import fcntl
 import gc
 import os
 import pathlib
@@ -128,7 +130,18 @@ def script(text, tmp_path, *arguments):
 
 
 def leftovers():
-    return {name for root in (default_store_root(), default_spill_root()) for name in os.listdir(root) if "cluster" in name}
+    """The folders of clusters that have ended; other programs on this machine may run clusters of their own."""
+    names = {name for root in (default_store_root(), default_spill_root()) for name in os.listdir(root) if "cluster" in name}
+    return {name for name in names if not in_use(os.path.join(default_store_root(), name, ".lock"))}
+
+
+def in_use(lock):
+    with contextlib.suppress(FileNotFoundError), open(lock) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def test_a_script_that_just_ends_leaves_nothing(tmp_path):
