@@ -134,3 +134,43 @@ def test_modules_beside_the_script_do_not_lead_our_processes_astray(tmp_path):
     (tmp_path / "helper.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "script.py").write_text(SHADOWED)
     assert run(tmp_path / "script.py") == "8 2\n"
+
+
+CHANGED = """
+import sys
+from twistdist.blocking import Client
+
+def load(day):
+    return day * 10
+
+def clean(rows):
+    return rows + 1
+
+with Client(sys.argv[1], session="days") as client:
+    options = {"replace": True} if "replace" in sys.argv else {}
+    loaded = client.submit(load, 1, key="load", **options)
+    cleaned = client.submit(clean, loaded, key="clean", **options)
+    pure = client.submit(clean, cleaned, pure=True)
+    for future in (loaded, cleaned, pure):
+        try:
+            print(future.result(60), end=" ")
+        except Exception as error:
+            print(type(error).__name__, end=" ")
+"""
+
+
+def test_what_depends_on_a_changed_step_is_never_the_old_value(tmp_path):
+    script = tmp_path / "days.py"
+    with LocalCluster(n_workers=1) as cluster:
+        script.write_text(CHANGED)
+        assert run(script, cluster.address) == run(script, cluster.address) == "10 11 12 "
+        script.write_text(CHANGED.replace("day * 10", "day * 20"))
+        assert run(script, cluster.address) == "KeyConflict KeyConflict KeyConflict "
+        assert run(script, cluster.address, "replace") == run(script, cluster.address) == "20 21 22 "
+        cluster.kill_scheduler()
+        cluster.start_scheduler()
+        assert run(script, cluster.address) == "20 21 22 "
+        script.write_text(CHANGED.replace("day * 10", "day * 20").replace("submit(load", "submit(lambda day: 30"))
+        once = script.read_text().replace('key="clean", **options', 'key="clean"')
+        script.write_text(once)
+        assert run(script, cluster.address, "replace") == "30 KeyConflict KeyConflict "

@@ -124,7 +124,8 @@ class Submits:
             if given is not args:
                 self._data_of[record.cid] = [future for future in found if future.key in self._data]
             futures.append(make(record, key or generated))
-            chunk.append((record, ref, data, inputs, key, options.wire, recipe, options.replace))
+            # The key of a pure call is in use with another recipe only if an input was replaced: then it is another call.
+            chunk.append((record, ref, data, inputs, key, options.wire, recipe, options.replace or options.pure))
             if len(chunk) == MAP_CHUNK:
                 self.orders.add(self._submit, chunk)
                 chunk = []

@@ -191,5 +191,5 @@ class Dispatch:
 
 def _checkpoint_of(store: str, task: Task) -> str:
     """The path of the task's value in the checkpoint store."""
-    name = task.key.encode() + task.recipe[:16]  # the function's half: after a change of the function, no old result is found
+    name = task.key.encode() + task.recipe  # after a change of function, arguments or inputs, no old result is found
     return f"{store}/{hashlib.blake2b(name, digest_size=20).hexdigest()}"

@@ -66,8 +66,15 @@ class Submits:
             key = message.keys[at] if message.keys is not None else None
             recipe, error = b"", None
             if key is not None:
-                recipe = message.recipes[at] if message.recipes is not None else _recipe(function, args, inputs)
+                if message.recipes is not None:
+                    recipe = self._with_inputs(message.recipes[at], inputs)
+                else:
+                    recipe = _recipe(function, args, inputs)
                 known = self.garbage.find(key)
+                if known is not None and any(one is not None and _was_refused(one) for one in inputs):
+                    known = key = (
+                        None  # it must not look as if the refused input had been used: the task fails as its input did
+                    )
                 if known is not None and known.error is not None and not any(other.connected for other, _ in known.watchers):
                     self.registry.drop_key(known)  # it failed for processes that have died: compute it again
                     known = None
@@ -140,6 +147,18 @@ class Submits:
             self.watchers.keep(client.name, task)
         return task
 
+    def _with_inputs(self, recipe: bytes, inputs: tuple[Task | None, ...]) -> bytes:
+        """The recipe of a client, which knows its inputs' keys, with their recipes: a key may have gone to another task.
+
+        Data are left out: what they hold is in the client's recipe, and their bytes may differ from run to run.
+        """
+        data = self.registry.data_function
+        recipes = [one.recipe for one in inputs if one is not None and one.recipe and one.function is not data]
+        if not recipes:
+            return recipe
+        half = RECIPE_BYTES // 2
+        return recipe[:half] + hashlib.blake2b(recipe[half:] + b"".join(recipes), digest_size=half).digest()
+
     def _give_up_key(self, client: Client, task: Task) -> None:
         """Another task takes over the key, on purpose.  The durable session wants that one instead of this; whoever else wants
         this one keeps it."""
@@ -164,6 +183,11 @@ class Submits:
                 self.lifecycle.fail(task, m.ErrorInfo("NoValidWorker", "", text, key=task.key))
 
 
+def _was_refused(task: Task) -> bool:
+    """Whether the task failed because its key is in use."""
+    return task.error is not None and task.error.kind == "KeyConflict"
+
+
 def _conflict(key: str, known: bytes, recipe: bytes) -> str:
     """What differs.  The first half of a recipe belongs to the function, the second to the arguments."""
     half = RECIPE_BYTES // 2
@@ -172,13 +196,13 @@ def _conflict(key: str, known: bytes, recipe: bytes) -> str:
             name
             for name, differs in (
                 ("another function", known[:half] != recipe[:half]),
-                ("other arguments", known[half:] != recipe[half:]),
+                ("other arguments or inputs", known[half:] != recipe[half:]),
             )
             if differs
         ]
         what = " and ".join(changed)
     else:
-        what = "another function or other arguments"
+        what = "another function, or other arguments or inputs"
     return (
         f"the key {key!r} is in use with {what}; choose another key, release every future of the old one first, or, if "
         "it was changed on purpose, submit it with replace=True"
