@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import twistdist
+from twistdist.config import load_secret
 from twistdist.errors import TwistdistError
+from twistdist.interfaces import ago
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -20,10 +22,14 @@ def _demo(options: argparse.Namespace) -> int:
     return 0 if report.right else 1
 
 
+def _secret(options: argparse.Namespace) -> bytes | None:
+    return None if options.secret_file is None else load_secret(options.secret_file)
+
+
 def _status(options: argparse.Namespace) -> int:
     from twistdist.blocking import Client
 
-    with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
+    with Client(options.address, secret=_secret(options), tls=options.tls, timeout=options.timeout) as client:
         status = client.status(options.timeout)
         incidents = client.incidents(timeout=options.timeout)
     tasks = ", ".join(f"{count} {state}" for state, count in sorted(status["tasks"].items())) or "none"
@@ -50,7 +56,7 @@ def _status(options: argparse.Namespace) -> int:
             print(f"          {trouble}")
     for incident in incidents[-options.incidents :]:
         cost = f"{incident.requeued} requeued, {incident.lost} lost, {incident.replayed} replayed, {incident.adopted} adopted"
-        print(f"incident  {incident.age:.0f} s ago: {incident.kind}, {incident.what}: {incident.cause}; {cost}")
+        print(f"incident  {ago(incident.age)}: {incident.kind}, {incident.what}: {incident.cause}; {cost}")
     return 0
 
 
@@ -76,7 +82,7 @@ def _journal(options: argparse.Namespace) -> int:
 def _clear(options: argparse.Namespace) -> int:
     from twistdist.client import clear
 
-    gone = clear(options.address, timeout=options.timeout, tls=options.tls, sessions=options.session)
+    gone = clear(options.address, secret=_secret(options), timeout=options.timeout, tls=options.tls, sessions=options.session)
     print(f"{gone['sessions']} sessions of absent clients and {gone['tasks']} tasks dropped")
     return 0
 
@@ -84,7 +90,7 @@ def _clear(options: argparse.Namespace) -> int:
 def _retire(options: argparse.Namespace) -> int:
     from twistdist.blocking import Client
 
-    with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
+    with Client(options.address, secret=_secret(options), tls=options.tls, timeout=options.timeout) as client:
         client.retire_workers(options.names, options.patience)
     print(f"{', '.join(options.names)}: retired, what only they held was handed over")
     return 0
@@ -93,7 +99,7 @@ def _retire(options: argparse.Namespace) -> int:
 def _why(options: argparse.Namespace) -> int:
     from twistdist.blocking import Client
 
-    with Client(options.address, tls=options.tls, timeout=options.timeout) as client:
+    with Client(options.address, secret=_secret(options), tls=options.tls, timeout=options.timeout) as client:
         found = client.why(options.key, options.timeout)
     if found is None:
         print(f"twistdist: no task has the key {options.key!r}", file=sys.stderr)
@@ -144,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     certs.set_defaults(run=_certs)
     for command in (status, clear, retire, why):
         command.add_argument("address", help="the scheduler: host:port or a Twisted endpoint")
+        command.add_argument("--secret-file", metavar="FILE", help="the shared secret [default: $TWISTDIST_SECRET_FILE]")
         command.add_argument("--tls", metavar="DIR", help="folder of certificates [default: $TWISTDIST_TLS]")
         command.add_argument("--timeout", type=float, default=10.0, help="seconds to wait [%(default)s]")
     retire.add_argument("names", nargs="+", metavar="WORKER", help="a worker's name")

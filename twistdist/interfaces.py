@@ -7,6 +7,18 @@ from typing import Any
 import attrs
 
 
+def ago(seconds: float) -> str:
+    """Return an age in words: ``0.250 s ago``, ``8 h 02 min ago``."""
+    if seconds < 60:
+        return f"{seconds:.3f} s ago"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min {rest:02} s ago"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02} h ago" if days else f"{hours} h {minutes:02} min ago"
+
+
 @attrs.frozen
 class WorkerInfo:
     """One worker, as the scheduler sees it.
@@ -125,7 +137,7 @@ class Story:
 
     def __str__(self) -> str:
         lines = [f"{self.key}: {self._now()}"]
-        lines += [f"{event.age:10.3f} s ago  {event.text}" for event in self.events]
+        lines += [f"{ago(event.age):>16}  {event.text}" for event in self.events]
         if self.lacks:
             lines.append(f"no connected worker may run it: {self.lacks}")
         unfinished = [f"{key} ({state})" for key, state in self.inputs.items() if state != "done"]

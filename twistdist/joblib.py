@@ -27,6 +27,8 @@ except ImportError as error:  # pragma: no cover
 from twistdist.blocking import Client, Future
 from twistdist.blocking.client import default_client
 from twistdist.executors import context
+from twistdist.keywords import TASK_OPTIONS, unknown_keywords
+from twistdist.net.options import split_options
 from twistdist.net.submits import LARGE_ARGUMENT_BYTES, size_hint
 
 #: A batch of short calls is expected to take about this long, in seconds: small enough that a lost worker costs little.
@@ -53,6 +55,10 @@ class TwistdistBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib has
         super().__init__(nesting_level=nesting_level)
         if client is not None and not isinstance(client, Client):
             raise TypeError(f"client must be a twistdist.blocking.Client, got {type(client).__name__}")
+        unknown = dict(options)
+        split_options(unknown)
+        if unknown:
+            raise unknown_keywords("parallel_config('twistdist')", unknown, ["client", *TASK_OPTIONS])
         self._client, self._options = client, options
         self._futures: set[Future] = set()
         self._batch_size = 1

@@ -14,13 +14,15 @@ _LOOPBACK = "a LocalCluster is reachable only from this machine; start twistd tw
 _SECRET = "use secret=…, the shared secret, and tls=…, a folder of certificates made by twistdist certs"
 _ADDRESS = "give the scheduler's address, or a cluster, as the first argument"
 
+_HTTP = "use http=…, where the scheduler serves its state, such as 8787; twistdist status ADDRESS shows what a cluster is doing"
+
 #: The option's name in other frameworks -> what to do instead.
 _HINTS = {
     "actor": _ACTOR,
     "address": _ADDRESS,
     "asynchronous": "the client of twistdist.connect returns Deferreds, that of twistdist.blocking waits",
     "cluster": _ADDRESS,
-    "dashboard_address": "there is no dashboard in this version; twistdist status ADDRESS shows what a cluster is doing",
+    "dashboard_address": _HTTP,
     "death_timeout": "use timeout=…, the seconds to wait for the scheduler",
     "host": _LOOPBACK,
     "interface": _LOOPBACK,
@@ -44,7 +46,7 @@ _HINTS = {
     "security": _SECRET,
     "silence_logs": "set TWISTDIST_LOG_LEVEL in the environment, the level from which the processes log (default: error)",
     "threads_per_worker": _SLOTS,
-    "worker_dashboard_address": "there is no dashboard in this version; twistdist status ADDRESS shows what a cluster is doing",
+    "worker_dashboard_address": _HTTP,
 }
 
 #: Methods of clients of other frameworks -> what to do instead.
@@ -88,6 +90,23 @@ _METHODS = {
 
 _AMOUNTS = 'use resources={"GPU": 1}, the free resources that a worker must have, of those it was started with (--resources)'
 
+#: The options of ``submit``.
+TASK_OPTIONS = (
+    "allow_other_workers",
+    "checkpoint",
+    "crash_limit",
+    "key",
+    "priority",
+    "pure",
+    "replace",
+    "replay",
+    "replicas",
+    "resources",
+    "retries",
+    "time_limit",
+    "workers",
+)
+
 #: The same for ``submit`` and ``map``, which pass unknown keywords to the function.
 _TASK_HINTS = {
     "actor": _ACTOR,
@@ -101,10 +120,15 @@ _TASK_HINTS = {
 }
 
 
+def _misspelt(word: str) -> str:
+    near = difflib.get_close_matches(word, TASK_OPTIONS, 1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
 def refuse_foreign(function: Callable[..., Any], keywords: Iterable[str]) -> None:
-    """Raise ``TypeError`` for task options of other frameworks among ``keywords`` that ``function`` does not accept."""
-    found = [name for name in keywords if name in _TASK_HINTS]
-    if not found:
+    """Raise ``TypeError`` for misspelt task options, and those of other frameworks, that ``function`` does not accept."""
+    found = {name: _TASK_HINTS.get(name) or _misspelt(name) for name in keywords}
+    if not any(found.values()):
         return
     try:
         parameters = inspect.signature(function).parameters
@@ -115,9 +139,9 @@ def refuse_foreign(function: Callable[..., Any], keywords: Iterable[str]) -> Non
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    foreign = [name for name in found if name not in named]
+    foreign = [name for name, hint in found.items() if hint and name not in named]
     if foreign and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        hints = "; ".join(f"{name} is not an option here: {_TASK_HINTS[name]}" for name in foreign)
+        hints = "; ".join(f"{name} is not an option here: {found[name]}" for name in foreign)
         raise TypeError(f"{hints} (the function {getattr(function, '__name__', function)!s} has no such parameter)")
 
 

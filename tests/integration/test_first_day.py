@@ -392,3 +392,23 @@ def test_fire_and_forget_as_a_function(client, tmp_path):
     until(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists())
     with pytest.raises(TypeError):
         fire_and_forget([1])
+
+
+def test_words_that_are_almost_options_are_refused_at_the_call(client):
+    with pytest.raises(TypeError, match="did you mean retries"):
+        client.submit(abs, 1, retry=3)
+    with pytest.raises(TypeError, match="there is no option retrys, did you mean retries"):
+        client.executor(retrys=3)
+    assert client.submit(lambda retry: retry, retry=3).result(60) == 3
+
+
+def test_what_can_not_run_says_so_where_somebody_waits():
+    with LocalCluster(n_workers=0) as cluster, Client(cluster) as alone:
+        with pytest.raises(errors.NoValidWorker, match="no worker is connected"):
+            alone.run(abs, 1)
+        future = alone.submit(abs, 1)
+        said = ""
+        while "no worker" not in said:
+            with pytest.raises(concurrent.futures.TimeoutError) as caught:
+                future.result(0.2)
+            said = str(caught.value)

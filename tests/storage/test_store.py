@@ -112,7 +112,7 @@ def test_the_store_of_a_dead_worker_is_taken_over_and_that_of_a_living_one_is_no
 
 
 def test_a_folder_belongs_to_one_worker(store):
-    with pytest.raises(ConfigError, match="in use by another worker"):
+    with pytest.raises(ConfigError, match="has the same name"):
         Store(store.path)
 
 

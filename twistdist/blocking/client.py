@@ -22,7 +22,7 @@ from twistdist.core.client import Record
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
 from twistdist.interfaces import Incident, Story, WorkerInfo
-from twistdist.keywords import unknown_method
+from twistdist.keywords import TASK_OPTIONS, unknown_keywords, unknown_method
 from twistdist.lineage import Lineage
 from twistdist.net import client as net_client
 from twistdist.net.bound import BoundToProcess
@@ -783,7 +783,7 @@ class Client(BoundToProcess):
             )
         chosen = split_options(options)
         if options:
-            raise TypeError(f"{', '.join(options)}: not a task option; executor() takes the task options of submit()")
+            raise unknown_keywords("executor()", options, [name for name in TASK_OPTIONS if name != "key"])
         return Executor(self, chosen)
 
     def shutdown(self, timeout: float | None = None) -> None:

@@ -137,7 +137,10 @@ class Future(BaseFuture, concurrent.futures.Future):  # type: ignore[type-arg]
                     return condition.wait_for(lambda: record.state is not State.PENDING, seconds)
 
             if not wait_parked(ended, timeout):
-                raise concurrent.futures.TimeoutError(f"{self.key} did not finish within {timeout:g} s")
+                lack = self._client.lack_of(record)
+                raise concurrent.futures.TimeoutError(
+                    f"{self.key} did not finish within {timeout:g} s" + (f": {lack}" if lack else "")
+                )
         if record.value is not None:
             return record.value
         if record.error is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from twistdist.config import as_choice, as_number, as_seconds, as_text, as_truth, as_whole_number, resource_units
-from twistdist.errors import shown
+from twistdist.errors import NoValidWorker, shown
 from twistdist.interfaces import WorkerInfo
 from twistdist.keywords import refuse_foreign
 from twistdist.net.futures import BaseFuture
@@ -176,13 +176,17 @@ def beside_options(worker: str) -> TaskOptions:
 
 
 def run_on(names: list[str], known: Mapping[str, WorkerInfo]) -> list[str]:
-    """Return the workers to run on: those that were named, or all that are connected.  ``ValueError`` for an unknown name."""
+    """Return the workers to run on: those that were named, or all that are connected.  ``ValueError`` for an unknown name.
+
+    ``NoValidWorker`` if there is none."""
     here = [name for name, info in known.items() if info.state != "away"]
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(
             f"no worker of this cluster is named {', '.join(unknown)}; its workers: {', '.join(sorted(here)) or 'none'}"
         )
+    if not here:
+        raise NoValidWorker("no worker is connected, so there is nothing to run on; start one, or wait_for_workers(1)")
     return list(dict.fromkeys(names)) or here
 
 

@@ -208,7 +208,9 @@ class Store:
             except OSError:
                 time.sleep(LOCK_PAUSE_S)  # a neighbour may be rescuing what the previous worker left here
         os.close(self._lock)
-        raise ConfigError(f"the store folder {path} is in use by another worker; choose another with --store")
+        raise ConfigError(
+            f"the store folder {path} is in use: another worker on this machine has the same name; choose another --name"
+        )
 
     def take_inventory(self) -> tuple[list[Stored], list[str]]:
         """Check all files of the store.

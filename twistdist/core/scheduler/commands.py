@@ -164,7 +164,8 @@ class Commands:
             raise ValueError("the number of lines must be an integer >= 1")
         unknown = sorted(set(names) - {worker.name for worker in self.registry.workers.values()})
         if unknown:
-            raise ValueError(f"no worker of this cluster is named {', '.join(map(str, unknown))}")
+            here = ", ".join(sorted(worker.name for worker in self.registry.workers.values())) or "none"
+            raise ValueError(f"no worker of this cluster is named {', '.join(map(str, unknown))}; its workers: {here}")
         chosen = [worker for worker in self.registry.workers.values() if not names or worker.name in names]
         return self.broadcasts.send(chosen, lambda number: m.ReadLog(number, lines))
 

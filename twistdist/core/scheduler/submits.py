@@ -70,11 +70,10 @@ class Submits:
                     recipe = self._with_inputs(message.recipes[at], inputs)
                 else:
                     recipe = _recipe(function, args, inputs)
+                if any(one is not None and _was_refused(one) for one in inputs):
+                    key = None  # an old value must not look as if the refused input had been used: this fails as its input did
+            if key is not None:
                 known = self.garbage.find(key)
-                if known is not None and any(one is not None and _was_refused(one) for one in inputs):
-                    known = key = (
-                        None  # it must not look as if the refused input had been used: the task fails as its input did
-                    )
                 if known is not None and known.error is not None and not any(other.connected for other, _ in known.watchers):
                     self.registry.drop_key(known)  # it failed for processes that have died: compute it again
                     known = None
