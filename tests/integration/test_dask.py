@@ -112,3 +112,17 @@ def test_the_answer_is_right_while_workers_are_killed():
         assert np.array_equal(client.compute(kept).result(60), expected)
         cluster.kill_worker(next(iter(cluster.workers)), wipe=True)
         assert np.array_equal(kept.compute(scheduler=client.get), expected)
+
+
+def copied(block):
+    """Bytes of memory of its own, not of files, that a task has after it has read an item in each page of a chunk."""
+    assert block[::512].sum() == 512 * sum(range(len(block) // 512))
+    with open("/proc/self/smaps_rollup") as stream:
+        anonymous = sum(int(line.split()[1]) << 10 for line in stream if line.startswith("Anonymous:"))
+    return np.array([anonymous])
+
+
+def test_large_chunks_pass_without_a_copy_on_one_host(client):
+    kept = client.persist(da.arange(32 << 20, chunks=32 << 20))  # one chunk of 256 MiB
+    (found,) = kept.map_blocks(copied, dtype=int, chunks=(1,)).compute(scheduler=client.get)
+    assert found < 128 << 20
