@@ -412,3 +412,12 @@ def test_what_can_not_run_says_so_where_somebody_waits():
             with pytest.raises(concurrent.futures.TimeoutError) as caught:
                 future.result(0.2)
             said = str(caught.value)
+
+
+def test_arguments_that_can_not_travel_say_what_to_pass_instead(client):
+    with pytest.raises(errors.SerializationError, match="pass a list of what it yields"):
+        client.submit(sum, (n for n in range(3)))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(errors.SerializationError, match="pass its result"):
+        client.submit(abs, pool.submit(abs, 1))
+    with pytest.raises(TypeError, match="1 is not a Future"):
+        client.gather([1, client.submit(abs, 1)])

@@ -72,7 +72,10 @@ def flatten(futures: Any, errors: str = "raise") -> list[Any]:
         elif isinstance(item, set | frozenset):
             todo.extend(item)
         else:
-            raise TypeError(f"futures must be given in lists, tuples, sets, dicts or other iterables, got {shown(item)}")
+            raise TypeError(
+                f"{shown(item)} is not a Future of this API; futures must be given in lists, tuples, sets, dicts or other "
+                "iterables"
+            )
     return found
 
 

@@ -60,6 +60,14 @@ def collecting() -> Iterator[list[Any]]:
         _context.collected = outer
 
 
+def _advice(value: Any) -> str:
+    if isinstance(value, types.GeneratorType):
+        return "; pass a list of what it yields"
+    if callable(getattr(value, "add_done_callback", None)):
+        return "; it is the Future of something else: pass its result"
+    return ""
+
+
 def reference(target: Any) -> tuple[Callable[[int], Any], tuple[int]]:
     """Return a ``__reduce__`` value that refers to ``target`` as one of a task's inputs.
 
@@ -282,7 +290,7 @@ def _name_argument(args: tuple[Any, ...], kwargs: dict[str, Any], error: Excepti
                 dumps(value)
         except Exception as own:
             place = f"argument {name + 1}" if isinstance(name, int) else f"argument {name!r}"
-            return SerializationError(f"{place}, a {type(value).__qualname__}, can't be pickled: {said(own)}")
+            return SerializationError(f"{place}, a {type(value).__qualname__}, can't be pickled: {said(own)}{_advice(value)}")
     return SerializationError(f"the arguments can't be pickled: {said(error)}")
 
 
@@ -344,7 +352,7 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
         SerializationError: it can't be pickled, or has a future in its closure.
     """
     if not callable(function):
-        raise TypeError(f"{shown(function)} is not callable; the first argument of submit must be a function")
+        raise TypeError(f"{shown(function)} is not callable; the first argument must be a function")
     try:
         with collecting() as inputs:
             try:
