@@ -53,12 +53,19 @@ def test_in_a_callback_everything_may_block(client, size):
     assert seen.result(60) == (size, None, 5, 1)
 
 
-def test_callbacks_come_in_their_order_and_at_once_when_it_is_over(client):
-    order, all_called = [], threading.Event()
-    future = client.submit(time.sleep, 0.2)
+def wait_at(gate):
+    with open(gate) as stream:
+        return stream.read()
+
+
+def test_callbacks_come_in_their_order_and_at_once_when_it_is_over(client, tmp_path):
+    order, all_called, gate = [], threading.Event(), tmp_path / "gate"
+    os.mkfifo(gate)
+    future = client.submit(wait_at, gate)
     for number in range(5):
         future.add_done_callback(lambda _, number=number: order.append(number))
     future.add_done_callback(lambda _: all_called.set())
+    gate.write_text("open")  # what is added after the end is called at once, by whoever adds it
     assert all_called.wait(60) and order == [0, 1, 2, 3, 4]
     future.add_done_callback(lambda _: order.append(threading.current_thread()))
     assert order[-1] is threading.current_thread()
