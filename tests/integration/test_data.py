@@ -297,7 +297,7 @@ def test_who_has_seen_a_value_sees_no_other(three):
 
 
 def checkpointed(client, log):
-    base = client.submit(make, log, 1)
+    base = client.submit(make, log, 1, key="base")
     return client.submit(lambda data: data + b"!", base, checkpoint=True, key="kept"), base
 
 
