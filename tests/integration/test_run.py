@@ -13,20 +13,6 @@ from twisted.internet import reactor
 import twistdist
 from tests.integration.habits import until
 from twistdist import errors
-from twistdist.blocking import Client, LocalCluster
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with LocalCluster(n_workers=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def client(cluster):
-    with Client(cluster) as client:
-        client.wait_for_workers(2, 60)
-        yield client
 
 
 def where(suffix, punctuation="!"):

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from twistdist import keywords
 from twistdist.net.options import NO_OPTIONS, check_key, check_keys, check_workers, several, split_options
 from twistdist.wire import messages as m
 
@@ -87,3 +88,7 @@ def test_several():
     assert several("key") == ["key"] and several(("a", "b")) == ["a", "b"]
     with pytest.raises(TypeError):
         several(3)
+
+
+def test_the_list_of_options_for_hints_is_that_of_submit():
+    assert set(keywords.TASK_OPTIONS) == set(m.Options.__struct_fields__) - {"beside"} | {"key", "pure", "replace"}
