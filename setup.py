@@ -7,5 +7,6 @@ setup(
     # looks for twisted/plugins; the default editable finder would hide the plugin.
     package_dir={"": "."},
     packages=[*find_packages(include=["twistdist", "twistdist.*"]), "twisted.plugins"],
-    package_data={"twistdist": ["py.typed"]},
+    include_package_data=False,  # it takes folders with data for packages that were forgotten
+    package_data={"twistdist": ["py.typed"], "twistdist.web": ["static/*"]},
 )

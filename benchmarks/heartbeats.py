@@ -1,4 +1,4 @@
-"""What heartbeats cost the scheduler: python benchmarks/heartbeats.py [--workers N] [--seconds N]
+"""What heartbeats cost the scheduler: python -m benchmarks.heartbeats [--workers N] [--seconds N]
 
 The workers are cores without executors, all in this process, each with a connection of its own; the scheduler is a process as
 always.  CPU time of the scheduler is what is told, as a share of one core.
@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.internet import reactor as the_reactor
 
-from benchmarks.tasks import tree_cpu
+from benchmarks.meter import cpu_seconds
 from twistdist.core.worker import Worker
 from twistdist.net.dialing import Dialing
 from twistdist.net.timers import use_monotonic_time
@@ -63,7 +63,7 @@ def worker(reactor: Any, address: str, secret: bytes, number: int) -> Dialing:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.heartbeats", description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
@@ -83,12 +83,12 @@ def main() -> None:
         began: list[float] = []
 
         def begin() -> None:
-            began[:] = [tree_cpu([scheduler.pid]), time.monotonic()]
+            began[:] = [cpu_seconds(scheduler.pid), time.monotonic()]
             reactor.callLater(options.seconds, end)
 
         def end() -> None:
             seconds = time.monotonic() - began[1]
-            cpu = tree_cpu([scheduler.pid]) - began[0]
+            cpu = cpu_seconds(scheduler.pid) - began[0]
             print(f"{options.workers} workers: {100 * cpu / seconds:.2f} % of a core over {seconds:.0f} s")
             reactor.stop()
 

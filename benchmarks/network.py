@@ -1,4 +1,4 @@
-"""What faults of the network cost: python benchmarks/network.py [--repeat N] [--soak SECONDS]
+"""What faults of the network cost: python -m benchmarks.network [--repeat N] [--soak SECONDS]
 
 Three workers of one slot on hosts of their own (tests/network): it needs root and /dev/net/tun.  Medians over the repeats;
 the machine should be quiet, but for ``--soak``, which looks for false deaths: all cores and interpreter locks busy, 20 % loss,
@@ -12,36 +12,20 @@ import argparse
 import contextlib
 import ctypes
 import os
-import pathlib
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="twistdist-benchmark-")  # a secret of its own
 
+from benchmarks.rows import Rows
 from tests.integration.habits import lines, note, until
 from tests.network.chores import digest, first_stays, large, square
 from tests.network.namespaces import why_not
 from tests.network.nets import LanNet
-
-
-class Rows:
-    """A table that grows: name -> values."""
-
-    def __init__(self):
-        self._rows = {}
-
-    def add(self, name, value):
-        self._rows.setdefault(name, []).append(value)
-
-    def show(self):
-        for name, values in self._rows.items():
-            print(f"{name:76} {statistics.median(values):10,.2f}   {[round(value, 2) for value in values]}", flush=True)
 
 
 @contextlib.contextmanager
@@ -187,7 +171,7 @@ def soak(seconds, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=5_000)
     parser.add_argument("--soak", type=float, default=0.0, help="seconds of looking for false deaths, and nothing else")

@@ -77,6 +77,28 @@ def constants() -> str:
     return table(("module", "name", "value", "meaning"), [row for row in rows if row[2]])
 
 
+def pairs() -> str:
+    """How many pairs of an event and a state there are in each table of the simulator's coverage."""
+    from twistdist.testing import pairs
+
+    rows = []
+    for name, meaning in pairs.TABLES.items():
+        mine = [pair for pair in pairs.universe() if pair[0] == name]
+        often, never = sum(pair in pairs.OFTEN for pair in mine), sum(bool(pairs.why_not(pair)) for pair in mine)
+        rows.append((name, meaning, str(often), str(len(mine) - often - never), str(never)))
+    return table(("table", "rows and columns", "met often", "rare or open", "can't happen"), rows)
+
+
+def never_met() -> str:
+    """The pairs that can't happen, and why."""
+    from twistdist.testing import pairs
+
+    return table(
+        ("table", "event", "state", "why it can't happen"),
+        [(one.table, ", ".join(one.rows) or "any", ", ".join(one.columns) or "any", one.why) for one in pairs.NEVER],
+    )
+
+
 def shown(value: str) -> str:
     """A constant's value, where it is a number or a few of them; "" for others."""
     try:
@@ -96,6 +118,8 @@ MADE = {
     ".. constants\n": constants,
     ".. parts: scheduler\n": lambda: parts("scheduler"),
     ".. parts: worker\n": lambda: parts("worker"),
+    ".. pairs\n": pairs,
+    ".. pairs that can't happen\n": never_met,
 }
 
 

@@ -20,7 +20,7 @@ pathlib.Path(os.environ["TWISTDIST_SECRET_FILE"]).write_text("a secret of the te
 from twistdist.blocking import Client, LocalCluster  # noqa: E402
 
 #: Folders of tests that start processes, or run thousands of schedules; the fast tier (``-m "not slow"``) leaves them out.
-SLOW = ("integration", "network", "postgres", "sim", "fuzz")
+SLOW = ("integration", "browser", "network", "postgres", "sim", "fuzz")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from twistdist.display import Bar, html_of
+from twistdist.display import Bar, Bars, html_of
 
 
 class Terminal(io.StringIO):
@@ -49,6 +49,14 @@ def test_without_tqdm_there_is_a_plain_one(monkeypatch):
     assert text.endswith(f"\rtasks [{'#' * 40}] 4/4\n") and f"[{'#' * 20}{'.' * 20}] 2/4" in text
     plain = io.StringIO()
     assert shown(Bar(4, "", plain), plain) == ""
+    several = Terminal()
+    bars = Bars([("all ", 4), ("a\x07 ", 3)], several)
+    for counts in ([(0, 0), (0, 0)], [(0, 0), (0, 0)], [(4, 1), (3, 1)]):
+        bars.show(counts)
+    bars.end()
+    full, none = "#" * 40, "." * 40
+    first = f"\rall   [{none}] 0/4\x1b[K\na\\x07 [{none}] 0/3"
+    assert several.getvalue() == f"{first}\x1b[1A\rall   [{full}] 4/4, 1 failed\x1b[K\na\\x07 [{full}] 3/3, 1 failed\n"
 
 
 def test_nothing_is_shown_where_nobody_looks():

@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "msgspec",
         "cloudpickle",
         "tblib",
+        "opentelemetry",
     },
 }
 MAY_IMPORT["executors/supervisor"] = MAY_IMPORT["executors"] | {"twisted", "zope"}
@@ -97,6 +98,7 @@ SCHEDULER, WORKER = ROOT / "core" / "scheduler", ROOT / "core" / "worker"
 #: Modules beside the parts, which all of them may use: data, and decisions that know no part.
 BESIDE = {
     SCHEDULER: [
+        "sums",
         "records",
         "settings",
         "lineage",
@@ -105,6 +107,8 @@ BESIDE = {
         "nesting",
         "refusals",
         "stories",
+        "tracing",
+        "whereabouts",
         "ready_queue",
         "ledger_rows",
         "ledger",

@@ -23,14 +23,22 @@ _HOMES = {
     "wait": "twistdist.net.futures",
     "progress": "twistdist.net.futures",
     "fire_and_forget": "twistdist.net.futures",
-    "LocalCluster": "twistdist.net.cluster",
+    "JobCluster": "twistdist.clusters.jobs",
+    "KubernetesCluster": "twistdist.clusters.kubernetes",
+    "LocalCluster": "twistdist.clusters.local",
+    "SSHCluster": "twistdist.clusters.ssh.cluster",
+    "SlurmCluster": "twistdist.clusters.slurm",
     "current_attempt": "twistdist.executors.context",
 }
 
 __all__ = [
     "Client",
     "Future",
+    "JobCluster",
+    "KubernetesCluster",
     "LocalCluster",
+    "SSHCluster",
+    "SlurmCluster",
     "__version__",
     "as_completed",
     "connect",
@@ -41,9 +49,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from twistdist.clusters.jobs import JobCluster
+    from twistdist.clusters.kubernetes import KubernetesCluster
+    from twistdist.clusters.local import LocalCluster
+    from twistdist.clusters.slurm import SlurmCluster
+    from twistdist.clusters.ssh.cluster import SSHCluster
     from twistdist.executors.context import current_attempt
     from twistdist.net.client import Client, connect
-    from twistdist.net.cluster import LocalCluster
     from twistdist.net.futures import Future, as_completed, fire_and_forget, progress, wait
 
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
+import datetime
+import json
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 import twistdist
+from twistdist.chaos.command import add_chaos_command
+from twistdist.clusters.commands import add_cluster_commands, count_of
 from twistdist.config import load_secret
-from twistdist.errors import TwistdistError
+from twistdist.display import printable
+from twistdist.errors import ClientClosed, TwistdistError
 from twistdist.interfaces import ago
+
+#: Seconds between two questions of ``incidents --follow``.
+FOLLOW_S = 0.5
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -32,32 +45,98 @@ def _status(options: argparse.Namespace) -> int:
     with Client(options.address, secret=_secret(options), tls=options.tls, timeout=options.timeout) as client:
         status = client.status(options.timeout)
         incidents = client.incidents(timeout=options.timeout)
+    if options.json:
+        print(json.dumps({**status, "incidents": [attrs.asdict(one) for one in incidents[-options.incidents :]]}, default=str))
+        return 0
     tasks = ", ".join(f"{count} {state}" for state, count in sorted(status["tasks"].items())) or "none"
-    print(f"scheduler {options.address}, epoch {status['epoch']}")
-    print(f"tasks     {tasks}; {status['done']} executed, {status['failed']} failed, {status['replays']} replayed")
+    _print(f"scheduler {options.address}, epoch {status['epoch']}")
+    _print(f"tasks     {tasks}; {status['done']} executed, {status['failed']} failed, {status['replays']} replayed")
     for lack, count in sorted(status["lacks"].items()):
-        print(f"waiting   {count} tasks: {lack}")
-    print(f"journal   {_journal_line(status['journal'])}")
+        _print(f"waiting   {count} tasks: {lack}")
+    _print(f"journal   {_journal_line(status['journal'])}")
     if status["recovering"] is not None:
-        print(f"recovering: waiting for {', '.join(status['recovering'])}")
-    print(f"sessions  {status['sessions']['connected'] - 1} connected besides this one, {status['sessions']['away']} away")
+        _print(f"recovering: waiting for {', '.join(status['recovering'])}")
+    _print(f"sessions  {status['sessions']['connected'] - 1} connected besides this one, {status['sessions']['away']} away")
     for name, count in sorted(status["sessions"]["durable"].items()):
-        print(f"session   {name}: keeps {count} tasks")
+        _print(f"session   {name}: keeps {count} tasks")
     if status["datasets"]:
-        print(f"published {', '.join(status['datasets'])}")
+        _print(f"published {', '.join(status['datasets'])}")
     if status["suspects"]:
-        print(f"suspects  {', '.join(status['suspects'])}")
+        _print(f"suspects  {', '.join(status['suspects'])}")
     for name, info in sorted(status["workers"].items()):
-        print(
+        _print(
             f"worker    {name}: {info['state']}, {info['running']} of {info['slots']} slots busy, {info['queued']} queued, "
             f"{info['keys']} results of {info['memory']} bytes, pid {info['pid']} at {info['address']}"
         )
         for trouble in info["troubles"][-3:]:
-            print(f"          {trouble}")
+            _print(f"          {trouble}")
     for incident in incidents[-options.incidents :]:
-        cost = f"{incident.requeued} requeued, {incident.lost} lost, {incident.replayed} replayed, {incident.adopted} adopted"
-        print(f"incident  {ago(incident.age)}: {incident.kind}, {incident.what}: {incident.cause}; {cost}")
+        _print(
+            f"incident  {ago(incident.age)}: {incident.kind}, {incident.what}: {incident.cause}{_cost(attrs.asdict(incident))}"
+        )
     return 0
+
+
+def _print(text: str) -> None:
+    """Print what may have names of users in it."""
+    print(printable(text))
+
+
+def _cost(incident: dict[str, Any]) -> str:
+    """What recovery cost, without what is zero."""
+    parts = [f"{incident[name]} {name}" for name in ("requeued", "lost", "replayed", "adopted") if incident[name]]
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def _incidents(options: argparse.Namespace) -> int:
+    from twistdist.blocking import Client
+
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # the usual way to end --follow
+        Client(options.address, secret=_secret(options), tls=options.tls, timeout=options.timeout) as client,
+    ):
+        epoch, since = None, None
+        while True:
+            try:
+                snapshot = _snapshot(client, since, options.timeout)
+                if snapshot["epoch"] != epoch and since is not None:  # another scheduler, with another clock
+                    snapshot = _snapshot(client, None, options.timeout)
+            except (TwistdistError, concurrent.futures.TimeoutError) as error:
+                if not options.follow or epoch is None or isinstance(error, ClientClosed):
+                    raise
+                time.sleep(FOLLOW_S)  # the scheduler is away, or was restarted before it answered
+                continue
+            epoch, since = snapshot["epoch"], snapshot["since"]
+            for incident in snapshot["incidents"]:
+                _print_incident(incident, time.time() - (snapshot["now"] - incident["at"]), options.json)
+            if not options.follow:
+                break
+            time.sleep(FOLLOW_S)
+    return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    from twistdist.top.terminal import run
+
+    with contextlib.suppress(KeyboardInterrupt):  # before the first frame
+        run(options.address, _secret(options), options.tls, options.timeout, options.once)
+    return 0
+
+
+def _snapshot(client: Any, since: float | None, timeout: float) -> dict[str, Any]:
+    """What the live page shows; not part of the public API."""
+    found: dict[str, Any] = client._call(lambda: client._session._query("snapshot", since), timeout)
+    return found
+
+
+def _print_incident(incident: dict[str, Any], at: float, as_json: bool) -> None:
+    when = datetime.datetime.fromtimestamp(at, datetime.timezone.utc).astimezone()
+    if as_json:
+        print(json.dumps({"time": when.isoformat(timespec="milliseconds"), **{k: v for k, v in incident.items() if k != "at"}}))
+    else:
+        text = f"{incident['kind']}, {incident['what']}: {incident['cause']}{_cost(incident)}"
+        print(f"{when:%Y-%m-%d %H:%M:%S}  {printable(text)}")
+    sys.stdout.flush()
 
 
 def _journal_line(journal: dict[str, Any]) -> str:
@@ -104,7 +183,7 @@ def _why(options: argparse.Namespace) -> int:
     if found is None:
         print(f"twistdist: no task has the key {options.key!r}", file=sys.stderr)
         return 1
-    print(found)
+    print("\n".join(printable(line) for line in str(found).split("\n")))
     return 0
 
 
@@ -123,17 +202,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="compute on a cluster on this machine while its workers are killed")
-    demo.add_argument("--workers", type=_count, default=2, help="worker processes [%(default)s]")
-    demo.add_argument("--kill", type=_count, default=1, help="how many times a worker is killed [%(default)s]")
+    demo.add_argument("--workers", type=count_of, default=2, help="worker processes [%(default)s]")
+    demo.add_argument("--kill", type=count_of, default=1, help="how many times a worker is killed [%(default)s]")
     demo.add_argument("--no-kill", action="store_true", help="kill no worker")
     demo.add_argument("--wipe", action="store_true", help="delete a killed worker's stored results too")
     demo.add_argument("--seed", type=int, help="seed for choosing which workers are killed, and when")
-    demo.add_argument("--files", type=_count, help="read only this many files")
+    demo.add_argument("--files", type=count_of, help="read only this many files")
     demo.set_defaults(run=_demo)
 
     status = commands.add_parser("status", help="show what a cluster is doing")
-    status.add_argument("--incidents", type=_count, default=10, help="how many of the latest incidents to show [%(default)s]")
+    status.add_argument("--incidents", type=count_of, default=10, help="how many of the latest incidents to show [%(default)s]")
+    status.add_argument("--json", action="store_true", help="print everything as one JSON object")
     status.set_defaults(run=_status)
+    incidents = commands.add_parser("incidents", help="show the faults that were noticed, and what recovery cost")
+    incidents.add_argument("--follow", action="store_true", help="go on with those that come, until interrupted")
+    incidents.add_argument("--json", action="store_true", help="print one JSON object for each")
+    incidents.set_defaults(run=_incidents)
+    top = commands.add_parser("top", help="watch what a cluster is doing; q or Ctrl-C ends it")
+    top.add_argument("--once", action="store_true", help="show one frame and end, as without a terminal")
+    top.set_defaults(run=_top)
     clear = commands.add_parser("clear", help="drop what no connected client needs")
     clear.set_defaults(run=_clear)
     retire = commands.add_parser("retire", help="have workers hand over what only they hold, then end")
@@ -148,7 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     certs.add_argument("directory", help="where to write them; if it has a CA already, only a new certificate is made")
     certs.add_argument("hosts", nargs="*", metavar="HOST", help="a host name or address to put into the certificate")
     certs.set_defaults(run=_certs)
-    for command in (status, clear, retire, why):
+    add_cluster_commands(commands)
+    add_chaos_command(commands)
+    for command in (status, incidents, top, clear, retire, why):
         command.add_argument("address", help="the scheduler: host:port or a Twisted endpoint")
         command.add_argument("--secret-file", metavar="FILE", help="the shared secret [default: $TWISTDIST_SECRET_FILE]")
         command.add_argument("--tls", metavar="DIR", help="folder of certificates [default: $TWISTDIST_TLS]")
@@ -166,18 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 1 with one line on standard error."""
     options = _parser().parse_args(argv)
     try:
         return int(options.run(options))
-    except (TwistdistError, OSError, ValueError) as error:
+    except (TwistdistError, OSError, ValueError, concurrent.futures.TimeoutError) as error:  # Python 3.10 has two
         print(f"twistdist: {error}", file=sys.stderr)
         return 1
 

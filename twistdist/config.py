@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import secrets
+import sys
 import threading
 from datetime import timedelta
 from typing import Any
@@ -42,6 +43,11 @@ MEMORY_SHARE = 0.8
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\s\[\]/]+):(\d{1,5})")
 _ENDPOINTS = ("tcp:", "tls:", "unix:")
+
+
+def python_here() -> str:
+    """Return the version of Python, as far as it matters for pickles."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def parse_address(address: str) -> str:
@@ -240,15 +246,25 @@ def load_secret(path: str | os.PathLike[str] | None = None) -> bytes:
     if path is None and not named and not file.exists():
         _create_secret(file)
     try:
-        mode, content = file.stat().st_mode, file.read_bytes().strip()
+        shared, content = others_may_read(file), file.read_bytes().strip()
     except OSError as error:
         who = "it is named by TWISTDIST_SECRET_FILE" if named else "name a readable one with --secret-file"
         raise ConfigError(f"the secret file {file} can't be read ({error.strerror}); {who}") from None
-    if mode & 0o077:
+    if shared:
         raise ConfigError(f"the secret file {file} can be read by others; run: chmod 600 {file}")
     if len(content) < 16:
         raise ConfigError(f"the secret file {file} holds fewer than 16 bytes; remove it to have a new one made")
     return content
+
+
+def others_may_read(file: pathlib.Path) -> bool:
+    """Return whether users other than its owner may use a file.
+
+    A file of root's may be readable by a group: so system services, and pods of Kubernetes, are handed secrets that they need
+    not be able to change.
+    """
+    found = file.stat()
+    return bool(found.st_mode & (0o037 if found.st_uid == 0 else 0o077))
 
 
 def _create_secret(file: pathlib.Path) -> None:

@@ -108,7 +108,7 @@ class AuthenticationError(TwistdistError, ConnectionError):
 
 
 class VersionMismatch(TwistdistError, ConnectionError):
-    """The other side uses another version of the protocol."""
+    """The other side uses another version of the protocol, or of Python."""
 
 
 class ProtocolError(TwistdistError, ConnectionError):

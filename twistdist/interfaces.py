@@ -37,6 +37,7 @@ class WorkerInfo:
         last_seen: Seconds since its last sign of life.
         troubles: The latest problems with its executors.
         lag: By how many seconds its event loop was late at its last sign of life.
+        retired_by: The client that has it leave; "" if none has.
     """
 
     slots: int
@@ -51,6 +52,7 @@ class WorkerInfo:
     last_seen: float
     troubles: list[str]
     lag: float = 0.0
+    retired_by: str = ""
 
 
 @attrs.frozen
@@ -66,6 +68,7 @@ class Incident:
         lost: How many values had no other copy and were needed.
         replayed: How many tasks were executed again to compute such values.
         adopted: How many values came back with a worker.
+        key: The key of the task that it hit, or of one of them; ``""`` if it is not about tasks.
     """
 
     kind: str
@@ -76,6 +79,7 @@ class Incident:
     lost: int
     replayed: int
     adopted: int
+    key: str = ""
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ from typing import Any
 _ACTOR = "there are no actors in this version"
 _SLOTS = "use slots=…: each worker runs that many tasks at a time, each in a process of its own"
 _WORKERS = "use n_workers=…, the number of workers, and slots=…, how many tasks each of them runs at a time"
-_LOOPBACK = "a LocalCluster is reachable only from this machine; start twistd twistdist-scheduler to be reachable from others"
+_HOST = "use host=…, the name or address at which other machines reach a LocalCluster, and tls=…; its port is a free one"
 _SECRET = "use secret=…, the shared secret, and tls=…, a folder of certificates made by twistdist certs"
 _ADDRESS = "give the scheduler's address, or a cluster, as the first argument"
 
@@ -24,9 +24,8 @@ _HINTS = {
     "cluster": _ADDRESS,
     "dashboard_address": _HTTP,
     "death_timeout": "use timeout=…, the seconds to wait for the scheduler",
-    "host": _LOOPBACK,
-    "interface": _LOOPBACK,
-    "ip": _LOOPBACK,
+    "interface": _HOST,
+    "ip": _HOST,
     "local_directory": "results are kept in shared memory, and on disk under TMPDIR when memory is short",
     "loop": "the blocking API has a reactor of its own, and the Deferred API is given one",
     "max_workers": _WORKERS,
@@ -38,11 +37,11 @@ _HINTS = {
     "nthreads": _SLOTS,
     "num_cpus": _WORKERS,
     "n_jobs": _WORKERS,
-    "port": _LOOPBACK,
+    "port": _HOST,
     "processes": "each task runs in a process; n_workers=… and slots=… set how many run at a time",
     "protocol": "use tls=… to encrypt connections",
     "scheduler_file": _ADDRESS,
-    "scheduler_port": _LOOPBACK,
+    "scheduler_port": _HOST,
     "security": _SECRET,
     "silence_logs": "set TWISTDIST_LOG_LEVEL in the environment, the level from which the processes log (default: error)",
     "threads_per_worker": _SLOTS,
@@ -59,7 +58,7 @@ _METHODS = {
     "get_executor": "use executor(**options)",
     "get_metadata": "use publish_dataset(name, futures) and get_dataset(name)",
     "get_scheduler_logs": "use incidents(); the scheduler's log is where its process writes it",
-    "get_task_stream": "use why(future) for one task; --http serves /metrics",
+    "get_task_stream": "use report(path) or recording(path), or why(future) for one task",
     "get_versions": "each connection checks the version of the protocol; twistdist.__version__ is this one's",
     "get_worker_logs": "use logs()",
     "graph": "use lineage(futures)",
@@ -70,9 +69,8 @@ _METHODS = {
     "processing": "use workers(): running and queued",
     "profile": "profile the function itself; why(future) tells where and how long it ran",
     "put": "use scatter(data)",
-    "register_plugin": "use upload_file(path) for code, and run(function) for what must be done on each worker",
     "register_worker_callbacks": "use run(function)",
-    "register_worker_plugin": "use upload_file(path) for code, and run(function) for what must be done on each worker",
+    "register_worker_plugin": "use register_plugin(plugin, name)",
     "remote": "use submit(function, *args)",
     "restart_workers": "use restart(); retire_workers(names) ends workers",
     "run_coroutine": "use run(function): a coroutine function is awaited on the worker",
@@ -82,7 +80,7 @@ _METHODS = {
     "start_ipython_workers": "use run(function, workers=[name])",
     "story": "use why(future)",
     "subscribe_topic": "use incidents()",
-    "unregister_worker_plugin": "there are no plugins; use run(function)",
+    "unregister_worker_plugin": "use unregister_plugin(name)",
     "wait": "wait(futures) is a function of twistdist.blocking, and of twistdist",
     "wait_for_worker": "use wait_for_workers(n)",
     "who_holds": "use who_has(futures)",
@@ -95,6 +93,7 @@ TASK_OPTIONS = (
     "allow_other_workers",
     "checkpoint",
     "crash_limit",
+    "group",
     "key",
     "priority",
     "pure",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from twistdist.core.client import Client, FunctionRef, Record, State, submits
+from twistdist.core.client.effects import DropData
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
@@ -69,12 +70,36 @@ def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
     said(client)
     client.dialer.session.accept((0, 1, []))
     client.dialer.greeted(m.Refused("session", ""))
-    client.hello(0.0)
+    number = client.dialer.number
+    session = client.hello(0.0).session
+    assert session == client.dialer.number != number  # a scheduler that takes over may know the lost one
     assert client.changed() == [old] and old.state is State.LOST
     client.submit(new, F, b"a")
     client.hello(0.0)  # the first Hello did not arrive
     client.dialer.greeted(m.Ready(2))
     assert new.state is State.PENDING and [type(one) for one in said(client)] == [m.Function, m.Submit]
+
+
+def test_a_future_of_a_lost_session_is_not_retried_since_nobody_could_answer():
+    client = ready()
+    record = Record(1)
+    client.submit(record, F, b"a")
+    client.close_batch()
+    client.dialer.session.take()
+    client.receive(client.dialer.session.accept((1, 1, [m.Erred(1, m.ErrorInfo("", "ValueError", ""))])))
+    client.dialer.greeted(m.Refused("session", ""))
+    client.hello(0.0)
+    assert client.retry([1]) == [] and record.state is State.ERROR
+
+
+def test_a_lost_session_drops_the_data_that_it_kept_for_the_scheduler():
+    client = ready()
+    client.scatter(Record(1), "", 10, b"d", None, 1)
+    client.dialer.session.take()
+    client.dialer.session.accept((0, 1, []))
+    client.dialer.greeted(m.Refused("session", ""))
+    client.hello(0.0)
+    assert client.take() == [DropData([1])]
 
 
 def test_a_refused_session_of_which_nothing_was_acknowledged_is_said_again():
@@ -83,7 +108,7 @@ def test_a_refused_session_of_which_nothing_was_acknowledged_is_said_again():
     client.submit(record, F, b"a")
     said(client)
     client.dialer.greeted(m.Refused("session", ""))
-    client.hello(0.0)
+    assert client.hello(0.0).session == client.dialer.number == 1
     again = client.dialer.greeted(m.Ready(2))
     assert [type(one) for _, _, batch in again for one in batch] == [m.Function, m.Submit]
     assert client.changed() == [] and record.state is State.PENDING

@@ -132,3 +132,25 @@ def test_numbers_go_on_above_those_that_are_in_the_journal(story):
     story.client = story.resume(1)
     story.tell(story.client, m.Function(3, "h", b"h", b"blob"))
     assert story.core.parts.registry.functions[b"h"].number > story.core.parts.registry.functions[b"g"].number
+
+
+@pytest.mark.parametrize("published_first", [True, False])
+def test_a_published_task_that_has_failed_stays_published(story, published_first):
+    worker = story.worker("a")
+    cid = story.submit(key="x")
+    if published_first:
+        assert not reply(story, story.client, 1, "publish", "d", b"shape", [cid]).error
+    (compute,) = story.said(worker, m.Compute)
+    story.tell(worker, m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "no"), 1))
+    if not published_first:
+        assert not reply(story, story.client, 1, "publish", "d", b"shape", [cid]).error
+    story.restart()
+    story.client = story.resume(1)
+    story.tell(story.client, m.Release([cid]))
+    story.restart()
+    story.client = story.resume(1)
+    assert reply(story, story.client, 2, "dataset", "d", 70).value == [b"shape", ["x"]]
+    assert story.client.futures[70].error.text == "no"
+    assert not reply(story, story.client, 3, "unpublish", "d").error
+    story.tell(story.client, m.Release([70]))
+    assert not story.core.tasks

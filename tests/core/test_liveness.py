@@ -393,3 +393,50 @@ def test_what_waited_for_a_suspect_worker_is_given_to_it_with_its_next_beat(stor
     story.effects()  # as at the edge
     story.beat(worker)
     assert len(story.given(worker)) == 1
+
+
+def test_another_python_is_refused_at_the_greeting():
+    story = Story()
+    refusal = story.core.refusal
+    client = story.core.greet(0.0, m.HelloClient(5, python="3.13"))
+    assert client.python == "3.13" and refusal(m.HelloClient(1, python="3.12")) is None  # no worker has decided yet
+    first = story.worker("a", python="3.11")
+    (incident,) = [one for one in story.core.statistics.incidents if one.kind == "another Python"]
+    assert incident.what == "a" and "runs Python 3.11" in incident.cause and "run Python 3.13" in incident.cause
+    assert refusal(m.HelloClient(1)) is None and refusal(m.HelloClient(1, python="3.11")) is None
+    refused = refusal(m.HelloClient(1, python="3.13"))
+    assert (
+        refused.code == "python"
+        and "this client runs Python 3.13, but the cluster's workers run Python 3.11 (a)" in refused.text
+    )
+    refused = refusal(m.HelloWorker(1, "w", 1, 1, 1, "a", "h", "/s", {}, [], [], [], "3.10"))
+    assert "the worker w runs Python 3.10" in refused.text
+    story.lost(first)
+    assert refusal(m.HelloClient(1, python="3.13")) is None
+
+
+def test_a_worker_that_was_heard_since_a_probe_is_not_given_up_for_it():
+    story = Story()
+    worker, grace = story.worker(), story.core.settings.worker_grace
+    story.lost(worker)
+    story.now += grace / 2
+    story.core.reconnected(story.now, worker)
+    story.core.connection_lost(story.now, worker)
+    story.later(grace / 2)
+    assert worker.number in story.core.workers
+    story.core.probed(story.now, worker, True)
+    story.later(grace)
+    assert worker.number not in story.core.workers
+
+
+@pytest.mark.says.with_args(m.Abort)
+def test_an_audit_does_not_blame_a_worker_for_what_was_given_up_after_it_was_asked():
+    story = Pulsing()
+    worker, cid = story.worker(), story.submit()
+    (compute,) = story.given(worker)
+    story.beat(worker, jobs=1)
+    story.beat(worker, jobs=1)
+    (audit,) = story.said(worker, m.Audit)
+    story.tell(story.client, m.Release([cid]))
+    story.tell(worker, m.Inventory(audit.number, [compute.attempt], None))
+    assert "drift" not in story.kinds()

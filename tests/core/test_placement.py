@@ -10,6 +10,7 @@ from twistdist.core.scheduler.ready_queue import ReadyQueue, rank
 from twistdist.core.scheduler.records import Function, Task, TaskState, Worker
 from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.session import Session
+from twistdist.testing.stories import Story
 from twistdist.wire import messages as m
 
 F = Function(1, "f", b"f", b"")
@@ -124,3 +125,25 @@ def test_the_queue_gives_ready_tasks_by_rank(described):
         made.append((one, (-priority, batch, -depth, number), ready))
     expected = [one for one, _, ready in sorted(made, key=lambda entry: entry[1]) if ready]
     assert list(iter(queue.pop, None)) == expected and not len(queue)
+
+
+def test_tasks_that_only_one_worker_may_run_are_given_ahead_to_it():
+    story = Story()
+    a, b = story.worker("a"), story.worker("b")
+    for _ in range(3):
+        story.submit(workers=("a",))
+    for _ in range(3):
+        story.submit(workers=("a", "b"))
+    assert len(story.given(a)) == 2 and len(story.given(b)) == 1  # of unknown duration: one runs, one is ahead
+    story.submit(workers=("b",), resources={"GPU": 1})
+    assert not story.given(b)
+
+
+def test_given_ahead_to_one_worker_as_far_as_there_is_room():
+    story = Story()
+    worker = story.worker("a")
+    story.submit(workers=("a",))
+    story.done(worker, story.given(worker)[0], us=985)  # 1 ms with what surrounds it
+    for _ in range(100):
+        story.submit(workers=("a",))
+    assert len(story.given(worker)) == Tuning().horizon_us // 1000

@@ -258,3 +258,33 @@ def test_a_lineage_that_is_too_large_is_refused(story, monkeypatch):
     assert len(story.ask("lineage", second)) == 2
     with pytest.raises(ValueError, match="more than 2 tasks"):
         story.ask("lineage", story.submit(second))
+
+
+@pytest.mark.parametrize("what, args", [("publish", ["a name", 10**12, []]), ("upload", ["a.py", "module", 10**12])])
+def test_a_number_in_place_of_bytes_is_refused(story, what, args):
+    """It once asked for as many bytes of memory, which ended the scheduler."""
+    story.tell(story.client, m.Query(1, what, args))
+    (reply,) = story.said(story.client, m.Reply)
+    assert "bytes" in reply.error
+
+
+@pytest.mark.says.with_args(m.ReadLog, m.Rescue)
+def test_an_order_to_all_workers_does_not_wait_for_one_that_is_gone(story):
+    here, gone = story.worker("a"), story.worker("b")
+    number = story.ask("logs", 10)
+    assert story.ask("broadcast", number)[0] == ["a", "b"]
+    story.tell(here, m.Answered(number, "", ["a line"]))
+    story.lost(gone)
+    story.later(story.core.settings.worker_grace)
+    assert story.ask("broadcast", number) == [[], {"a": ["a line"]}, {}]
+
+
+def test_a_task_is_kept_as_long_as_one_published_name_has_it(story):
+    cid = story.submit()
+    story.ask("publish", "a", b"shape", [cid])
+    story.ask("publish", "b", b"shape", [cid])
+    story.tell(story.client, m.Release([cid]))
+    story.ask("unpublish", "a")
+    assert len(story.core.tasks) == 1
+    story.ask("unpublish", "b")
+    assert not story.core.tasks

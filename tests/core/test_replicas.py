@@ -368,3 +368,93 @@ def test_a_value_that_must_not_be_computed_twice_is_kept_for_what_depends_on_it(
     assert story.core.tasks[compute.task].holders
     story.tell(story.client, m.Release([after]))
     assert not story.core.tasks
+
+
+def test_a_leaving_worker_finishes_what_runs_although_nobody_else_is_there(story):
+    only = story.worker("a")
+    story.submit()
+    (compute,) = story.given(only)
+    story.tell(only, m.Leaving(10.0))
+    assert not story.said(only, m.Stop)
+    story.done(only, compute, b"small")
+    (stop,) = story.said(only, m.Stop)
+    assert "could not" not in stop.text
+
+
+def test_a_patient_worker_waits_for_somebody_who_takes_what_it_holds(story):
+    first = story.worker("a")
+    stored(story, first)
+    story.tell(first, m.Leaving(60.0, "its lifetime is over", True))
+    story.later(30.0)
+    assert not story.said(first, m.Stop)
+    second = story.worker("b")
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    (stop,) = story.said(first, m.Stop)
+    assert "its lifetime is over" in stop.text and "could not" not in stop.text
+
+
+def test_the_earliest_of_several_ends_counts(story):
+    first = story.worker("a")
+    stored(story, first)
+    story.tell(first, m.Leaving(600.0, "its lifetime is over", True))
+    story.tell(first, m.Leaving(5.0, "it was told to stop", True))
+    story.tell(first, m.Leaving(60.0, "something later", True))
+    story.later(4.0)
+    assert not story.said(first, m.Stop)
+    story.later(1.1)
+    (stop,) = story.said(first, m.Stop)
+    assert "it was told to stop" in stop.text and "1 results" in stop.text
+
+
+def test_what_is_cut_short_by_an_end_is_not_suspected(story):
+    first, second = story.worker("a"), story.worker("b")
+    cid = story.submit()
+    story.submit()
+    (compute,) = story.given(first)
+    story.tell(first, m.Leaving(1.0))
+    story.later(1.1)
+    assert story.said(first, m.Stop)
+    story.lost(first)
+    assert story.said(second, m.Rescue)
+    story.core.parts.fleet.gone(story.now, first, "its process is gone")
+    task = story.client.futures[cid]
+    assert task.attempt != compute.attempt or task.worker is None
+    assert task.history is None or not task.history.exposed
+
+
+@pytest.mark.says.with_args(m.Rescue)
+def test_data_on_their_way_to_a_worker_that_is_gone_are_asked_for_again():
+    story = Story()
+    workers = {worker.number: worker for worker in (story.worker("a"), story.worker("b"))}
+    story.tell(story.client, m.Scatter(1, "", 10, b"d", None, 1, [], True))
+    (supply,) = story.said(story.client, m.Supply)
+    story.lost(workers.pop(supply.workers[0]))
+    story.later(story.core.settings.worker_grace)
+    (again,) = story.said(story.client, m.Supply)
+    assert again.workers == list(workers) and again.attempt == supply.attempt
+
+
+def test_data_that_only_an_ended_session_could_supply_are_lost():
+    story = Story()
+    worker = story.worker()
+    story.tell(story.client, m.Scatter(1, "k", 10, b"d", None, 1, [], True))
+    other = story.core.greet(story.now, m.HelloClient(2))
+    story.tell(other, m.Query(1, "watch", [[1, "k"]]))
+    story.said(story.client)
+    story.tell(story.client, m.Bye())
+    (erred,) = story.said(other, m.Erred)
+    assert erred.error.kind == "DataLost" and not worker.holds
+
+
+@pytest.mark.says.with_args(m.Verify)
+def test_a_client_that_could_not_fetch_a_value_is_told_again_where_it_is():
+    story = Story()
+    worker, cid = story.worker(), story.submit()
+    (compute,) = story.given(worker)
+    story.done(worker, compute, None, 100)
+    assert isinstance(story.outcome(cid), m.Finished)
+    story.tell(story.client, m.Unreachable(cid, compute.attempt, [worker.number]))
+    assert story.outcome(cid) is None
+    story.later(story.core.settings.tuning.tell_again_s)
+    assert story.outcome(cid).holders == [worker.number]

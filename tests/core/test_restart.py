@@ -32,18 +32,18 @@ def test_what_has_come_and_gone_between_two_writes_is_never_written(story):
 
 
 def test_a_batch_is_one_row_and_goes_with_its_last_task(story):
-    story.tell(story.client, m.Submit(1, 1, [b"%d" % n for n in range(1000)]))
-    story.cid = 1000
+    story.tell(story.client, m.Submit(1, 1, [b"%d" % n for n in range(200)]))
+    story.cid = 200
     story.write()
     assert len(story.rows(j.BATCH)) == 1
-    story.tell(story.client, m.Release(list(range(1, 500))))
+    story.tell(story.client, m.Release(list(range(1, 100))))
     story.write()
     assert len(story.rows(j.BATCH)) == 1 and len(story.rows(j.MARKS)) == 1
-    story.tell(story.client, m.Release(list(range(500, 900))))
+    story.tell(story.client, m.Release(list(range(100, 180))))
     story.write()
     (batch,) = story.rows(j.BATCH)
-    assert 100 <= len(batch.numbers) < 250  # written anew without the others
-    story.tell(story.client, m.Release(list(range(900, 1001))))
+    assert 20 <= len(batch.numbers) < 50  # written anew without the others
+    story.tell(story.client, m.Release(list(range(180, 201))))
     story.write()
     assert not story.rows(j.BATCH) and not story.rows(j.MARKS)
 
@@ -58,6 +58,38 @@ def test_outcomes_are_forgotten_with_their_tasks(story):
     story.tell(story.client, m.Release(cids))
     story.write()
     assert not story.rows(j.OUTCOMES)
+
+
+def hello(name, python):
+    return m.HelloWorker(99, name, 99, 1, 1, "tcp:x:1", "h", "/s", {}, [], [], [], python)
+
+
+def test_a_stray_worker_does_not_decide_on_python_after_a_restart(story):
+    """Once it did if it was the first to come, and all others were refused."""
+    story.worker("a", python="3.11")
+    story.restart()
+    refused = story.core.refusal(hello("stray", "3.12"))
+    assert refused.code == "python" and "Python 3.11 (a, which is expected back)" in refused.text
+    assert story.core.refusal(m.HelloClient(9, python="3.12")).code == "python"
+    assert story.core.refusal(hello("a", "3.11")) is None
+    story.worker("a", python="3.11")
+    assert "Python 3.11 (a)" in story.core.refusal(hello("stray", "3.12")).text
+
+
+def test_workers_that_do_not_come_back_do_not_decide_on_python(story):
+    story.worker("a", python="3.11")
+    story.restart()
+    story.later(story.core.settings.dead_after + 0.1)
+    assert story.core.refusal(hello("other", "3.12")) is None
+
+
+def test_a_worker_s_row_of_a_version_that_did_not_note_python_is_read(story):
+    story.worker("a", python="3.11")
+    story.write()
+    (key,) = [key for key in story.disk if key[0] == j.WORKER]
+    story.disk[key] = j.encode(["a", 1, "h", "tcp:x:1", "/s"])
+    story.restart(written=False)
+    assert story.core.expected["a"].python == "" and story.core.refusal(hello("other", "3.12")) is None
 
 
 def test_values_failures_and_waiting_tasks_are_there_after_a_restart(story):
@@ -222,3 +254,16 @@ def test_rows_that_could_not_be_written_are_tried_again_with_the_next():
     assert gate.hold("waits too")
     assert set(gate.again()) == {*rows, (j.SESSION, 2)}
     assert gate.written() == ["waits", "waits too"]
+
+
+def test_a_worker_that_was_given_up_is_not_expected_after_a_restart(story):
+    worker = story.worker()
+    story.write()
+    assert len(story.rows(j.WORKER)) == 1
+    story.lost(worker)
+    story.later(story.core.settings.worker_grace)
+    assert worker.number not in story.core.workers
+    story.write()
+    assert not story.rows(j.WORKER)
+    story.restart()
+    assert not story.core.expected and not story.core.recovering

@@ -159,3 +159,20 @@ def test_a_failed_task_of_a_process_that_died_is_computed_again_for_the_next_one
     story.tell(story.client, m.Release([50]), m.Submit(51, 1, [b"1"], None, ["k"], None))
     ends(story, worker)
     assert isinstance(story.outcome(51), m.Finished)
+
+
+def test_a_failure_that_was_retried_does_not_count_when_its_worker_comes_back_and_says_it_again():
+    story = Story()
+    worker, cid = story.worker(), story.submit()
+    (compute,) = story.given(worker)
+    crash = m.Crashed(compute.task, compute.attempt, "it used too much memory", "", "MemoryLimitExceeded")
+    story.tell(worker, crash)
+    assert isinstance(story.outcome(cid), m.Erred)
+    story.core.connection_lost(story.now, worker)  # before it knows that this was heard
+    story.tell(story.client, m.Retry([cid]))
+    again = story.worker(finished=[crash])
+    assert story.outcome(cid) is None
+    (fresh,) = story.given(again)
+    assert fresh.attempt != compute.attempt
+    story.done(again, fresh)
+    assert isinstance(story.outcome(cid), m.Finished)

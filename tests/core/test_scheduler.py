@@ -611,3 +611,54 @@ def test_data_are_not_scattered_under_a_number_whose_file_is_still_wanted(story)
     story.tell(story.client, m.Release([1]))
     story.tell(story.client, m.Scatter(1, "l", 10, b"e", None, 1, [], True))
     assert "twice" in story.core.statistics.incidents[-1].cause and story.outcome(1) is None
+
+
+def test_each_absence_of_a_client_has_its_own_grace_period(story):
+    grace = story.core.settings.client_grace
+    story.lost(story.client)
+    story.later(grace * 2 / 3)
+    story.core.reconnected(story.now, story.client)
+    story.lost(story.client)
+    story.later(grace * 2 / 3)  # the first one would be over
+    assert 1 in story.core.clients
+    story.later(grace / 3)
+    assert 1 not in story.core.clients
+
+
+def test_a_durable_session_does_not_keep_a_task_that_failed(story):
+    worker = story.worker()
+    client = story.core.greet(story.now, m.HelloClient(2, "nightly"))
+    story.tell(client, m.Function(1, "g", b"g", b"blob"), m.Submit(1, 1, [b"x"], None, ["key"]))
+    kept = story.core.parts.watchers.placeholders["nightly"].kept
+    assert len(kept) == 1
+    (compute,) = story.given(worker)
+    story.tell(worker, m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", "odd"), 5))
+    assert not kept  # the next run computes it again
+
+
+def test_tasks_are_recalled_again_if_the_first_recall_brought_none(story):
+    loaded = story.worker("a")
+    for _ in range(2):
+        story.submit()
+    story.worker("b")
+    story.later(0.0)
+    (recall,) = story.said(loaded, m.Recall)
+    story.tell(loaded, m.Recalled([]))
+    assert story.said(loaded, m.Recall) == []  # not at once
+    story.later(3 * story.core.settings.tuning.recall_stall_s)
+    assert story.said(loaded, m.Recall) == [recall]
+
+
+@pytest.mark.says.with_args(m.Rescue)
+def test_a_worker_continues_only_what_its_resources_allow(story):
+    gpu = {"GPU": 1_000_000}
+    lost = [story.worker("a", resources=gpu), story.worker("b", resources=gpu)]
+    for _ in lost:
+        story.submit(resources=gpu)
+    computes = [compute for worker in lost for compute in story.given(worker)]
+    for worker in lost:
+        story.lost(worker)
+    story.later(story.core.settings.worker_grace)
+    heir = story.worker("c", resources=gpu, running=[(compute.task, compute.attempt) for compute in computes])
+    assert [task.attempt for task in heir.assigned] == [computes[0].attempt]
+    assert story.said(heir, m.Abort) == [m.Abort([computes[1].attempt], True)]

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from twistdist.core.client import Client
+from twistdist.core.exchange import Exchange
 from twistdist.core.session import ACK_AFTER, FRAME_MESSAGES, Dialer, Fatal, Gap, Session
 from twistdist.wire import messages as m
 
@@ -76,3 +78,30 @@ def test_the_dialer():
     assert dialer.greeted(m.Refused("session", "")) is None and dialer.epoch == 0
     with pytest.raises(Fatal, match="taken"):
         dialer.greeted(m.Refused("replaced", "taken"))
+
+
+def test_nothing_is_sent_in_a_session_before_the_scheduler_has_answered():
+    client = Client(1)
+    exchange = Exchange(client)
+    exchange.opened(0.0)
+    client.query("tasks")
+    assert exchange.take() == []
+    assert exchange.answered(0.0, m.Ready(1)).frames == []
+    assert [frame[0] for frame in exchange.take()] == [1]
+    exchange.lost()
+    client.query("workers")
+    exchange.opened(0.0)
+    assert exchange.take() == []
+
+
+def test_a_connection_over_which_nothing_comes_is_given_up_and_the_next_one_has_its_own_time():
+    client = Client(1)
+    exchange = Exchange(client)
+    exchange.opened(0.0)
+    exchange.answered(0.0, m.Ready(1, "", 1.0, 9.0))
+    every, now = client.dialer.beat_every, 0.0
+    while not (silence := exchange.silence(now)):
+        now += every
+        assert now < 4
+    assert silence > 3  # a third of dead_after
+    assert exchange.silence(now + every) == 0

@@ -7,7 +7,7 @@ import pytest
 from twistdist.core import worker as core
 from twistdist.core.worker import Death, records
 from twistdist.core.worker import effects as fx
-from twistdist.core.worker.memory import Limits
+from twistdist.core.worker.memory import Limits, judge
 from twistdist.core.worker.tuning import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
@@ -51,7 +51,7 @@ def test_unknown_tasks_go_one_by_one_and_short_ones_together():
     worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
     assert given(worker) == [2]
     worker = make()
-    worker.receive(0.0, [compute(n, cost=50) for n in range(1, 200)])
+    worker.receive(0.0, [compute(n, cost=50) for n in range(1, 1000)])
     assert len(given(worker)) == TUNING.window_us // 50
 
 
@@ -108,7 +108,7 @@ def test_an_executor_that_does_not_start_is_started_again_ever_later():
 
 def test_recall_takes_back_what_was_not_read():
     worker = make()
-    worker.receive(0.0, [compute(n, cost=3000) for n in (1, 2, 3, 4)])
+    worker.receive(0.0, [compute(n, cost=TUNING.window_us // 2) for n in (1, 2, 3, 4)])
     assert given(worker) == [1, 2]
     worker.receive(0.0, [m.Recall([2, 3, 4])])
     assert effects(worker, fx.TakeBack) == [fx.TakeBack(0)]
@@ -149,6 +149,16 @@ def test_an_input_named_twice_is_fetched_once_and_the_task_runs_once():
         else:
             worker.fetch_failed(0.0, 50)
             assert said(worker)[-1] == m.InputLost(1, 1, [(50, 9)]) and not worker.jobs
+
+
+def test_what_was_fetched_is_told_with_whom_it_came_from_and_how_long_it_took():
+    worker = make()
+    worker.receive(0.0, [m.Peer(8, "o", "elsewhere", "/o", "tcp:o:1"), m.Peer(9, "p", "elsewhere", "/p", "tcp:p:1")])
+    for attempt, address, told in ((50, "tcp:p:1", (9, 1_500_000)), (60, "", (0, 0)), (70, "tcp:nobody:1", (0, 0))):
+        worker.receive(10.0, [m.Copy(m.Input(5, attempt, None, 10, b"d", [8, 9]))])
+        worker.fetched(11.5, attempt, address)
+        [have] = [message for message in said(worker) if isinstance(message, m.Have) and message.stored[0].attempt == attempt]
+        assert (have.holder, have.us) == told
 
 
 def test_inputs_of_a_worker_on_this_host_are_mapped_and_fetched_when_that_fails():
@@ -323,6 +333,19 @@ def test_executors_that_do_not_start_stop_the_intake_until_one_does():
     assert said(worker) == [m.Intake(1, "")]
 
 
+def test_without_a_process_to_fork_from_the_intake_stops_at_once():
+    worker = make()
+    worker.receive(0.0, [compute(1), compute(2)])
+    worker.executor_ended(0.0, 0, Death("its template died", running=1, blame=False))
+    assert not said(worker)
+    worker.executors_do_not_start(0.0, "--preload: no licence")
+    assert said(worker) == [m.Intake(0, "its executors do not start: --preload: no licence"), m.Recalled([1, 2])]
+    worker.executors_do_not_start(1.0, "--preload: no licence")
+    assert not said(worker)
+    worker.executor_started(2.0, 0)
+    assert said(worker) == [m.Intake(1, "")]
+
+
 def test_the_memory_ladder():
     worker = make(2, limits=Limits(1000, 0))
     worker.receive(0.0, [compute(1), compute(2)])
@@ -445,3 +468,137 @@ def test_an_attempt_whose_file_is_there_is_not_run_again_over_it():
     with pytest.raises(ProtocolError, match="assigned twice"):
         worker.receive(0.0, [compute(1)])
     assert not worker.jobs
+
+
+def test_results_that_can_still_move_to_disk_are_not_held_against_a_task():
+    verdict = judge(TUNING, Limits(1000), {0: 500}, 480, False)
+    assert verdict.spill == 380 and verdict.pause and verdict.stop is None
+    verdict = judge(TUNING, Limits(1000), {0: 960}, 20, False)
+    assert verdict.stop is not None and verdict.stop.number == 0  # too much without them
+
+
+def test_a_hello_names_the_attempts_that_are_here_and_wanted():
+    worker = make()
+    worker.receive(0.0, [compute(1), compute(2), compute(3)])
+    assert given(worker) == [1]
+    worker.receive(0.0, [m.Abort([2], True)])
+    assert worker.hello(1.0).running == [(1, 1), (3, 3)]
+    worker.receive(1.0, [m.Abort([1], True)])  # it still runs, and nobody wants its outcome
+    assert worker.hello(2.0).running == [(3, 3)]
+
+
+def test_rescued_files_are_in_the_books():
+    worker = make()
+    said(worker)
+    files = [m.Stored(5, 5, 3, b"d"), m.Stored(6, 6, 3, b"d")]
+    worker.rescued(0.0, 7, True, files, [6])
+    assert said(worker) == [m.Rescued(7, True, files)]
+    assert list(worker.stored) == [5, 6] and worker.in_memory == 3
+
+
+def test_damaged_files_that_the_scheduler_knows_of_are_missing():
+    worker = make(stored=[m.Stored(5, 5, 3, b"d")])
+    said(worker)
+    worker.damaged(0.0, [5, 6], "two files do not match their digests")
+    log, missing = said(worker)
+    assert log.kind == "damaged files" and missing == m.Missing([5])  # nobody was told of the other one
+    assert 5 not in worker.stored
+
+
+def test_a_copy_that_is_here_already_is_confirmed():
+    file = m.Stored(5, 5, 3, b"d")
+    worker = make(stored=[file])
+    said(worker)
+    worker.receive(0.0, [m.Copy(m.Input(5, 5, None, 3, b"d", [2]))])
+    assert said(worker) == [m.Have([file])] and not effects(worker, fx.StartFetch)
+
+
+def test_a_restart_is_confirmed_when_every_old_executor_is_gone():
+    worker = make()
+    worker.receive(0.0, [compute(1, beside=True)])
+    (beside,) = effects(worker, fx.StartExecutor)
+    worker.executor_started(0.0, beside.number)
+    assert given(worker) == [1]
+    worker.receive(1.0, [m.Renew(4)])
+    assert [kill.number for kill in effects(worker, fx.Kill)] == [0, beside.number]
+    worker.executor_ended(1.0, 0, Death("SIGKILL"))
+    (fresh,) = effects(worker, fx.StartExecutor)
+    worker.executor_started(1.0, fresh.number)
+    assert m.Answered(4) not in said(worker)  # the one beside the slots is still there
+    worker.executor_ended(1.0, beside.number, Death("SIGKILL", running=1))
+    assert m.Answered(4) in said(worker)
+
+
+def test_after_an_upload_tasks_run_in_executors_that_were_started_after_it():
+    worker = make()
+    worker.receive(0.0, [m.Install(3, "mod.py", "module", b"d", b"code")])
+    kinds = [type(effect) for effect in effects(worker)]
+    assert kinds == [fx.InstallFile, fx.EndExecutor, fx.StartExecutor]
+    worker.installed(0.0, 3, "")
+    assert m.Answered(3) in said(worker)
+
+
+def test_a_fenced_worker_starts_nothing_until_it_is_welcomed():
+    worker = make()
+    worker.receive(0.0, [compute(1), compute(2)])
+    assert given(worker) == [1]
+    worker.look_at_lease(20.0)
+    assert effects(worker, fx.Fence) == [fx.Fence(True)]
+    worker.executor_outcomes(20.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
+    assert given(worker) == []
+    assert m.Recalled([2]) in said(worker)  # it may have been given to another worker
+    worker.welcomed(21.0)
+    worker.receive(21.0, [compute(3)])
+    assert given(worker) == [3]
+
+
+def test_a_suspect_waits_until_it_can_run_alone():
+    worker = make(slots=2)
+    worker.receive(0.0, [compute(1), compute(2)])
+    assert given(worker) == [1, 2]
+    for exposed in (1, 2):
+        worker.executor_ended(0.0, 0, Death("SIGKILL", running=1, blame=False))
+        worker.executor_started(0.0, 0)
+        assert given(worker) == ([1] if exposed == 1 else [])
+    worker.executor_outcomes(0.0, 1, [m.Done(2, 2, b"v", 1, b"", 5)])
+    assert given(worker) == [1]
+
+
+def test_a_job_that_nobody_wants_is_not_given_again():
+    worker = make()
+    worker.receive(0.0, [compute(1, cost=50), compute(2, cost=50)])
+    assert given(worker) == [1, 2]
+    worker.receive(0.0, [m.Abort([2], True)])
+    worker.taken_back(0.0, 0, [2], 1)
+    worker.executor_outcomes(0.0, 0, [m.Done(1, 1, b"v", 1, b"", 5)])
+    assert given(worker) == [] and not worker.jobs
+
+
+def test_a_job_that_went_back_for_one_input_is_not_started_by_the_other():
+    worker = make()
+    worker.receive(0.0, [m.Peer(2, "other", "there", "/other", "tcp:x:2")])
+    worker.receive(0.0, [compute(1, inputs=[m.Input(n, n, None, 3, b"d", [2]) for n in (5, 6)])])
+    assert len(effects(worker, fx.StartFetch)) == 2
+    worker.fetch_failed(0.0, 5)
+    assert any(isinstance(message, m.InputLost) for message in said(worker))
+    worker.fetched(0.0, 6)
+    assert given(worker) == [] and not worker.jobs
+
+
+def test_a_job_starts_when_all_its_inputs_are_here():
+    worker = make()
+    worker.receive(0.0, [m.Peer(2, "other", "there", "/other", "tcp:x:2")])
+    worker.receive(0.0, [compute(1, inputs=[m.Input(n, n, None, 3, b"d", [2]) for n in (5, 6)])])
+    worker.fetched(0.0, 5)
+    assert given(worker) == []
+    worker.fetched(0.0, 6)
+    assert given(worker) == [1]
+
+
+def test_a_file_of_ours_that_an_executor_could_not_open_is_looked_for():
+    worker = make(stored=[m.Stored(5, 5, 3, b"d")])
+    worker.receive(0.0, [compute(1, inputs=[m.Input(5, 5, None, 3, b"d", [1])])])
+    assert given(worker) == [1]
+    worker.executor_outcomes(0.0, 0, [m.InputLost(1, 1, [(5, 0)])])
+    assert effects(worker, fx.LookForFiles) == [fx.LookForFiles([5])]
+    assert m.InputLost(1, 1, []) in said(worker)

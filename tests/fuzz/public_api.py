@@ -15,6 +15,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
 import random
 import sys
 import threading
@@ -61,6 +62,8 @@ ALSO: dict[str, Any] = {
     "Future.set_running_or_notify_cancel": (concurrent.futures.InvalidStateError, RuntimeError),
     "cluster.kill_worker": KeyError,
     "upload_file": OSError,
+    "report": OSError,
+    "recording": OSError,
 }
 
 #: What the tasks raise, beside exceptions of their own.
@@ -81,6 +84,7 @@ TASK_OPTIONS = (
     "replicas",
     "checkpoint",
     "replace",
+    "group",
 )
 
 
@@ -273,6 +277,8 @@ class Fuzz:
             "cancel": call("cancel", lambda: (several(),)),
             "retry": call("retry", lambda: (several(),)),
             "upload_file": call("upload_file", lambda: (odd(),)),
+            "register_plugin": call("register_plugin", lambda: (odd(), odd())),
+            "unregister_plugin": call("unregister_plugin", lambda: (odd(),)),
             "logs": call("logs", lambda: (odd(), odd())),
             "run": call("run", lambda: (odd(),), "workers"),
             "lineage": call("lineage", lambda: (several(),)),
@@ -283,6 +289,8 @@ class Fuzz:
             "has_what": call("has_what", lambda: (odd(),)),
             "why": call("why", lambda: (rng.choice((odd(), self.future())),)),
             "incidents": call("incidents", lambda: (odd(),)),
+            "report": call("report", lambda: (self.path(),)),
+            "recording": call("recording", lambda: (self.path(),)),
             "status": call("status", tuple),
             "clear": call("clear", tuple),
             "take_up": call("take_up", lambda: (odd(),)),
@@ -293,6 +301,11 @@ class Fuzz:
             "get_dataset": call("get_dataset", lambda: (named(),)),
             "unpublish_dataset": call("unpublish_dataset", lambda: (named(),)),
         }
+
+    def path(self) -> Any:
+        """Anything but a name that a file could have: each would be written."""
+        value = self.odd()
+        return f"/nowhere/{value!r}" if isinstance(value, (str, bytes, os.PathLike)) else value
 
     def no_worker(self) -> Any:
         """Anything but what holds the name of a worker that is to stay."""
@@ -333,7 +346,7 @@ class Fuzz:
 
         def open_client() -> Any:
             address = rng.choice((self.cluster.address, odd()))
-            named = self.options("session", "secret", "tls", "n_workers", "bogus")
+            named = self.options("session", "secret", "tls", "tracing", "n_workers", "bogus")
             return lambda: blocking.Client(address if address is not None else "h:1", **{"timeout": 0.2, **named}).close()
 
         def timed_client() -> Any:
@@ -413,6 +426,7 @@ class Fuzz:
             "current_attempt": lambda: twistdist.current_attempt,
             "progress": lambda: functools.partial(blocking.progress, self.ended_futures(), *rng.choice(((), (odd(),)))),
             "cluster.scale": lambda: functools.partial(self.cluster.scale, rng.choice((-1, None, "2", 2.5, 10**6, [2], True))),
+            "cluster.adapt": lambda: functools.partial(self.cluster.adapt, rng.choice((-1, "2", 2.5, 10**6, [2], True)), 1),
             "cluster.kill_worker": killed,
             "ended": lambda: functools.partial(self.client.gather, [future()], timeout=CALL_S),
             "durable.submit": lambda: functools.partial(
@@ -463,7 +477,7 @@ class Fuzz:
 
         def connect() -> Any:
             address = rng.choice((self.cluster.address, odd()))
-            named = self.options("session", "secret", "tls", "timeout", "n_workers", "bogus")
+            named = self.options("session", "secret", "tls", "tracing", "timeout", "n_workers", "bogus")
             found = twistdist.connect
             address = "h:1" if address is None else address
             return lambda: found(self.loop.reactor, address, **{"timeout": 0.2, **named}).addCallback(lambda one: one.close())

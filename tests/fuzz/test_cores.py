@@ -304,7 +304,8 @@ class WorkerRun:
         assert core.in_memory == sum(one.size for at, one in core.stored.items() if at not in core.spilled)
         for attempt, job in core.jobs.items():
             assert job.attempt == attempt
-            places = (job in core.queue) + bool(job.fetching) + (core.processes.has(job) is not None)
+            given = core.processes.has(job) is not None
+            places = (job in core.queue) + given + (job.waits and not given)
             assert places == 1, f"a job is in one place: {places}"
             assert all(job in core.transfers[one].jobs for one in job.fetching)
         for executor in core.executors.values():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 import sys
+import threading
 import time
 
 
@@ -15,6 +17,10 @@ def lines(path):
 def note(path, text):
     with open(path, "a") as stream:
         stream.write(f"{text}\n")
+
+
+def variable(name):
+    return os.environ.get(name)
 
 
 def by_signal(number):
@@ -69,6 +75,35 @@ def _load_trace(kind, loaded, ran):
     return kind(loaded, ran)
 
 
+class Notes:
+    """A plugin that notes what happens, by process."""
+
+    def __init__(self, path, version=1):
+        self.path, self.version = str(path), version
+
+    def setup(self, worker):
+        import builtins
+
+        builtins.plugin_version = self.version
+        self.thread = threading.Thread(target=threading.Event().wait, daemon=True)
+        self.thread.start()
+        self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        os.environ["PLUGGED"] = "yes"
+        note(self.path, f"setup:{self.version}:{os.getpid()}:{worker.name}")
+
+    def teardown(self, worker):
+        self.child.kill()
+        note(self.path, f"teardown:{self.version}:{os.getpid()}:{worker.name}")
+
+
+def seen(path):
+    """Where the task runs, and what it finds there."""
+    import builtins
+
+    here = [line.split(":")[:2] for line in lines(path) if line.split(":")[2] == str(os.getpid())]
+    return os.getpid(), here, getattr(builtins, "plugin_version", None), os.environ.get("PLUGGED")
+
+
 def until(what, seconds=60):
     """Poll for something that happens in other processes."""
     end = time.monotonic() + seconds
@@ -82,5 +117,5 @@ def gone(pid):
     try:
         with open(f"/proc/{pid}/stat") as stream:
             return stream.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second: it ended between open and read
         return True

@@ -40,7 +40,7 @@ def test_a_retired_worker_is_gone_for_good_and_no_loss():
         until(lambda: list(cluster.workers) == ["w0"])
         assert not restarts(cluster)
         assert client.gather(data, timeout=60) == [bytes(20_000 + i) for i in range(3)]
-        assert {(one.kind, one.what) for one in client.incidents()} == {("worker left", name) for name in ("w1", "w2", "w3")}
+        assert {(one.kind, one.what) for one in client.incidents()} == {("worker retired", name) for name in ("w1", "w2", "w3")}
         cluster.scale(2)
         until(lambda: set(client.workers()) == {"w0", "w4"})
         os.kill(cluster.workers["w4"], signal.SIGKILL)  # one that dies is started again, as before
@@ -333,10 +333,10 @@ def test_suspicion_comes_before_death():
         ("max_workers", "is not an option here: use n_workers="),
         ("processes", "each task runs in a process"),
         ("dashboard_address", "twistdist status"),
-        ("scheduler_port", "twistd"),
+        ("scheduler_port", "use host=…, the name or address"),
         ("silence_logs", "TWISTDIST_LOG_LEVEL"),
         ("local_directory", "shared memory"),
-        ("host", "twistd"),
+        ("interface", "use host=…"),
         ("name", "session="),
         ("asynchronous", "twistdist.connect"),
         ("nanny", "started again"),

@@ -19,7 +19,8 @@ import pytest
 from tests.integration.habits import lines, note, until
 from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, wait
-from twistdist.storage.store import Store, remove_leftovers, write_file
+from twistdist.storage.files import write_file
+from twistdist.storage.store import Store, remove_leftovers
 from twistdist.wire.messages import Stored
 
 

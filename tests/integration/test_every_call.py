@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -14,6 +15,11 @@ from twistdist import errors
 from twistdist.blocking import Client, LocalCluster, as_completed, fire_and_forget, progress, wait
 
 TIMEOUT = 60
+
+
+class Plugin:
+    def setup(self, worker):
+        pass
 
 
 def calls(client, pending):
@@ -36,9 +42,13 @@ def calls(client, pending):
         "run": lambda: client.run(os.getpid),
         "restart": lambda: client.restart(),
         "upload_file": lambda: client.upload_file(__file__),
+        "register_plugin": lambda: client.register_plugin(Plugin()),
+        "unregister_plugin": lambda: client.unregister_plugin("nothing"),
         "logs": lambda: client.logs(),
         "lineage": lambda: client.lineage(pending),
         "incidents": lambda: client.incidents(),
+        "report": lambda: client.report(os.path.join(tempfile.gettempdir(), "twistdist-never-written.html")),
+        "recording": lambda: client.recording(os.path.join(tempfile.gettempdir(), "twistdist-never-written.html")).__enter__(),
         "status": lambda: client.status(),
         "clear": lambda: client.clear(),
         "take_up": lambda: client.take_up(["key"]),
@@ -68,7 +78,7 @@ WAITS = {
 def test_the_list_is_complete():
     listed = {name.partition(".")[0] for name in calls(None, None)}
     asked = {name for name, value in vars(Client).items() if callable(value) and not name.startswith("_")}
-    elsewhere = {"submit", "map", "compute", "persist", "close", "leave", "end_session", "shutdown"}
+    elsewhere = {"submit", "map", "compute", "persist", "group", "close", "leave", "end_session", "shutdown"}
     assert asked - elsewhere == listed & asked and elsewhere < asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import gc
 import json
 import os
@@ -335,12 +336,12 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_told_loudly_and_work_in_hand_goes_on(small_disk, tmp_path):
-    log, go = str(tmp_path / "log"), str(tmp_path / "go")
-    with LocalCluster(n_workers=1, journal=str(small_disk / "j")) as cluster, Client(cluster.address) as client:
+    log, go, done = str(tmp_path / "log"), str(tmp_path / "go"), str(tmp_path / "done")
+    with LocalCluster(n_workers=1, slots=3, journal=str(small_disk / "j")) as cluster, Client(cluster.address) as client:
         before = client.submit(pow, 2, 3, key="before")
         assert before.result(60) == 8
         in_hand = client.map(square, [log] * 20, range(20), [0.02] * 20)
-        blocked = client.submit(wait_for, go)
+        blocked, meanwhile = client.submit(wait_for, go), client.submit(wait_for, done)
         until(lambda: lines(log))  # one of them has run, so they were accepted
         filler = small_disk / "filler"
         descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
@@ -352,6 +353,10 @@ def test_a_full_disk_is_told_loudly_and_work_in_hand_goes_on(small_disk, tmp_pat
             while True:  # the log has some room left
                 client.submit(bytes, os.urandom(20_000)).result(60)
         until(lambda: client.status(timeout=60)["journal"]["state"] == "failing")
+        note(done, "now")  # a result that must wait for the journal, and nobody who asks is to wait behind it
+        until(lambda: client.status(timeout=60)["tasks"].get("assigned") == 1)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            client.publish_dataset("eight", before, timeout=0.5)  # says that something was done for good
         with Client(cluster.address) as other:  # also for who comes now
             until(lambda: "disk is full" in other.status(timeout=60)["journal"].get("error", ""))
             with pytest.raises(errors.JournalError):
@@ -361,7 +366,7 @@ def test_a_full_disk_is_told_loudly_and_work_in_hand_goes_on(small_disk, tmp_pat
         note(go, "now")
         filler.unlink()
         assert client.gather(in_hand, timeout=60) == [i * i for i in range(20)]
-        assert blocked.result(60) == go
+        assert blocked.result(60) == go and meanwhile.result(60) == done
         assert client.submit(pow, 2, 4).result(60) == 16
         assert client.status()["journal"]["state"] == "ok"
         restart(cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -14,6 +15,8 @@ import threading
 
 import pytest
 
+import twistdist
+from tests.integration.habits import until
 from twistdist import cli, errors
 from twistdist.blocking import Client
 
@@ -127,6 +130,58 @@ def test_status_clear_and_a_clean_stop_leave_nothing(shells, capsys, tmp_path):
     assert not store.exists()
     assert cli.main(["status", address, "--timeout", "0.3"]) == 1
     assert "no scheduler answered" in capsys.readouterr().err
+
+
+def say_and_die(folder):
+    print('say "this"')
+    print("\x1b[2J and\ttab", file=sys.stderr)
+    os.write(1, b"raw \xff\n")
+    (pathlib.Path(folder) / "attempt").write_text(str(twistdist.current_attempt().attempt))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_log_as_json_says_which_task_a_line_is_about(shells, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the function is in this module
+    shell = shells(TWISTD, "-n", "twistdist-scheduler", "--listen", "tcp:0:interface=127.0.0.1", "--log-json")
+    address = shell.wait_for(r'"message": "twistdist scheduler ready at (\S+)"')[1]
+    store = ("--store", str(tmp_path / "store-j"))
+    one = shells(TWISTD, "-n", "twistdist-worker", address, "--slots", "1", "--name", "j", "--log-json", *store)
+    one.wait_for(r'"message": "twistdist worker j ready')
+    with Client(address) as client:
+        future = client.submit(say_and_die, str(tmp_path), key='the "key"', crash_limit=1)
+        with pytest.raises(errors.TaskCrashed):
+            future.result(60)
+        attempt = (tmp_path / "attempt").read_text()
+        until(lambda: "raw" in "\n".join(client.logs()["j"]))
+        kept = [line for line in client.logs()["j"] if 'the "key"' in line and "stdout" in line]
+        assert kept and all(f"(attempt {attempt} on j)" in line for line in kept)
+    one.wait_for("executor 0 of j ended")
+    shell.wait_for('"kind": "executor died"')
+    assert one.end() in STOPPED and shell.end() in STOPPED
+    at_worker, at_scheduler = ([json.loads(line) for line in some.lines if line] for some in (one, shell))
+    for line in at_worker + at_scheduler:
+        assert line["time"].endswith("Z") and line["level"] in ("debug", "info", "warn", "error", "critical") and line["logger"]
+        assert not any(isinstance(value, (dict, list)) for value in line.values())
+    mark = {"key": 'the "key"', "attempt": attempt, "worker": "j"}
+    printed = [line for line in at_worker if line["logger"] == "twistdist.tasks"]
+    assert all(mark.items() <= line.items() for line in printed)
+    text = {name: "\n".join(line["message"] for line in printed if line["stream"] == name) for name in ("stdout", "stderr")}
+    assert text == {"stdout": 'say "this"\nraw \\xff', "stderr": "\x1b[2J and\ttab"}
+    assert [line for line in at_worker if "ended while it ran" in line["message"] and mark.items() <= line.items()]
+    (died,) = [line for line in at_scheduler if line.get("kind") == "executor died"]
+    assert mark.items() <= died.items() and "SIGKILL" in died["message"]
+
+
+def test_the_log_as_json_in_a_file(shells, tmp_path):
+    log = tmp_path / "log"
+    listen = ("--listen", "tcp:0:interface=127.0.0.1")
+    shell = shells(TWISTD, "-n", "--logfile", str(log), "twistdist-scheduler", *listen, "--log-json")
+    shell.wait_for("^twistdist scheduler ready at")  # for whoever started it
+    assert shell.end() in STOPPED
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any("scheduler ready at" in line["message"] for line in lines)
+    refused = fails(shells, "--syslog", "twistdist-scheduler", "--log-json")
+    assert "--log-json can't be used together with twistd's --syslog" in refused
 
 
 def test_shutdown_by_a_client(shells):

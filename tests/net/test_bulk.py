@@ -13,13 +13,15 @@ import pytest
 import pytest_twisted
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import deferLater
 
 from twistdist.errors import DataLost, StoreError
 from twistdist.net.bulk import BulkFetcher, BulkServer
 from twistdist.net.connection import ServerFactory
 from twistdist.net.hosts import address_of
 from twistdist.net.transfer import MemorySink
-from twistdist.storage.store import IncomingFile, Store, file_path, read_file, write_file
+from twistdist.storage.files import file_path, read_file, write_file
+from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire.messages import Put, Stored
 
 SECRET = b"0123456789abcdef"
@@ -82,8 +84,11 @@ def test_many_files_at_once(holder, fetcher, mine):
         [fetcher.fetch([holder.address], n, partial(IncomingFile, mine, one)) for n, one in stored.items()], consumeErrors=True
     )
     for n, data in contents.items():
-        assert bytes(read_file(file_path(mine.path, n))) == data
+        assert bytes(read_file(file_path(mine.path, n), n)) == data
     assert not [name for name in os.listdir(mine.path) if name.startswith(".") and name != ".lock"]
+    while holder.server.served < sum(one.size for one in stored.values()):  # the last file was read before it counts as sent
+        yield deferLater(reactor, 0.01)
+    assert holder.server.served == sum(one.size for one in stored.values())
 
 
 @pytest_twisted.inlineCallbacks
@@ -110,7 +115,7 @@ def test_a_flipped_byte_is_found_and_the_file_had_elsewhere(holder, fetcher, min
         stream.seek(500_000)
         stream.write(b"\0\1\2\3")
     yield fetcher.fetch([holder.address, other.address], 7, partial(IncomingFile, mine, good))
-    assert bytes(read_file(file_path(mine.path, 7))) == data
+    assert bytes(read_file(file_path(mine.path, 7), 7)) == data
     found, wrong = holder.store.take_inventory()  # and a worker that starts on that store does not offer it
     assert found == [] and "does not match its digest" in wrong[0]
     yield other.close()
@@ -184,7 +189,7 @@ def test_a_cut_transfer_goes_on_at_its_offset(holder, fetcher, mine):
     yield fetcher.fetch([proxy.address], 7, sink)
     proxy.listener.shutdown(socket.SHUT_RDWR)
     proxy.listener.close()
-    assert bytes(read_file(file_path(mine.path, 7))) == data and len(sinks) == 1
+    assert bytes(read_file(file_path(mine.path, 7), 7)) == data and len(sinks) == 1
     assert len(proxy.passed) == 2  # two cuts, and the rest over the third connection: 20 of the 20 million bytes, once each
 
 
@@ -203,7 +208,7 @@ def test_who_sends_enough_says_so_and_others_are_asked(holder, fetcher, mine, tm
         fetcher.more_holders(7, [other.address])
 
     yield fetcher.fetch([holder.address], 7, partial(IncomingFile, mine, good), all_busy)
-    assert asked and bytes(read_file(file_path(mine.path, 7))) == data
+    assert asked and bytes(read_file(file_path(mine.path, 7), 7)) == data
     yield other.close()
 
 
@@ -217,7 +222,7 @@ def test_a_file_is_put_by_link_or_by_its_bytes(holder, fetcher, tmp_path, size, 
     stored = Stored(3, 9, size, digest)
     with open(folder / "9", "rb", buffering=0) as stream:
         yield fetcher.put(holder.address, Put(stored, host, str(folder / "9")), stream)
-    assert holder.taken == [stored] and bytes(read_file(file_path(holder.store.path, 9))) == data
+    assert holder.taken == [stored] and bytes(read_file(file_path(holder.store.path, 9), 9)) == data
     same = os.stat(folder / "9").st_ino == os.stat(file_path(holder.store.path, 9)).st_ino
     assert same == (host == "here")
 
@@ -270,3 +275,31 @@ def test_bytes_that_do_not_fit_their_digest_are_not_kept(holder, fetcher, tmp_pa
     with open(tmp_path / "9", "rb", buffering=0) as stream, pytest.raises(StoreError, match="digest"):
         yield fetcher.put(holder.address, Put(stored, "elsewhere", ""), stream)
     assert holder.taken == [] and not holder.store.has(9)
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_file_that_was_written_over_is_not_sent_as_the_old_one(holder, fetcher):
+    stored = holder.put(5, os.urandom(10_000))
+    os.rename(file_path(holder.store.path, 5), file_path(holder.store.path, 6))
+    with pytest.raises(DataLost):
+        yield fetcher.fetch([holder.address], 6, partial(MemorySink, stored.size, stored.digest))
+
+
+@pytest.mark.parametrize("size", [1_000, 1 << 20, (5 << 20) + 3, 20 << 20])
+@pytest_twisted.inlineCallbacks
+def test_a_value_in_memory_can_be_written_to(holder, fetcher, size):
+    data = os.urandom(size)
+    stored = holder.put(5, data)
+    sink = yield fetcher.fetch([holder.address], 5, partial(MemorySink, stored.size, stored.digest))
+    assert sink.data == data and not sink.data.readonly
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_cut_transfer_into_memory_goes_on_at_its_offset(holder, fetcher):
+    data = os.urandom(8_000_000)
+    stored = holder.put(5, data)
+    proxy = Cutting(holder.address, 3_000_000, 2)
+    sink = yield fetcher.fetch([proxy.address], 5, partial(MemorySink, stored.size, stored.digest))
+    proxy.listener.shutdown(socket.SHUT_RDWR)
+    proxy.listener.close()
+    assert sink.data == data and len(proxy.passed) == 2

@@ -273,13 +273,13 @@ def test_a_scheduler_of_another_version_is_told_apart():
         def serve():
             peer, _ = listener.accept()
             with peer:
-                peer.sendall(ServerHandshake(os.urandom(16), os.urandom(32), version=99).start())
+                peer.sendall(ServerHandshake(os.urandom(16), os.urandom(32), version=0).start())
                 while peer.recv(1000):
                     pass
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(errors.VersionMismatch, match="speaks version 99"):
+        with pytest.raises(errors.VersionMismatch, match="speaks version 0"):
             Client(f"127.0.0.1:{listener.getsockname()[1]}", timeout=20)
         thread.join(20)
 
@@ -378,3 +378,68 @@ def test_what_the_socket_does_not_take_at_once_keeps_its_order():
         connection.send([frames[0]])  # the other side is gone: no error here, the connection ends
         reactor.iterate(0)
     assert not transport.connected
+
+
+class SlowOwner(Owner):
+    """Works on one frame in each turn."""
+
+    error = None
+
+    def frames(self, connection, bodies):
+        super().frames(connection, bodies[:1])
+        if self.error is not None:
+            raise self.error
+        if bodies[1:]:
+            connection.later(bodies[1:])
+
+
+@pytest.fixture
+def slow(server):
+    connection, transport, _, clock = server
+    owner = connection._owner = SlowOwner()
+    connection.dataReceived(proof(transport))
+    return connection, transport, owner, clock
+
+
+def numbered(number):
+    return encode_frame((number, 0, [m.Bye()]))
+
+
+def test_frames_that_are_put_off_come_in_order_and_nothing_is_read_meanwhile(slow):
+    connection, transport, owner, clock = slow
+    connection.dataReceived(numbered(1) + numbered(2))
+    assert len(owner.bodies) == 1 and transport.producerState == "paused"
+    connection.dataReceived(numbered(3))  # what the transport had taken already
+    assert len(owner.bodies) == 1
+    clock.advance(0)
+    assert owner.bodies == [numbered(n)[4:] for n in (1, 2, 3)] and transport.producerState == "producing"
+
+
+def test_frames_that_are_put_off_come_before_the_end_of_their_connection(slow):
+    connection, _, owner, clock = slow
+    connection.dataReceived(numbered(1) + numbered(2))
+    connection.connectionLost()
+    assert owner.events == ["opened"]
+    clock.advance(0)
+    assert len(owner.bodies) == 2 and owner.events == ["opened", "ConnectionDone"]
+
+
+def test_an_error_in_a_frame_that_was_put_off_closes_the_connection(slow):
+    connection, transport, owner, clock = slow
+    connection.dataReceived(numbered(1) + numbered(2) + numbered(3))
+    owner.error = errors.ProtocolError("nonsense")
+    clock.advance(0)
+    assert transport.disconnecting and connection.error is owner.error and len(owner.bodies) == 2
+    connection.connectionLost()
+    clock.advance(0)
+    assert owner.events == ["opened", "ProtocolError"] and len(owner.bodies) == 2
+
+
+def test_two_reasons_not_to_read(slow):
+    connection, transport, _, _ = slow
+    connection.read(False, "one")
+    connection.read(False, "two")
+    connection.read(True, "one")
+    assert transport.producerState == "paused"
+    connection.read(True, "two")
+    assert transport.producerState == "producing"

@@ -91,4 +91,4 @@ def test_several():
 
 
 def test_the_list_of_options_for_hints_is_that_of_submit():
-    assert set(keywords.TASK_OPTIONS) == set(m.Options.__struct_fields__) - {"beside"} | {"key", "pure", "replace"}
+    assert set(keywords.TASK_OPTIONS) == set(m.Options.__struct_fields__) - {"beside", "trace"} | {"key", "pure", "replace"}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from twistdist.core.scheduler.ledger import Ledger
-from twistdist.core.scheduler.records import Function
+from twistdist.core.scheduler.records import Client, Function
 from twistdist.core.session import Session
 from twistdist.errors import JournalError
 from twistdist.net.journal_writer import RETRY_S
 from twistdist.net.outbox import Outbox
 from twistdist.wire import journal_rows as j
+from twistdist.wire import messages as m
 
 
 class FakeJournal:
@@ -45,3 +47,44 @@ def test_rows_that_could_not_be_written_are_written_again_also_when_nothing_wait
     assert again == rows
     done.callback(None)
     assert not outbox.trouble and session.safe == 1
+
+
+@attrs.define(eq=False)
+class FakeConnection:
+    """Keeps what was sent."""
+
+    sent: list = attrs.field(factory=list)
+    told: bool = True
+
+    def send(self, frames):
+        self.sent.extend(frames)
+
+
+def test_while_the_journal_can_not_be_written_questions_overtake_results_and_commands_wait():
+    clock, journal, ledger = Clock(), FakeJournal(), Ledger()
+    peer, connection = Client(1, b"t", "me"), FakeConnection()
+    outbox = Outbox(clock, {peer: connection}, lambda: None, lambda text: None, lambda text: None)
+    outbox.use(journal, ledger)
+    finished, asked = m.Erred(1, m.ErrorInfo("E", "", "")), m.Reply(1, "", "status", at_once=True)
+    told = m.Reply(2, "", "published")
+    ledger.function(Function(1, "f", b"f", b"blob"))
+    outbox.say(connection, peer, [(1, 0, [finished, asked])])
+    outbox.write()
+    assert not connection.sent  # the write may succeed
+    journal.writes.pop()[1].errback(JournalError("full"))
+    assert connection.sent.pop() == (0, 0, [asked])
+    outbox.say(connection, peer, [(2, 0, [m.Reply(3, "", at_once=True), told])])
+    assert connection.sent.pop() == (0, 0, [m.Reply(3, "", at_once=True)])
+    fresh, unready = Client(2, b"u", "new"), FakeConnection(told=False)
+    outbox.say(unready, fresh, [(1, 0, [finished, asked])])
+    assert not unready.sent  # its greeting comes first
+    clock.advance(RETRY_S)
+    journal.writes.pop()[1].callback(None)
+    assert [number for number, _, _ in connection.sent] == [1, 2]
+    outbox.say(connection, peer, [(3, 0, [told])])
+    assert len(connection.sent) == 3
+    ledger.function(Function(2, "g", b"g", b"blob"))
+    outbox.say(connection, peer, [(4, 0, [told])])
+    outbox.write()
+    journal.writes.pop()[1].errback(JournalError("full"))
+    assert len(connection.sent) == 3  # it says that something was done for good

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.integration.habits import lines, until
-from tests.network.chores import digest, large
+from tests.network.chores import digest, large, square
 from tests.network.nets import ProxyNet, Work, in_order, shared
 from tests.network.proxy import Proxy
 
@@ -142,14 +142,23 @@ def test_a_flapping_link(net, how, tmp_path):
 
 
 def test_a_connection_breaks_in_the_middle_of_frames(net, tmp_path):
-    with working(net, "a", tmp_path / "log"):
+    with working(net, "a", tmp_path / "log") as (client, _):
+        more = []
+
+        def connected(times):
+            """Whether it has connected so often; something is always on its way to "a", however slowly it dials."""
+            more.append(client.submit(square, str(tmp_path / "more"), len(more), 0, workers=["a"]))
+            return net.links["a"].accepted > times
+
         for count in (1, 7, 100, 1_000):
             for direction in ("forth", "back"):
                 before = net.links["a"].accepted
                 net.links["a"].cut()
-                until(lambda before=before: net.links["a"].accepted > before)
+                until(lambda before=before: connected(before))
                 net.links["a"].cut_after(200 + count, direction)  # the greeting is shorter
-                until(lambda before=before: net.links["a"].accepted > before + 1)
+                until(lambda before=before: connected(before + 1))
+        assert client.gather(more, timeout=60) == [i * i for i in range(len(more))]
+        assert len(lines(tmp_path / "more")) == len(more)
 
 
 def test_a_half_open_connection_that_ends_in_an_error(net, tmp_path):

@@ -8,8 +8,10 @@ import os
 import pytest
 
 from twistdist.errors import ConfigError
+from twistdist.storage import files
 from twistdist.storage import store as module
-from twistdist.storage.store import IncomingFile, Store, digest_of, file_path, read_file, write_file
+from twistdist.storage.files import digest_of, file_path, read_file, write_file
+from twistdist.storage.store import IncomingFile, Store
 
 
 @pytest.fixture
@@ -30,14 +32,14 @@ def put(store, attempt, data=b"value", task=7):
 def test_a_value_is_read_as_it_was_written(store, size):
     data = os.urandom(size)
     stored = put(store, 5, data)
-    assert bytes(read_file(file_path(store.path, 5))) == data
+    assert bytes(read_file(file_path(store.path, 5), 5)) == data
     assert (stored.size, stored.digest) == (size, digest_of(data))
 
 
 def test_the_parts_of_a_value_are_one_file(store):
     parts = [b"a" * n for n in range(2000)]  # more than one call of writev takes
     write_file(store.path, 1, 2, parts)
-    assert bytes(read_file(file_path(store.path, 2))) == b"".join(parts)
+    assert bytes(read_file(file_path(store.path, 2), 2)) == b"".join(parts)
 
 
 def test_the_inventory_has_what_is_whole_and_removes_the_rest(store):
@@ -59,31 +61,31 @@ def test_a_file_that_is_cut_is_not_read(store):
     put(store, 1, b"x" * 1000)
     os.truncate(file_path(store.path, 1), 500)
     with pytest.raises((OSError, ValueError)):
-        read_file(file_path(store.path, 1))
+        read_file(file_path(store.path, 1), 1)
 
 
 def test_a_spilled_file_is_read_by_the_same_path_and_deleted_with_its_link(store):
     stored = put(store, 9, b"large" * 1000)
     done = []
     store.spill_all([9, 10], done)  # 10 is gone meanwhile
-    assert done == [9] == store.spilled() and bytes(read_file(file_path(store.path, 9))) == b"large" * 1000
+    assert done == [9] == store.spilled() and bytes(read_file(file_path(store.path, 9), 9)) == b"large" * 1000
     assert store.take_inventory()[0] == [stored]
     store.delete([9])
     assert not store.has(9) and os.listdir(store.spill_path) == []
 
 
 def test_a_value_without_room_in_the_store_goes_to_the_spill_folder(store, monkeypatch):
-    real = module._write_hidden
+    real = files._write_hidden
 
-    def full(folder, attempt, parts):
+    def full(folder, *args):
         if folder == store.path:
             raise OSError(errno.ENOSPC, "full")
-        real(folder, attempt, parts)
+        return real(folder, *args)
 
-    monkeypatch.setattr(module, "_write_hidden", full)
+    monkeypatch.setattr(files, "_write_hidden", full)
     os.makedirs(store.spill_path)
     write_file(store.path, 1, 3, [b"data"], store.spill_path)
-    assert store.spilled() == [3] and bytes(read_file(file_path(store.path, 3))) == b"data"
+    assert store.spilled() == [3] and bytes(read_file(file_path(store.path, 3), 3)) == b"data"
     with pytest.raises(OSError, match="full"):
         write_file(store.path, 1, 4, [b"data"])
     assert not store.has(4)
@@ -92,7 +94,7 @@ def test_a_value_without_room_in_the_store_goes_to_the_spill_folder(store, monke
 def test_a_file_of_another_store_is_linked_only_if_it_is_the_one_that_was_meant(store, tmp_path, monkeypatch):
     other = Store(str(tmp_path / "other"))
     theirs = put(other, 5, b"theirs")
-    assert store.link(other.path, theirs) and bytes(read_file(file_path(store.path, 5))) == b"theirs"
+    assert store.link(other.path, theirs) and bytes(read_file(file_path(store.path, 5), 5)) == b"theirs"
     assert not store.link(other.path, module.Stored(7, 5, theirs.size, b"another digest!!"))
     assert not store.link(other.path, module.Stored(7, 6, theirs.size, theirs.digest))
     assert [name for name in os.listdir(store.path) if name.startswith(".")] == [".lock"]
@@ -107,7 +109,7 @@ def test_the_store_of_a_dead_worker_is_taken_over_and_that_of_a_living_one_is_no
     neighbour.close()  # as its process does when it dies
     dead, found, spilled, wrong = store.rescue(neighbour.path)
     assert dead and sorted(found, key=lambda stored: stored.attempt) == [first, second] and spilled == [2] and not wrong
-    assert bytes(read_file(file_path(store.path, 2))) == b"spilled" * 100
+    assert bytes(read_file(file_path(store.path, 2), 2)) == b"spilled" * 100
     assert store.rescue(str(tmp_path / "nowhere")) == (False, [], [], [])
 
 
@@ -141,7 +143,7 @@ def test_a_file_that_comes_over_the_network_is_visible_when_it_is_whole(store):
     assert not coming.finish() and not store.has(6)
     coming.start_over()
     coming.write(data)
-    assert coming.finish() and bytes(read_file(file_path(store.path, 6))) == data
+    assert coming.finish() and bytes(read_file(file_path(store.path, 6), 6)) == data
     assert sorted(os.listdir(store.path)) == [".lock", "6"]
 
 

@@ -12,9 +12,10 @@ from twistdist.wire.handshake import ClientHandshake, ServerHandshake
 SECRET = b"0123456789abcdef"
 
 
-def meet(server_secret=SECRET, client_secret=SECRET, server_version=1, client_version=1):
-    server = ServerHandshake(server_secret, b"s" * 32, server_version)
-    client = ClientHandshake(client_secret, b"c" * 32, client_version)
+def meet(server_secret=SECRET, client_secret=SECRET, server_versions=(1, 1), client_versions=(1, 1)):
+    """Each side is given its version, and the oldest that it works with."""
+    server = ServerHandshake(server_secret, b"s" * 32, *server_versions)
+    client = ClientHandshake(client_secret, b"c" * 32, *client_versions)
     proof, _ = client.feed(server.start())
     answer, left = server.feed(client.start() + proof + b"more")
     assert left == b"more"
@@ -48,14 +49,20 @@ def test_a_server_with_another_secret_is_found_out():
         client.feed(b"+" + bytes(32))
 
 
-def test_another_version_is_told_on_both_sides():
-    with pytest.raises(VersionMismatch, match="speaks version 2"):
-        meet(server_version=2)
-    server = ServerHandshake(SECRET, b"s" * 32, 2)
-    client = ClientHandshake(SECRET, b"c" * 32, 2)
-    proof, _ = client.feed(server.start())
-    with pytest.raises(VersionMismatch):
-        ServerHandshake(SECRET, b"s" * 32, 1).feed(client.start() + proof)
+@pytest.mark.parametrize(("server", "client", "used"), [((3, 2), (2, 1), 2), ((2, 1), (3, 2), 2), ((3, 2), (3, 2), 3)])
+def test_neighbouring_versions_work_together(server, client, used):
+    assert [side.version for side in meet(server_versions=server, client_versions=client)] == [used, used]
+
+
+def test_a_version_that_is_too_old_is_told_on_both_sides():
+    with pytest.raises(VersionMismatch, match="the client speaks version 1 of the protocol, this side 2 to 3"):
+        meet(server_versions=(3, 2))
+    with pytest.raises(VersionMismatch, match=r"the other side speaks version 1 .* a later twistdist there"):
+        meet(client_versions=(3, 2))
+    client = ClientHandshake(SECRET, b"c" * 32)
+    client.feed(ServerHandshake(SECRET, b"s" * 32, 3, 2).start())
+    with pytest.raises(VersionMismatch, match="a later twistdist here"):
+        client.feed(b"v")
 
 
 def test_a_proof_can_not_be_played_back_to_another_connection():

@@ -2,6 +2,7 @@
 
 import io
 import mmap
+import os
 import pickle
 import threading
 
@@ -124,3 +125,58 @@ def test_a_library_that_registers_reducers_for_everybody_changes_nothing(argumen
     assert b"twisted" not in data and type(pickle.loads(data)) is type(argument)
     if argument == Base.make:
         assert pickle.loads(data)(1) == (Base, 1)
+
+
+LARGE = 5 << 20
+
+
+def test_large_bytes_are_written_from_the_object_itself_wherever_they_are():
+    data, store = os.urandom(LARGE), bytearray(LARGE)
+    parts = payload.dump_value({"a": [data], "b": (store,)})
+    assert any(part is data for part in parts)
+    assert any(isinstance(part, memoryview) and part.obj is store for part in parts)
+    assert sum(len(part) for part in parts if isinstance(part, bytes) and part is not data) < 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        os.urandom(LARGE),
+        bytearray(os.urandom(LARGE)),
+        "text" * LARGE,
+        [1, {"a": os.urandom(LARGE)}, "text" * (LARGE // 2), bytearray(LARGE), os.urandom(LARGE)],
+        (os.urandom(LARGE - 1), list(range(100_000)), "ä" * LARGE),
+        [os.urandom(300_000) for _ in range(20)],
+    ],
+    ids=["bytes", "bytearray", "str", "all", "tuple", "many"],
+)
+def test_large_values_arrive_as_they_were(value):
+    data = b"".join(payload.dump_value(value))
+    assert data == pickle.dumps(value, 5)  # other versions read it
+    loaded = payload.load_value(data)
+    assert loaded == value and type(loaded) is type(value)
+
+
+def test_objects_that_occur_twice_are_one_object_afterwards():
+    data, store = os.urandom(LARGE), bytearray(LARGE)
+    loaded = payload.load_value(b"".join(payload.dump_value([data, data, store, store])))
+    assert loaded[0] is loaded[1] and loaded[2] is loaded[3] and type(loaded[0]) is bytes
+
+
+def test_large_bytes_beside_an_array_and_a_function_of_the_script():
+    def double(x):
+        return 2 * x
+
+    double.__module__, double.__qualname__ = "__main__", "double"
+    data = os.urandom(LARGE)
+    parts = payload.dump_value((data, pickle.PickleBuffer(b"buffer"), double))
+    assert any(part is data for part in parts)
+    loaded, buffer, function = payload.load_value(b"".join(parts))
+    assert loaded == data and bytes(buffer) == b"buffer" and function(2) == 4
+
+
+@pytest.mark.parametrize("cut", [1, 100, LARGE])
+def test_a_large_pickle_that_is_truncated_is_refused(cut):
+    data = b"".join(payload.dump_value(os.urandom(LARGE)))
+    with pytest.raises((pickle.UnpicklingError, EOFError)):
+        payload.load_value(data[:-cut])

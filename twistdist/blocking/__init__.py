@@ -13,7 +13,7 @@ from __future__ import annotations
 from concurrent.futures import as_completed, wait
 
 from twistdist.blocking.client import Client, current_client, fire_and_forget
-from twistdist.blocking.cluster import LocalCluster
+from twistdist.blocking.cluster import JobCluster, KubernetesCluster, LocalCluster, SlurmCluster, SSHCluster
 from twistdist.blocking.executor import Executor
 from twistdist.blocking.futures import Future
 from twistdist.blocking.progress_bar import progress as progress
@@ -22,7 +22,11 @@ __all__ = [
     "Client",
     "Executor",
     "Future",
+    "JobCluster",
+    "KubernetesCluster",
     "LocalCluster",
+    "SSHCluster",
+    "SlurmCluster",
     "as_completed",
     "current_client",
     "fire_and_forget",

@@ -17,7 +17,8 @@ from twistdist.blocking.cluster import LocalCluster
 from twistdist.blocking.executor import Executor
 from twistdist.blocking.futures import Future, Session
 from twistdist.blocking.reactor_thread import get_reactor_thread, runs_here
-from twistdist.config import as_secret, as_timeout
+from twistdist.blocking.recording import recorded
+from twistdist.config import as_secret, as_timeout, as_truth
 from twistdist.core.client import Record
 from twistdist.errors import TwistdistError
 from twistdist.executors import context
@@ -30,8 +31,10 @@ from twistdist.net.client_session import CLOSE_S
 from twistdist.net.futures import BaseFuture, Raw
 from twistdist.net.options import (
     beside_options,
+    check_name,
     check_session,
     check_workers,
+    grouped,
     run_on,
     say_where,
     several,
@@ -80,6 +83,8 @@ class Client(BoundToProcess):
             ``tls:host:port``.
         timeout: Seconds to wait for the scheduler, or a ``timedelta``; None: without limit.  The time in which a new
             ``LocalCluster`` starts does not count.
+        tracing: Make a span of OpenTelemetry for each attempt of what this client submits, as a child of the span that is
+            current when it is submitted (``pip install 'twistdist[otel]'``).
         **local: Options of the new ``LocalCluster``.
 
     Raises:
@@ -102,8 +107,10 @@ class Client(BoundToProcess):
         secret: str | bytes | None = None,
         tls: str | os.PathLike[str] | None = None,
         timeout: float | None = 30.0,
+        tracing: bool = False,
         **local: Any,
     ) -> None:
+        traced = as_truth(tracing, "tracing")
         self._cluster: LocalCluster | None = None
         self._keeps = address  # a cluster ends with the last reference to it
         timeout = as_timeout(timeout)
@@ -116,12 +123,12 @@ class Client(BoundToProcess):
             self._cluster = LocalCluster(secret=secret, **local)
             found = net_client.find_scheduler(self._cluster, secret, tls, {})
             assert found is not None
-        address, secret = found
+        address, secret, tls = found
         self._thread = get_reactor_thread()
         parent = self._parent
 
         def opened() -> Any:
-            return Session(self._thread.reactor, where, the_secret, parent, certificates, name).open(timeout)
+            return Session(self._thread.reactor, where, the_secret, parent, certificates, name, traced).open(timeout)
 
         try:
             name = check_session(session)
@@ -166,6 +173,11 @@ class Client(BoundToProcess):
 
     def _make(self, record: Record, name: str) -> Future:
         return Future(self._session, record, name)
+
+    def group(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return grouped(check_name("group", name))
+
+    group.__doc__ = net_client.Client.group.__doc__
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         self._thread.check_thread()
@@ -569,10 +581,53 @@ class Client(BoundToProcess):
         """
         self._call(lambda: self._session.upload_file(path), timeout)
 
+    def register_plugin(self, plugin: Any, name: str | None = None, timeout: float | None = None) -> str:
+        """Have every executor process set up ``plugin`` before its first task: on all workers, also on those that join later.
+
+        The plugin is first tried out on each connected worker, in a process of its own: set up and torn down.  If that works
+        everywhere, the plugin is kept, in the journal too, and tasks that start from now on run in processes that have set it
+        up.  Running tasks are not interrupted.
+
+        Args:
+            plugin: An object with a method ``setup(worker)``, ``teardown(worker)`` or both; they may be coroutine functions.
+                ``worker`` has the attributes ``name``, ``address`` (the scheduler's) and ``number`` (of the executor).
+                ``teardown`` is called when the process ends in an orderly way, and has three seconds.
+            name: A name for the plugin; a newer plugin of the same name replaces it.  By default, the plugin's attribute
+                ``name``, or the name of its class.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            The plugin's name.
+
+        Raises:
+            Exception: The first exception that ``setup`` or ``teardown`` raised on a worker, which its
+                ``__twistdist__.worker`` names; the plugin is not kept.
+            SerializationError: The plugin can't be pickled, or is larger than 16 MiB.
+            TypeError: It has neither method.
+            ValueError: The name is empty, or longer than 200 characters.
+        """
+        return self._call(lambda: self._session.register_plugin(plugin, name), timeout)  # type: ignore[no-any-return]
+
+    def unregister_plugin(self, name: str, timeout: float | None = None) -> None:
+        """Have executors no longer set up a plugin; those that have are replaced as soon as they are idle, and tear it down.
+
+        Args:
+            name: The name of the plugin.
+            timeout: Seconds to wait; see the class.
+
+        Raises:
+            TwistdistError: No plugin has the name.
+            TypeError: ``name`` is not a string.
+            ValueError: The name is empty, or longer than 200 characters.
+        """
+        self._call(lambda: self._session.unregister_plugin(name), timeout)
+
     def logs(
         self, workers: Iterable[str] | str | None = None, n: int = 100, timeout: float | None = None
     ) -> dict[str, list[str]]:
         """Return the last lines that workers have logged, and what their tasks have printed and logged.
+
+        What a task has printed begins with its key, attempt and worker.
 
         Args:
             workers: The names of the workers; None: all.
@@ -621,6 +676,43 @@ class Client(BoundToProcess):
             ValueError: ``since`` is negative.
         """
         return self._call(lambda: self._session.incidents(since), timeout)  # type: ignore[no-any-return]
+
+    def report(self, path: str | os.PathLike[str], timeout: float | None = None) -> str:
+        """Write a report of what the scheduler remembers: one HTML file that opens in a browser, without a network.
+
+        It has the timeline, incidents and their stories, the cost of each function and group, and the workers.  The file has
+        keys, names, addresses and the texts of errors in it, but no arguments and no values.
+
+        Args:
+            path: Where to write it.  A file that exists is replaced.
+            timeout: Seconds to wait; see the class.
+
+        Returns:
+            The absolute path of the file.
+
+        Raises:
+            TypeError: ``path`` is not a path.
+            ValueError: ``path`` is empty, or no file can have that name.
+            OSError: The file can't be written.
+        """
+        return self._call(lambda: self._session.report(path), timeout)  # type: ignore[no-any-return]
+
+    def recording(self, path: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager that writes a report of what the cluster does while its block runs.
+
+        The report is like that of :meth:`report`, of the block alone, and may have more in it than the scheduler remembers.  It
+        is written when the block ends, also with an error, and has what came before and after a restart of the scheduler.
+
+        Args:
+            path: Where to write it.  A file that exists is replaced.
+
+        Raises:
+            TypeError: ``path`` is not a path.
+            ValueError: ``path`` is empty, or no file can have that name.
+            OSError: No file can be made there; or, at the end of the block, it can't be written.  An error that ended the block
+                is raised instead, and a ``RuntimeWarning`` says why there is no file.
+        """
+        return recorded(self._thread, self._session.recording(path))
 
     def status(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the scheduler's state.
@@ -868,7 +960,7 @@ def current_client() -> Client:
     with task.lock:
         if task.client is None:
             task.uses_client()
-            kind = type("Client", (Client,), {"_parent": Parent(task.task, task.key)})
+            kind = type("Client", (Client,), {"_parent": Parent(task.task, task.key, task.attempt, task.trace)})
             task.client = kind(task.address, secret=task.secret, tls=task.tls or None)
     client: Client = task.client
     return client

@@ -59,9 +59,16 @@ class Session(net_client.Client):
     """The Deferred API's client, with a condition on which other threads wait for records."""
 
     def __init__(
-        self, reactor: Any, address: str, secret: bytes, parent: Parent | None = None, tls: Any = None, name: str = ""
+        self,
+        reactor: Any,
+        address: str,
+        secret: bytes,
+        parent: Parent | None = None,
+        tls: Any = None,
+        name: str = "",
+        tracing: bool = False,
     ) -> None:
-        ClientSession.__init__(self, reactor, address, secret, parent, tls, name)
+        ClientSession.__init__(self, reactor, address, secret, parent, tls, name, tracing)
         self.thread = get_reactor_thread()
         # One condition for all futures of the client: one for each would cost more than the rest of the future.
         self.condition = threading.Condition()

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import wait
-from typing import Any
 
 from twistdist.blocking.futures import Future
 from twistdist.config import as_text
-from twistdist.display import Bar
+from twistdist.net.tally import Tally
 
 
 def progress(futures: Iterable[Future], label: str = "") -> None:
-    """Show a progress bar and return when all futures have ended.
+    """Show progress bars and return when all futures have ended.
 
-    The bar is that of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise a
-    plain one in a terminal.  Elsewhere nothing is shown.
+    There is a bar for all of them, one for each function if they are calls of several, and one for each group if there are
+    several.  The bars are those of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise
+    plain ones in a terminal.  Elsewhere nothing is shown.
 
     Args:
         futures: An iterable of futures.
-        label: Text in front of the bar.
+        label: Text in front of the bar for all.
     """
-    members = list(futures)
-    bar = Bar(len(members), as_text(label, "label"))
-    pending: set[Any] = set(members)
-    while pending:
-        pending = wait(pending, 0.1).not_done
-        bar.show(len(members) - len(pending))
-    bar.end()
+    tally = Tally(futures, as_text(label, "label"))
+    while tally.pending:
+        for future in wait(list(tally.pending), 0.1).done:
+            tally.ended(future)
+        tally.show()
+    tally.end()

@@ -15,9 +15,13 @@ import attrs
 
 from twistdist.wire import messages as m
 
-#: Messages and weight (bytes, given for heavy messages only) after which a frame is closed and the next one begun.
-FRAME_MESSAGES = 2048
+#: Messages and weight (bytes, given for heavy messages only) after which a frame is closed and the next one begun.  A frame is
+#: one event of the scheduler, in which nobody else is served: some milliseconds.
+FRAME_MESSAGES = 512
 FRAME_WEIGHT = 4 << 20
+
+#: Weight of each entry of a message with many: a frame has at most 512 of them.
+ENTRY_WEIGHT = FRAME_WEIGHT // FRAME_MESSAGES
 
 #: Number of received frames after which an acknowledgement is owed at once rather than soon.
 ACK_AFTER = 32

@@ -16,18 +16,19 @@ import time
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import attrs
 
-from twistdist.config import INLINE_RESULT_BYTES
+from twistdist.config import INLINE_RESULT_BYTES, python_here
 from twistdist.errors import DataLost, SerializationError, StoreError
 from twistdist.executors import awaiting, context, packets
 from twistdist.executors.packets import Page
+from twistdist.executors.processes import children
 from twistdist.executors.streams import Output
 from twistdist.executors.surroundings import Surroundings
-from twistdist.storage.store import read_file, write_file
+from twistdist.storage.files import file_path, read_file, write_file
 from twistdist.wire import messages as m
 from twistdist.wire.failures import chain, dump_error
 from twistdist.wire.payload import dump_value, load_call, load_value
@@ -38,6 +39,9 @@ _waitpid, _modules = os.waitpid, sys.modules
 #: Microseconds.  A task that is expected to take at least this long, or of which nothing is known, starts in restored
 #: surroundings.
 LOOK_US = 1_000
+
+#: Small values that are remembered for tasks that follow: as many as an executor is given tasks ahead of time, 4 MiB at most.
+MOST_MADE = 1_000
 
 #: The builtins that this loop depends on.  If a task replaces one, it is put back before anything else is done.
 _BUILTINS = (len, isinstance, type, open, memoryview, sum, map, int, bytes, max, enumerate, list, dict)
@@ -83,18 +87,30 @@ class Setup:
 class TaskRunner:
     """One executor's loop."""
 
-    def __init__(self, setup: Setup, outputs: list[Output], flush: Callable[[], None], surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        outputs: list[Output],
+        flush: Callable[[], None],
+        surroundings: Surroundings,
+        tear_down: Callable[[], None],
+    ) -> None:
         self._number, self._page, self._tasks, self._outcomes = setup.number, setup.page, setup.tasks, setup.outcomes
         self._setup, self._outputs, self._flush = setup, outputs, flush
-        self._surroundings = surroundings
+        self._surroundings, self._tear_down = surroundings, tear_down
         self._pickled: dict[int, m.WorkerFunction] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._waiting: deque[Any] = deque()
         self._buffer = bytearray(packets.RECEIVE_BYTES)
+        self._made: dict[int, bytes] = {}
+        self._written: Sequence[Any] = ()
         self._threads = 0
         self._inside = self._interrupted = self._looked = False
         self.attempt = 0
         self._pid = _getpid()
+        # What plugins have started: it stays, and is not taken for something that a task left behind.
+        self._own_threads = set(threading.enumerate())
+        self._own_children = set(children(self._pid))
 
     def run(self) -> None:
         """Run tasks until the control process closes its end."""
@@ -105,6 +121,12 @@ class TaskRunner:
                 self._compute(message)
             else:
                 self._learn(message)
+        self._tear_down()
+
+    def _end(self) -> NoReturn:
+        """End this process although there may be more tasks: another executor gets them."""
+        self._tear_down()
+        _exit(0)
 
     def _receive(self) -> bool:
         """Wait for the next packet.  Return False at the end of the stream."""
@@ -154,7 +176,7 @@ class TaskRunner:
         if not self._looked and (compute.fn not in self._functions or not 0 <= compute.cost < LOOK_US):
             self._looked = self._surroundings.restore(closely=True)  # what shorter tasks left behind could affect this one
             if self._surroundings.spoiled and self.attempt:
-                _exit(0)  # an earlier task spoiled them; this one has not started, so another executor gets it
+                self._end()  # an earlier task spoiled them, and this one has not started
         self.attempt, self._interrupted = compute.attempt, False
         began = _now()
         self._page.set(self._number, compute.attempt, began)
@@ -170,10 +192,11 @@ class TaskRunner:
             self._park,
             self._resume,
             self._uses_client,
+            compute.trace,
         )
         context.enter(task)
         try:
-            outcome = self._run(compute, began)
+            outcome = self._run(compute, began) if not compute.trace else self._run_traced(compute, began)
         except BaseException as error:  # the interrupt arrived after the function had ended
             self._inside = False
             outcome = self._failed(compute, error, "TaskError", began)
@@ -184,6 +207,7 @@ class TaskRunner:
         for output in self._outputs:
             output.end_task()
         self._send(outcome)
+        self._written = ()  # frees the value's memory, for which nobody waits now
         if self._interrupted:
             _exit(0)  # whatever the task started ends with its process
         context.enter(None)
@@ -191,19 +215,18 @@ class TaskRunner:
             task.client.leave(isinstance(outcome, m.Failed))
         self._looked = self._surroundings.restore()
         if self._surroundings.spoiled or self._children_left():
-            _exit(0)  # whatever the task left behind ends with its process, and another executor takes over
+            self._end()  # whatever the task left behind ends with its process
         if self._threads or _count_threads():
             self._look_at_threads()
 
-    @staticmethod
-    def _children_left() -> bool:
+    def _children_left(self) -> bool:
         """Return whether processes that the task started are still running.  Reap those that have ended."""
         try:
             while _waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             return False
-        return True
+        return not self._own_children or not self._own_children.issuperset(children(self._pid))
 
     def _run(self, compute: m.Compute, began: int) -> packets.Outcome:
         try:
@@ -224,6 +247,12 @@ class TaskRunner:
             self._inside = False
             return self._failed(compute, error, "TaskError", began)
 
+    def _run_traced(self, compute: m.Compute, began: int) -> packets.Outcome:
+        from twistdist.executors.tracing import entered
+
+        with entered(compute.trace, compute.attempt):
+            return self._run(compute, began)
+
     def on_signal(self, *_: Any) -> None:
         """Handle the interrupt signal: raise in the task if it is the one meant and its function has not ended."""
         doomed, why = self._page.doomed(self._number)
@@ -233,8 +262,8 @@ class TaskRunner:
 
     def _look_at_threads(self) -> None:
         """Record in the page whether tasks left threads behind: these may be the cause of what happens later."""
-        main = threading.main_thread()
-        ours = sum(1 for thread in threading.enumerate() if thread is main or thread.name.startswith(_OUR_THREADS))
+        own = self._own_threads  # the main thread is one of them
+        ours = sum(1 for thread in threading.enumerate() if thread in own or thread.name.startswith(_OUR_THREADS))
         self._threads = max(0, _count_threads() + 1 - ours)
         self._page.set_threads_left(self._number, self._threads > 0)
 
@@ -266,8 +295,8 @@ class TaskRunner:
             function: Callable[..., Any] = pickle.loads(pickled.blob)
         except Exception as error:
             raise SerializationError(
-                f"the function {pickled.name} can't be unpickled on the worker: {_say(error)}; "
-                "is its module installed there, or in the folder of the script?"
+                f"the function {pickled.name} can't be unpickled on the worker, which runs Python {python_here()}: "
+                f"{_say(error)}; is its module installed there, or in the folder of the script?"
             ) from error
         self._functions[fn] = function
         self._surroundings.accept()
@@ -277,11 +306,15 @@ class TaskRunner:
         data: list[bytes | memoryview] = []
         absent = []
         for source in inputs:
-            if source.value is not None:
-                data.append(source.value)
+            value, path = source.value, source.path
+            if source.awaited:  # it was made here, a moment ago
+                value = self._made.get(source.attempt)
+                path = file_path(self._setup.store, source.attempt)
+            if value is not None:
+                data.append(value)
                 continue
             try:
-                data.append(read_file(source.path))
+                data.append(read_file(path, source.attempt))
             except (OSError, ValueError):
                 absent.append(source.attempt)
         if absent:
@@ -324,12 +357,20 @@ class TaskRunner:
         size, digest, inline = sum(map(len, parts)), b"", None
         if size <= INLINE_RESULT_BYTES:
             inline = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+            self._remember(compute.attempt, inline)
         else:
             size, digest = self._store_value(compute, parts, size)
         return m.Done(compute.task, compute.attempt, inline, size, digest, (_now() - began) // 1000)
 
+    def _remember(self, attempt: int, value: bytes) -> None:
+        """Tasks that need the value may be next."""
+        self._made[attempt] = value
+        if len(self._made) > MOST_MADE:
+            del self._made[next(iter(self._made))]
+
     def _store_value(self, compute: m.Compute, parts: list[Any], size: int) -> tuple[int, bytes]:
         setup = self._setup
+        self._written = parts
         try:
             return write_file(setup.store, compute.task, compute.attempt, parts, setup.spill, setup.most)
         except OSError as error:

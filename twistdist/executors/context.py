@@ -32,6 +32,7 @@ class Context:
     """The attempt that is running in this process, and how it gives up its slot while it waits (``park`` until ``resume``).
 
     ``address``, ``secret`` and ``tls`` (a folder, or "") are for the task's own client; ``client`` holds it once it is made.
+    ``trace`` is the trace context of a traced task.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Context:
     park: Callable[[], bool]
     resume: Callable[[], None]
     uses_client: Callable[[], None]
+    trace: str = ""
     client: Any = None
     lock: Any = attrs.field(factory=threading.Lock)
 

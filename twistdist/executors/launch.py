@@ -17,6 +17,9 @@ from collections.abc import Iterable
 #: which removes it.
 PATH = "TWISTDIST_PATH"
 
+#: The first words of the lines that a child of :mod:`twistdist.tap.__main__` writes to its parent.
+READY, LEAVES = "ready", "leaves"
+
 # Like "python -m", which would not find our own package if only this process's sys.path leads to it.  The arguments are our
 # package's folder, the module, and the module's arguments.
 _RUN = (

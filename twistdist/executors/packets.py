@@ -36,8 +36,8 @@ INTERRUPTS = {
     "time limit": (2, TimeLimitExceeded("the task reached its time_limit")),
 }
 
-#: Exit codes of an executor that can't continue: its own descriptors are gone; it could not start.
-EXIT_DESCRIPTORS, EXIT_START = 201, 202
+#: Exit codes of an executor that can't continue: its own descriptors are gone; it could not start; a plugin could not.
+EXIT_DESCRIPTORS, EXIT_START, EXIT_PLUGIN = 201, 202, 203
 
 
 class PacketFile(m.Message, tag=70):
@@ -47,7 +47,7 @@ class PacketFile(m.Message, tag=70):
 
 
 _Task = m.WorkerFunction | m.Compute | m.ForgetFunctions | m.GoOn | PacketFile
-Outcome = m.Done | m.Failed | m.InputLost | m.Started | m.Waits | m.Resumes | m.UsesClient
+Outcome = m.Done | m.Failed | m.InputLost | m.Started | m.Waits | m.Resumes | m.UsesClient | m.WorkerLog
 
 encode_packet = msgspec.msgpack.Encoder().encode
 decode_packet = msgspec.msgpack.Decoder(list[_Task]).decode

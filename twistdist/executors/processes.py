@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from twistdist.executors.packets import EXIT_DESCRIPTORS, EXIT_START
+from twistdist.executors.packets import EXIT_DESCRIPTORS, EXIT_PLUGIN, EXIT_START
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -19,6 +19,8 @@ def exit_in_words(status: int) -> str:
     """Describe for people how a process ended; ``status`` is as returned by ``os.waitstatus_to_exitcode``."""
     if status == EXIT_DESCRIPTORS:
         return "the task closed the descriptors of its executor, so its outcome could not be reported"
+    if status == EXIT_PLUGIN:
+        return "a plugin could not be set up; see the message in the worker's log"
     if status == EXIT_START:
         return "an error of the executor itself; see the message in the worker's log"
     if status >= 0:
@@ -53,10 +55,17 @@ def family(pid: int) -> list[int]:
     """Return a process and its descendants, as far as the system reports them."""
     found = [pid]
     for member in found:
-        with contextlib.suppress(OSError):  # it has ended in the meantime, or this system does not say
-            for thread in os.listdir(f"/proc/{member}/task"):
-                with open(f"/proc/{member}/task/{thread}/children") as stream:
-                    found += map(int, stream.read().split())
+        found += children(member)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, as far as the system reports them."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended in the meantime, or this system does not say
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as stream:
+                found += map(int, stream.read().split())
     return found
 
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -24,16 +24,17 @@ from zope.interface import implementer
 
 from twistdist.errors import ProtocolError
 from twistdist.executors import launch, packets
+from twistdist.executors.preparing import TEARDOWN_S
 from twistdist.executors.processes import exit_in_words, kernel_kills, kill_all, memory_of, state_of
 from twistdist.executors.streams import Lines
 from twistdist.wire import messages as m
 from twistdist.wire.framing import FrameReader
 
 #: Seconds.  An executor whose outcomes arrive faster than ``BUSY_S``, and that has more to do, is read again only after
-#: ``PAUSE_S``: one wake-up for many outcomes (tasks of 1 ms on two busy cores: 75 instead of 64 % of ideal).  Shorter than the
-#: work that it is given in advance.
-BUSY_S = 0.004
-PAUSE_S = 0.002
+#: ``PAUSE_S``: one wake-up for many outcomes.  (Tasks of 1 ms on two busy cores: 64 % of ideal without a pause, 73 with 2 ms,
+#: 77 with 5 ms.)  A third of the work that it is given in advance.
+BUSY_S = 0.010
+PAUSE_S = 0.005
 
 #: Forks requested and not yet answered: each occupies the template's socket with its descriptors.
 MAX_FORKING = 32
@@ -42,8 +43,13 @@ MAX_FORKING = 32
 #: having started an executor.
 TEMPLATE_PAUSE_S, LONGEST_TEMPLATE_PAUSE_S = 0.2, 10.0
 
-#: Seconds that the template has to answer before it is considered stuck, and seconds that it has to end at shutdown.
+#: Seconds that the template has to answer before it is considered stuck, and seconds that it has to end at shutdown.  One that
+#: could run or waits for its disk is not stuck but waits for its turn, on a machine with more to do than it can: it has longer.
 TEMPLATE_PATIENCE_S, STOP_S = 5.0, 5.0
+TURN_S, TURNS = 60.0, ("R", "D")
+
+#: Seconds that the import of preloaded modules may take: even that of large ones from a slow network file system ends earlier.
+PRELOAD_S = 600.0
 
 #: Bytes of output read from an executor at a time, and the number of attempts whose keys are remembered for late lines.
 OUTPUT_BYTES = 64 << 10
@@ -60,6 +66,12 @@ THREAD_COUNTS = {
     "NUMBA_NUM_THREADS": (),
     "VECLIB_MAXIMUM_THREADS": (),
 }
+
+#: An executor that could not be started at all.
+NOT_STARTED = "not started"
+
+#: How executors end: by themselves with status 0 or another one, by a signal of others, killed by us or for lack of memory.
+DEATHS = ("ended", "exit code", "signal", "killed", "out of memory", "template died", NOT_STARTED)
 
 #: The files with the functions that call a task's function.
 _CALLERS = tuple(os.path.join("twistdist", "executors", name) for name in ("child.py", "surroundings.py"))
@@ -83,6 +95,8 @@ class Listener(Protocol):
     ) -> None: ...
 
     def taken_back(self, number: int, attempts: list[int], running: int) -> None: ...
+
+    def preloaded(self, error: str, first: bool) -> None: ...
 
 
 @implementer(IReadDescriptor)
@@ -144,6 +158,7 @@ class _Executor:
     keys: dict[int, str] = attrs.field(factory=dict)
     closed: bool = False
     garbled: bool = False
+    trouble: str = ""
 
 
 @attrs.frozen
@@ -161,7 +176,8 @@ class TaskService:
     tls: str = ""
 
 
-#: The log for the output of tasks, with its own namespace so that it can be shown when the rest is not.
+#: The log for the output of tasks, with its own namespace so that it can be shown when the rest is not.  ``output`` is what was
+#: printed, ``text`` the same with a prefix for each line but the first.
 _OUTPUT = Logger(namespace="twistdist.tasks")
 
 #: The value of ``killed_for`` if no particular attempt is meant.
@@ -172,11 +188,15 @@ _ENDS = frozenset({m.Done, m.Failed, m.InputLost})
 
 class Supervisor:
     """Owns the template process and the executors.  ``reactor`` is the one that the worker runs on, ``store`` is the worker's
-    folder, and executors have numbers below ``entries``."""
+    folder, and executors have numbers below ``entries``.  Each template first imports the modules ``preload``; then the
+    listener's ``preloaded`` is called.  If the ``first`` template can't import them, no other is started; if a later one can't,
+    it is replaced like one that died."""
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, store: str, entries: int, listener: Listener, service: TaskService) -> None:
+    def __init__(
+        self, reactor: Any, store: str, entries: int, listener: Listener, service: TaskService, preload: Sequence[str] = ()
+    ) -> None:
         self._reactor, self._store, self._listener, self._service = reactor, store, listener, service
         self._page_path, self._entries = f"{store}/.page", entries
         self._page = packets.Page(self._page_path, self._entries, create=True)
@@ -191,8 +211,13 @@ class Supervisor:
         self._kernel_kills = kernel_kills()
         self._warm = self._stopped = self._template_owes = False
         self._import_from: list[str] = []
+        self._plugins: list[tuple[str, str]] = []
+        self._preload, self._preloading, self._preloaded = list(preload), False, False
+        self._why_not_preloaded = ""
+        self._preload_limit: Any = None
         self._watching: Any = None
         self._owes_since = 0.0
+        self.deaths = dict.fromkeys(DEATHS, 0)  #: how many executors have ended, by kind
 
     # ---- template ---------------------------------------------------------------------------
 
@@ -217,6 +242,13 @@ class Supervisor:
             self._tell_template("warm")
         if self._import_from:
             self._tell_template("path", self._import_from)
+        if self._preload:
+            self._preloading, self._why_not_preloaded = True, ""
+            why = f"{', '.join(self._preload)} took longer than {PRELOAD_S:g} s"
+            self._preload_limit = self._reactor.callLater(PRELOAD_S, self._not_preloaded, why)
+            self._tell_template("preload", self._preload)
+        if self._plugins:
+            self._tell_template("plugins", self._plugins)
 
     def _expect_template(self) -> None:
         """Expect a message from the template soon: that an executor has started or ended."""
@@ -232,8 +264,10 @@ class Supervisor:
         left = self._owes_since + TEMPLATE_PATIENCE_S - self._reactor.seconds()
         if left > 0.001:  # it has answered in the meantime, and owes another answer
             self._watching = self._reactor.callLater(left, self._look_at_template)
+        elif left > TEMPLATE_PATIENCE_S - TURN_S and state_of(self._template.pid) in TURNS:
+            self._watching = self._reactor.callLater(TEMPLATE_PATIENCE_S / 5, self._look_at_template)
         else:
-            self._log.error("the executors' template does not answer; replacing it")
+            self._log.error("the executors' template does not answer; replacing it", worker=self._service.worker)
             self._template.kill()
 
     def _tell_template(self, *words: object) -> None:
@@ -256,6 +290,13 @@ class Supervisor:
                 self._template_lost()
                 return
             word, number, pid, *rest = msgspec.msgpack.decode(data)
+            if word == "preloaded":
+                self._watch_preload_no_more()
+                if rest[0]:
+                    self._not_preloaded(rest[0])
+                else:
+                    self._have_preloaded()
+                continue
             executor = self._executors.get(number)
             self._template_owes = False
             if word in ("started", "refused"):
@@ -265,23 +306,41 @@ class Supervisor:
                 continue
             if word == "started":
                 executor.pid = pid
+            elif word == "ended":
+                self._ended(executor, *self._how(executor, rest[0]))
             else:
-                exit = self._how(executor, rest[0]) if word == "ended" else f"it could not be forked: {rest[0]}"
-                self._ended(executor, exit)
+                self._ended(executor, f"it could not be forked: {rest[0]}", NOT_STARTED)
 
-    def _how(self, executor: _Executor, status: int) -> str:
-        """Describe how an executor ended and, as far as that is known, who sent SIGKILL."""
+    def _how(self, executor: _Executor, status: int) -> tuple[str, str]:
+        """Describe how an executor ended and, as far as that is known, who sent SIGKILL: in words, and as a kind."""
         words = exit_in_words(status)
+        if executor.trouble:
+            return executor.trouble, "exit code"
         if executor.garbled:
-            return "the task wrote into its executor's own pipe and was killed"
+            return "the task wrote into its executor's own pipe and was killed", "killed"
         if status != -signal.SIGKILL:
-            return words
+            return words, "ended" if status == 0 else "exit code" if status > 0 else "signal"
         before, self._kernel_kills = self._kernel_kills, kernel_kills()
         if executor.killed_for:
-            return f"{words} by its worker"
+            return f"{words} by its worker", "killed"
         if self._kernel_kills > before:
-            return f"{words} by the kernel, which was out of memory"
-        return f"{words} by a process that is not ours"
+            return f"{words} by the kernel, which was out of memory", "out of memory"
+        return f"{words} by a process that is not ours", "signal"
+
+    def _watch_preload_no_more(self) -> None:
+        if self._preload_limit is not None and self._preload_limit.active():
+            self._preload_limit.cancel()
+
+    def _have_preloaded(self) -> None:
+        self._preloading = False
+        first, self._preloaded = not self._preloaded, True
+        self._listener.preloaded("", first)
+
+    def _not_preloaded(self, why: str) -> None:
+        """End a template that could not import the modules, or takes too long."""
+        assert self._template is not None
+        self._why_not_preloaded = why
+        kill_all(self._template.pid)
 
     def _template_lost(self) -> None:
         """Start another template: this one died, and the kernel killed its executors with it."""
@@ -293,13 +352,22 @@ class Supervisor:
         exit = exit_in_words(self._template.wait())
         if self._stopped:
             return
-        self._log.error("the executors' template died ({exit}); starting another", exit=exit)
+        if self._preloading:
+            self._preloading = False
+            self._watch_preload_no_more()
+            died = f"the process that imports {', '.join(self._preload)} died: {exit}"
+            self._listener.preloaded(self._why_not_preloaded or died, not self._preloaded)
+            if not self._preloaded:
+                return
+        else:
+            self._log.error("the executors' template died ({exit}); starting another", exit=exit, worker=self._service.worker)
         self._templates_failed += 1
         for executor in list(self._executors.values()):
             if executor.pid:  # the kernel killed it, but not what its task started
                 kill_all(executor.pid)
-            self._ended(executor, f"its template died ({exit})", blame=False)
+            self._ended(executor, f"its template died ({exit})", "template died", blame=False)
         waiting, self._forks_waiting = self._forks_waiting, deque()
+        self.deaths[NOT_STARTED] += len(waiting)
         for number in waiting:
             self._listener.executor_ended(number, f"its template died ({exit})")
         pause = min(LONGEST_TEMPLATE_PAUSE_S, TEMPLATE_PAUSE_S * 2 ** (min(self._templates_failed, 10) - 1))
@@ -312,6 +380,8 @@ class Supervisor:
     def stop(self) -> None:
         """End the template and all executors, and wait until they are gone."""
         self._stopped = True
+        if self._plugins:
+            self._let_plugins_end()
         for executor in list(self._executors.values()):
             self._close(executor)
         self._executors.clear()
@@ -321,12 +391,27 @@ class Supervisor:
             self._control = None
         if self._watching is not None and self._watching.active():
             self._watching.cancel()
+        self._watch_preload_no_more()
         if self._template is not None:
             try:
                 self._template.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self._template.kill()
                 self._template.wait()
+
+    def _let_plugins_end(self) -> None:
+        """Give executors that are idle the time to tear down their plugins; the others are killed."""
+        self._tell_template("end", TEARDOWN_S)
+        for executor in self._executors.values():
+            if executor.pid and executor.expected > 0:
+                kill_all(executor.pid)
+            else:
+                self.end_executor(executor.number)
+
+    def use_plugins(self, plugins: list[tuple[str, str]]) -> None:
+        """Have executors that are forked from now on set up these plugins: pairs of a name and a file."""
+        self._plugins = plugins
+        self._tell_template("plugins", plugins)
 
     def import_from(self, folders: list[str]) -> None:
         """Have executors that are forked from now on import from these folders before all others."""
@@ -345,7 +430,7 @@ class Supervisor:
     def _fork(self, number: int) -> None:
         if self._stopped:
             return
-        if self._control is None:  # between two templates
+        if self._control is None or self._preloading:  # between two templates
             self._reactor.callLater(TEMPLATE_PAUSE_S, self._fork, number)
             return
         if self._forking >= MAX_FORKING:
@@ -355,6 +440,7 @@ class Supervisor:
         try:
             executor, far_ends = self._prepare(number)
         except OSError as error:  # most likely out of descriptors
+            self.deaths[NOT_STARTED] += 1
             self._reactor.callLater(0, self._listener.executor_ended, number, f"it could not be forked: {error}")
             return
         self._executors[number] = executor
@@ -417,8 +503,9 @@ class Supervisor:
             if os.path.exists(path):
                 os.unlink(path)
 
-    def _ended(self, executor: _Executor, exit: str, blame: bool = True) -> None:
+    def _ended(self, executor: _Executor, exit: str, kind: str, blame: bool = True) -> None:
         """Report the end of an executor: first deliver what it wrote before it died, then ask the page what it was running."""
+        self.deaths[kind] += 1
         self._read(executor)
         running, began = self._page.get(executor.number) if executor.pid else (0, 0)
         for stream in executor.streams:
@@ -469,9 +556,19 @@ class Supervisor:
 
     def _log_lines(self, executor: _Executor, stream: _Stream, lines: Iterable[tuple[int, str]]) -> None:
         for attempt, some in itertools.groupby(lines, operator.itemgetter(0)):
-            key = executor.keys.get(attempt) or (f"attempt {attempt}" if attempt else "an executor")
-            text = f"\n{key} {stream.name}: ".join(line for _, line in some)  # one event for many lines
-            _OUTPUT.info("{key} {stream}: {text}", key=key, stream=stream.name, text=text, worker=self._service.worker)
+            key = executor.keys.get(attempt, "")
+            who = key or (f"attempt {attempt}" if attempt else "an executor")
+            printed = [line for _, line in some]  # one event for many lines
+            _OUTPUT.info(
+                "{who} {stream}: {text}",
+                who=who,
+                stream=stream.name,
+                text=f"\n{who} {stream.name}: ".join(printed),
+                output="\n".join(printed),
+                key=key,
+                attempt=attempt,
+                worker=self._service.worker,
+            )
 
     # ---- outcomes ---------------------------------------------------------------------------
 
@@ -509,6 +606,9 @@ class Supervisor:
                 break
             if len(data) < 4096:
                 break  # most likely the pipe is empty; if not, the reactor calls again
+        if outcomes and type(outcomes[0]) is m.WorkerLog:
+            executor.trouble = outcomes[0].text
+            outcomes.clear()
         if outcomes and type(outcomes[0]) is m.Started:
             del outcomes[0]
             self._templates_failed = 0
@@ -575,7 +675,10 @@ class Supervisor:
             for message in messages
             if isinstance(message, m.Compute)
         ]
-        self._log.error("{text}", text=text)
+        for message in messages:
+            if isinstance(message, m.Compute):
+                worker = self._service.worker
+                self._log.error("{key}: {text}", key=message.key, text=text, attempt=message.attempt, worker=worker)
         self._reactor.callLater(0, self._failed_to_give, executor, failed)
 
     def _failed_to_give(self, executor: _Executor, failed: list[Any]) -> None:
@@ -646,7 +749,7 @@ class Supervisor:
                         data = stream.read()
                     os.unlink(message.path)
                 except OSError as error:
-                    self._log.error("a packet that was taken back is lost: {error}", error=error)
+                    self._log.error("a packet that was taken back is lost: {error}", error=error, worker=self._service.worker)
                     continue
                 attempts += self._attempts_in(packets.decode_packet(data))
             elif isinstance(message, m.Compute):
@@ -680,6 +783,11 @@ class Supervisor:
             elif state == "Z":  # the template reports it in a moment, unless it is stopped itself
                 self._expect_template()
         return found
+
+    def alive(self) -> tuple[int, int, int]:
+        """Return how many executors are there, how many are being started, and the bytes of memory of all of them."""
+        pids = [executor.pid for executor in self._executors.values() if executor.pid]
+        return len(pids), len(self._executors) - len(pids) + len(self._forks_waiting), sum(map(memory_of, pids))
 
     def memory(self) -> tuple[dict[int, int], dict[int, int]]:
         """Return (the bytes of memory of each executor that has work, the attempt that each of them is running)."""

@@ -15,6 +15,7 @@ import fcntl
 import gc
 import importlib
 import logging
+import operator
 import os
 import random
 import resource
@@ -53,15 +54,15 @@ GUARDED = (
 #: Nanoseconds between two checks of what takes more than a microsecond to check.
 LOOK_NS = 1_000_000
 
-_SIGNALS = tuple(range(1, 32))
-_UNCATCHABLE = {9, 19}
+#: All that can be caught.
+_SIGNALS = tuple(n for n in range(1, 32) if n not in (9, 19))
 
 # This module binds the names that it needs here, so that a task that replaces them in their modules does not affect it.
 _getcwd, _chdir, _umask, _fstat, _dup2 = os.getcwd, os.chdir, os.umask, os.fstat, os.dup2
 # The C functions: those in signal.py turn each result into an enumeration member, at a cost of 2 µs.
 _signal: Any = importlib.import_module("_signal")
 _getsignal, _setsignal = _signal.getsignal, _signal.signal
-_now = time.perf_counter_ns
+_now, _differs = time.perf_counter_ns, operator.is_not
 _tzset = time.tzset
 _setitimer, _sigmask, _cancel_dump = signal.setitimer, signal.pthread_sigmask, faulthandler.cancel_dump_traceback_later
 _getrlimit = resource.getrlimit
@@ -150,7 +151,7 @@ class Surroundings:
         self._folder = _getcwd()
         self._umask_before = _umask(0o077)
         _umask(self._umask_before)
-        self._signals = [(n, _getsignal(n)) for n in _SIGNALS if n not in _UNCATCHABLE]
+        self._signals = [_getsignal(n) for n in _SIGNALS]
         self._copies = [fcntl.fcntl(n, fcntl.F_DUPFD_CLOEXEC, high_descriptor) for n in range(3)]
         self._files = [self._identity(n) for n in range(3)]
         modules = [sys.modules[name] for name in GUARDED if name in sys.modules]
@@ -230,10 +231,8 @@ class Surroundings:
             self._shuffle()
         self._restore_libraries()
         self._restore_folder()
-        for number, handler in self._signals:
-            if _getsignal(number) is not handler:
-                with contextlib.suppress(ValueError, OSError, TypeError):
-                    _setsignal(number, handler)
+        if any(map(_differs, map(_getsignal, _SIGNALS), self._signals)):
+            self._restore_signals()
         closely = closely or _now() - self._looked > LOOK_NS
         if closely:
             self._look_closely()
@@ -272,6 +271,12 @@ class Surroundings:
             loops = getattr(self._loop_policy, "_local", None)
             if loops is not None:
                 self._loop_policy._local = type(loops)()
+
+    def _restore_signals(self) -> None:
+        for number, handler in zip(_SIGNALS, self._signals, strict=True):
+            if _getsignal(number) is not handler:
+                with contextlib.suppress(ValueError, OSError, TypeError):
+                    _setsignal(number, handler)
 
     def _restore_folder(self) -> None:
         try:

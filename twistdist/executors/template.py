@@ -7,10 +7,13 @@ of msgpack arrays) it receives
 * ``["fork", number]`` with four descriptors: tasks, outcomes, standard output, standard error,
 * ``["interrupt", number, pid]``,
 * ``["path", folders]``: where executors forked from now on find uploaded modules, before all others,
+* ``["preload", modules]``: import these, for all executors that are forked from now on,
+* ``["plugins", pairs]``: names and files of the plugins that executors forked from now on set up,
 * ``["warm"]``: tasks use clients, so executors forked from now on should have one loaded,
+* ``["end", seconds]``: the control process is about to close its end; executors have this time to end by themselves,
 
-and sends ``["started", number, pid]``, ``["refused", number, 0, why]`` and ``["ended", number, pid, status]``.  It kills its
-executors when the control process is gone.
+and sends ``["started", number, pid]``, ``["refused", number, 0, why]``, ``["ended", number, pid, status]`` and
+``["preloaded", 0, 0, error]``.  It kills its executors when the control process is gone.
 """
 
 from __future__ import annotations
@@ -34,17 +37,21 @@ import cloudpickle  # noqa: F401  imported here so that every executor has it at
 import msgspec
 import tblib.pickling_support  # noqa: F401
 
-from twistdist.executors import launch, packets
+from twistdist.executors import launch, packets, preparing
 from twistdist.executors.child import Setup, TaskRunner
 from twistdist.executors.processes import is_tracker, kill_all, kill_group, kill_orphan
 from twistdist.executors.streams import Output, text_stream
 from twistdist.executors.surroundings import Surroundings
+from twistdist.wire import messages as m
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 #: An executor's own descriptors have this number or higher: a task that closes and opens files does not hit them by accident.
 HIGH_DESCRIPTOR = 1000
+
+#: Characters of what is reported about a plugin that could not be set up: less than fits into a pipe.
+LONGEST_TROUBLE = 2_000
 
 #: Seconds that a resource tracker of ``multiprocessing`` has to remove what its executor left behind.
 TRACKER_GRACE_S = 1.0
@@ -60,6 +67,8 @@ class Template:
         self._control, self._store, self._page = control, store, page
         self._service: tuple[str, str, bytes, str, int, int, str] = ("", "", b"", "", 0, 0, "")
         self._folders: list[str] = []
+        self._plugins: list[tuple[str, str]] = []
+        self._kill_at: float | None = None
         self._children: dict[int, int] = {}  # pid to executor number
         self._trackers: dict[int, float] = {}  # pid to the time at which its grace ends
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -79,7 +88,8 @@ class Template:
         selector.register(self._wake_read, selectors.EVENT_READ)
         serving = some_left = True
         while serving or some_left:  # each child that ends may leave its own children to us
-            patience = min(self._trackers.values()) - time.monotonic() if self._trackers else None
+            ends = [*self._trackers.values(), *(() if serving or self._kill_at is None else (self._kill_at,))]
+            patience = min(ends) - time.monotonic() if ends else None
             ready = {key.fileobj for key, _ in selector.select(None if patience is None else max(0.0, patience))}
             if self._wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -87,6 +97,9 @@ class Template:
             if self._control in ready and not self._request():
                 serving = False
                 selector.unregister(self._control)
+                self._kill_at = self._kill_at or time.monotonic()
+            if not serving and self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._kill_at = None
                 for pid in self._children:
                     kill_all(pid)
             some_left = self._reap()
@@ -109,6 +122,15 @@ class Template:
             self._service = tuple(rest)
         elif word == "path":
             self._import_from(rest[0])
+        elif word == "preload":
+            error = preparing.import_all(rest[0])
+            gc.collect()
+            gc.freeze()
+            self._say("preloaded", 0, 0, error)
+        elif word == "plugins":
+            self._plugins = rest[0]
+        elif word == "end":
+            self._kill_at = time.monotonic() + rest[0]
         elif word == "warm":
             importlib.import_module("twistdist.blocking")  # imports only; it starts nothing
             gc.freeze()
@@ -212,23 +234,27 @@ class Template:
             most = int(os.environ.pop("TWISTDIST_NOFILE"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         high = max(3, min(HIGH_DESCRIPTOR, most - 64))
-        executor: TaskRunner
+        executor: TaskRunner | None = None
         private = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, high) for fd in (1, 2)]
-        outputs = [Output(fd, own, lambda: executor.attempt) for fd, own in zip((1, 2), private, strict=True)]
+        outputs = [
+            Output(fd, own, lambda: executor.attempt if executor else 0) for fd, own in zip((1, 2), private, strict=True)
+        ]
         sys.stdout, sys.stderr = streams = text_stream(outputs[0]), text_stream(outputs[1])
         sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
 
         def flush() -> None:
             for stream in streams:
-                with contextlib.suppress(OSError, ValueError):  # the task closed it
+                try:  # noqa: SIM105  contextlib.suppress costs as much as the call, for each task
                     stream.flush()
+                except (OSError, ValueError):  # the task closed it
+                    pass
 
         self._page.clear(number)
         # The copy stays open for the life of the process: faulthandler writes to it.
         with open(packets.stack_path(self._store, number), "wb") as stream:
             self._stack = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
         faulthandler.enable(self._stack, all_threads=False)
-        signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal())
+        signal.signal(packets.INTERRUPT_SIGNAL, lambda *_: executor.on_signal() if executor else None)
         worker, address, secret, spill, most_bytes, most_left, tls = self._service
         setup = Setup(
             number,
@@ -243,7 +269,14 @@ class Template:
             secret,
             tls,
         )
-        executor = TaskRunner(setup, outputs, flush, Surroundings(*streams, high, most_left, self._stack))
+        plugins = preparing.Plugins(preparing.PluginWorker(worker, address, number))
+        trouble = plugins.set_up(self._plugins)
+        if trouble:
+            flush()
+            os.write(setup.outcomes, packets.encode_outcome(m.WorkerLog("plugin", trouble[:LONGEST_TROUBLE])))
+            os._exit(packets.EXIT_PLUGIN)
+        surroundings = Surroundings(*streams, high, most_left, self._stack)  # after the plugins: it keeps what they have set
+        executor = TaskRunner(setup, outputs, flush, surroundings, plugins.tear_down)
         return executor
 
 

@@ -24,7 +24,8 @@ from twistdist.net.connection import ClientFactory, Connection
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import dial
 from twistdist.net.transfer import LARGE_BYTES, STALL_S, Incoming, Sender, Sink, Threads, cut, has_socket, own_socket
-from twistdist.storage.store import HEADER_BYTES, IncomingFile, Store, file_path
+from twistdist.storage.files import HEADER_BYTES, described_open, file_path
+from twistdist.storage.store import IncomingFile, Store
 from twistdist.wire import messages as m
 from twistdist.wire.framing import BULK_ANSWER, BULK_REQUEST, decode_frame, encode_frame
 
@@ -65,6 +66,7 @@ class BulkServer:
         self._threads = Threads(reactor)
         self._sending = 0
         self.fenced = False
+        self.served = 0  #: bytes of files that others have fetched, completely
 
     def opened(self, connection: Connection) -> None:
         connection.make_bulk()
@@ -97,6 +99,11 @@ class BulkServer:
         except OSError:
             connection.send([(0, 0, [m.Absent(fetch.attempt)])])
             return
+        found = described_open(stream.fileno())
+        if found is None or found.attempt != fetch.attempt:
+            stream.close()
+            connection.send([(0, 0, [m.Absent(fetch.attempt)])])
+            return
         offset = HEADER_BYTES + fetch.offset
         length = os.fstat(stream.fileno()).st_size - offset
         large = length > LARGE_BYTES and has_socket(connection)
@@ -116,7 +123,11 @@ class BulkServer:
             stream.seek(offset)
             connection.send([frame])
             sending = Sender(stream, connection.transport).start()
-        sending.addBoth(self._sent, connection, stream, large)
+        sending.addCallback(self._count, length).addBoth(self._sent, connection, stream, large)
+
+    def _count(self, result: Any, length: int) -> Any:
+        self.served += length
+        return result
 
     def _sent(self, result: Any, connection: Connection, stream: Any, large: bool) -> None:
         """The file has been sent, or the connection broke on the way."""
@@ -385,6 +396,7 @@ class _Fetch:
     addresses: deque[str]
     result: Deferred[Sink]
     all_busy: Callable[[], None]
+    fetched: Callable[[str], None]
     busy: list[str] = attrs.field(factory=list)
     current: str = ""
     gone: set[str] = attrs.field(factory=set)
@@ -403,12 +415,18 @@ class BulkFetcher:
         self._closed = False
 
     def fetch(
-        self, addresses: Sequence[str], attempt: int, make_sink: Callable[[], Any], all_busy: Callable[[], None] = lambda: None
+        self,
+        addresses: Sequence[str],
+        attempt: int,
+        make_sink: Callable[[], Any],
+        all_busy: Callable[[], None] = lambda: None,
+        fetched: Callable[[str], None] = lambda address: None,
     ) -> Deferred[Any]:
         """Fetch the file of ``attempt`` into ``make_sink()``, from the first of ``addresses`` that delivers it intact.
 
         The Deferred fires with the sink, or fails with the last holder's failure (``DataLost`` if there is no holder).
         ``all_busy()`` is called when all holders are busy; the caller may then name others with ``more_holders``.
+        ``fetched(address)`` is called with the holder that has delivered it, just before the Deferred fires.
         """
         result: Deferred[Any] = Deferred()
         try:
@@ -416,7 +434,7 @@ class BulkFetcher:
         except OSError as error:
             result.errback(error)
             return result
-        fetch = _Fetch(attempt, sink, deque(addresses), result, all_busy)
+        fetch = _Fetch(attempt, sink, deque(addresses), result, all_busy, fetched)
         self._fetches[attempt] = fetch
         self._try(fetch, Failure(DataLost("no worker holds the value")))
         return result
@@ -493,6 +511,7 @@ class BulkFetcher:
         if self._fetches.get(fetch.attempt) is fetch:
             del self._fetches[fetch.attempt]
         if failure is None:
+            fetch.fetched(fetch.current)
             fetch.result.callback(fetch.sink)
             return
         try:

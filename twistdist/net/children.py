@@ -15,10 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twistdist.executors import launch
+from twistdist.executors.launch import LEAVES, READY
 from twistdist.executors.supervisor import Reader
-
-#: The first words of the lines that a child writes.
-READY, LEAVES = "ready", "leaves"
 
 #: Seconds between polls of a process whose socket is closed and that has not been reaped yet.
 REAP_S = 0.01

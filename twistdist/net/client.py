@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from twisted.python.failure import Failure
 
 from twistdist.config import DEFAULT_PORT, as_seconds, as_secret, as_text, as_timeout, as_truth, as_whole_number
 from twistdist.core.client import Record
-from twistdist.errors import SerializationError, TwistdistError, said, shown
+from twistdist.errors import NoValidWorker, SerializationError, TwistdistError, said, shown
+from twistdist.executors.preparing import try_out
 from twistdist.interfaces import Incident, Story, WorkerInfo
 from twistdist.keywords import unknown_keywords, unknown_method
 from twistdist.lineage import Lineage
@@ -28,15 +30,19 @@ from twistdist.net.options import (
     check_replicas,
     check_session,
     check_workers,
+    grouped,
     run_on,
     say_where,
     several,
     split_options,
 )
+from twistdist.net.plugins import dump_plugin
 from twistdist.net.shapes import Place, as_shape, flatten, rebuild, replace
 from twistdist.net.submits import Parent
 from twistdist.net.tls import dialing_side, is_endpoint
 from twistdist.storage.uploads import read_upload
+from twistdist.web import recording
+from twistdist.wire.messages import PLUGIN
 from twistdist.wire.payload import dump_value
 
 if TYPE_CHECKING:
@@ -75,6 +81,7 @@ class Client(BoundToProcess, Service, ClientSession):
         session: The name of a durable session, a string of 1 to 200 characters.
         secret: The shared secret; by default, that of the ``LocalCluster``, or that in the secret file.
         tls: A directory of certificates, as for :func:`connect`.
+        tracing: As for :func:`connect`.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -89,6 +96,7 @@ class Client(BoundToProcess, Service, ClientSession):
         session: str | None = None,
         secret: str | bytes | None = None,
         tls: str | os.PathLike[str] | None = None,
+        tracing: bool = False,
         **unknown: Any,
     ) -> None:
         if unknown or not hasattr(reactor, "callLater"):
@@ -97,15 +105,22 @@ class Client(BoundToProcess, Service, ClientSession):
                 "twistdist.blocking.Client(address), or the Deferred from twistdist.connect(reactor, address)"
             )
         self.reactor = reactor
-        self._place = address, secret, tls, check_session(session)
+        self._place = address, secret, tls, check_session(session), as_truth(tracing, "tracing")
 
     @classmethod
     def for_session(
-        cls, reactor: Any, address: Any, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
+        cls,
+        reactor: Any,
+        address: Any,
+        secret: bytes,
+        parent: Parent | None = None,
+        tls: Tls | None = None,
+        name: str = "",
+        tracing: bool = False,
     ) -> Any:
         """Return a client that is not connected yet, for checked arguments."""
         client = cls.__new__(cls)
-        ClientSession.__init__(client, reactor, address, secret, parent, tls, name)
+        ClientSession.__init__(client, reactor, address, secret, parent, tls, name, tracing)
         return client
 
     def startService(self) -> Deferred[Client]:
@@ -120,12 +135,12 @@ class Client(BoundToProcess, Service, ClientSession):
             TwistdistError: The client was closed, or the ``LocalCluster`` was not started.
         """
         if not self.made:
-            address, secret, tls, name = self._place
+            address, secret, tls, name, traced = self._place
             found = find_scheduler(address, secret, tls, {})
             if found is None:
                 raise TypeError("give the scheduler's address, or set TWISTDIST_SCHEDULER")
-            full, certificates = dialing_side(found[0], tls)
-            ClientSession.__init__(self, self.reactor, full, as_secret(found[1]), tls=certificates, name=name)
+            full, certificates = dialing_side(found[0], found[2])
+            ClientSession.__init__(self, self.reactor, full, as_secret(found[1]), tls=certificates, name=name, tracing=traced)
             super().startService()  # type: ignore[no-untyped-call]
             return self.open(None)
         closed = self.why_closed()
@@ -161,6 +176,20 @@ class Client(BoundToProcess, Service, ClientSession):
     def _make(self, record: Record, name: str) -> Future:
         return Future(self, record, name)
 
+    def group(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager: what is submitted within the block, by this thread or coroutine, belongs to the group.
+
+        The scheduler's page has a progress bar for each group, and ``/metrics`` a sum.  ``submit(group=…)`` names another one.
+
+        Args:
+            name: A string of 1 to 200 characters.
+
+        Raises:
+            TypeError: ``name`` is not a string.
+            ValueError: it is empty or too long.
+        """
+        return grouped(check_name("group", name))
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Submit ``fn(*args, **kwargs)`` to the cluster and return its Future immediately.
 
@@ -190,6 +219,8 @@ class Client(BoundToProcess, Service, ClientSession):
         - ``replicas`` (default: 1): how many copies of the result to keep, on different workers; 1 to 10,000.
         - ``checkpoint`` (default: False): also write the result to the checkpoint store (``--checkpoint-store``), where it
           survives the loss of every worker.
+        - ``group`` (default: None): a name under which the page and the metrics sum up this task with others; see
+          :meth:`group`.
 
         Args:
             fn: The function to run.  It must be picklable (``cloudpickle`` is used where needed).
@@ -662,8 +693,71 @@ class Client(BoundToProcess, Service, ClientSession):
         name, kind, blob = await deferToThreadPool(self.reactor, self.reactor.getThreadPool(), read_upload, path)
         await self._answers(await self._query("upload", name, kind, blob), None)
 
+    def register_plugin(self, plugin: Any, name: str | None = None) -> Deferred[str]:
+        """Have every executor process set up ``plugin`` before its first task: on all workers, also on those that join later.
+
+        The plugin is first tried out on each connected worker, in a process of its own: set up and torn down.  If that works
+        everywhere, the plugin is kept, in the journal too, and tasks that start from now on run in processes that have set it
+        up.  Running tasks are not interrupted.
+
+        Args:
+            plugin: An object with a method ``setup(worker)``, ``teardown(worker)`` or both; they may be coroutine functions.
+                ``worker`` has the attributes ``name``, ``address`` (the scheduler's) and ``number`` (of the executor).
+                ``teardown`` is called when the process ends in an orderly way, and has three seconds.
+            name: A name for the plugin; a newer plugin of the same name replaces it.  By default, the plugin's attribute
+                ``name``, or the name of its class.
+
+        Returns:
+            A Deferred that fires with the plugin's name when all connected workers have it.  If it can't be set up on a worker,
+            the Deferred fails with that exception, whose ``__twistdist__.worker`` names the worker, and the plugin is not kept.
+
+        Raises:
+            SerializationError: The plugin can't be pickled, or is larger than 16 MiB.
+            TypeError: It has neither method.
+            ValueError: The name is empty, or longer than 200 characters.
+        """
+        return Deferred.fromCoroutine(self._register_plugin(*dump_plugin(plugin, name)))
+
+    async def _register_plugin(self, name: str, blob: bytes) -> str:
+        workers = [worker for worker, info in (await self.workers()).items() if info.state != "away"]
+        trials = [
+            self.submit_records(try_out, [(blob,)], {}, beside_options(worker), self._make, batch=False)[0]
+            for worker in workers
+        ]
+        for trial in trials:
+            try:
+                await trial.result()
+            except NoValidWorker:
+                continue  # that worker is gone
+            except Exception as error:
+                say_where(error)
+                raise
+        await self._answers(await self._query("upload", name, PLUGIN, blob), None)
+        return name
+
+    def unregister_plugin(self, name: str) -> Deferred[None]:
+        """Have executors no longer set up a plugin; those that have are replaced as soon as they are idle, and tear it down.
+
+        Args:
+            name: The name of the plugin.
+
+        Returns:
+            A Deferred that fires with None when all connected workers know.  It fails with ``TwistdistError`` if no plugin has
+            the name.
+
+        Raises:
+            TypeError: ``name`` is not a string.
+            ValueError: The name is empty, or longer than 200 characters.
+        """
+        return Deferred.fromCoroutine(self._unregister_plugin(check_name("the name of a plugin", name)))
+
+    async def _unregister_plugin(self, name: str) -> None:
+        await self._answers(await self._query("unplug", name), None)
+
     def logs(self, workers: Iterable[str] | str | None = None, n: int = 100) -> Deferred[dict[str, list[str]]]:
         """Return the last lines that workers have logged, and what their tasks have printed and logged.
+
+        What a task has printed begins with its key, attempt and worker.
 
         Args:
             workers: The names of the workers; None: all.
@@ -730,6 +824,45 @@ class Client(BoundToProcess, Service, ClientSession):
         if since is not None:
             since = as_seconds(since, "since", most=float("inf"))
         return self._query("incidents", since).addCallback(lambda found: [Incident(**fields) for fields in found])
+
+    def report(self, path: str | os.PathLike[str]) -> Deferred[str]:
+        """Write a report of what the scheduler remembers: one HTML file that opens in a browser, without a network.
+
+        It has the timeline, incidents and their stories, the cost of each function and group, and the workers.  The file has
+        keys, names, addresses and the texts of errors in it, but no arguments and no values.
+
+        Args:
+            path: Where to write it.  A file that exists is replaced.
+
+        Returns:
+            A Deferred that fires with the absolute path of the file.  It fails with ``OSError`` if the file can't be written.
+
+        Raises:
+            TypeError: ``path`` is not a path.
+            ValueError: ``path`` is empty, or no file can have that name.
+            OSError: No file can be made there.
+        """
+        return recording.report(self, path)
+
+    def recording(self, path: str | os.PathLike[str]) -> recording.Recording:
+        """Return an async context manager that writes a report of what the cluster does while its block runs.
+
+        The report is like that of :meth:`report`, of the block alone, and may have more in it than the scheduler remembers.  It
+        is written when the block ends, also with an error, and has what came before and after a restart of the scheduler.
+        Without ``async with``, yield its ``start()`` and ``stop()``.
+
+        Args:
+            path: Where to write it.  A file that exists is replaced.
+
+        Returns:
+            A :class:`~twistdist.web.recording.Recording`.
+
+        Raises:
+            TypeError: ``path`` is not a path.
+            ValueError: ``path`` is empty, or no file can have that name.
+            OSError: No file can be made there.
+        """
+        return recording.Recording(self, path)
 
     def status(self) -> Deferred[dict[str, Any]]:
         """Return the scheduler's state.
@@ -915,8 +1048,8 @@ def _named(future_or_key: Any) -> int | str:
 OPTIONS = ["session", "secret", "tls", "timeout"]
 
 
-def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -> tuple[Any, Any] | None:
-    """Return (address, secret) of the scheduler to connect to, or None if a LocalCluster must be started for the client.
+def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -> tuple[Any, Any, Any] | None:
+    """Return (address, secret, certificates) of the scheduler to connect to, or None if a LocalCluster must be started.
 
     ``address`` is an address, a cluster, or None for ``TWISTDIST_SCHEDULER``.  ``local`` holds the options of a LocalCluster.
     ``TypeError`` if an option is unknown or does not apply.
@@ -924,32 +1057,38 @@ def find_scheduler(address: Any, secret: Any, tls: Any, local: dict[str, Any]) -
     if address is None:
         address = os.environ.get("TWISTDIST_SCHEDULER") or None
     if local or not (address is None or isinstance(address, str)):
-        from twistdist.net import cluster
+        from twistdist.clusters.base import Cluster
 
-        service = getattr(address, "_service", address)  # a LocalCluster of the blocking API has one
-        if isinstance(service, cluster.LocalCluster):
+        service = getattr(address, "_service", address)  # a cluster of the blocking API has one
+        if isinstance(service, Cluster):
             service.check_open()
             address, secret = service.address, service.secret if secret is None else secret
-        unknown = [name for name in local if name not in cluster.OPTIONS]
-        if unknown:
-            raise unknown_keywords("a client", unknown, [*OPTIONS, *cluster.OPTIONS])
-        if local and address is not None:
-            raise TypeError(
-                f"{', '.join(local)}: only for the LocalCluster that is started when no address is given, but it is {address}"
-            )
+            tls = service.tls if tls is None else tls
+        _check_local(address, local)
     if address is None:
         if tls is not None:
-            raise TypeError(
-                "tls does not apply to a LocalCluster, which is local to this machine and not encrypted; give an address"
-            )
+            raise TypeError("tls applies to an address; give one, or make a LocalCluster(host=…, tls=…) and connect to that")
         return None
     if is_endpoint(address):
-        return address, secret
+        return address, secret, tls
     if not isinstance(address, str):
         raise TypeError(
             f"address must be a string such as 'host:{DEFAULT_PORT}', an endpoint, or a cluster, got {shown(address)}"
         )
-    return as_text(address, "address"), secret
+    return as_text(address, "address"), secret, tls
+
+
+def _check_local(address: Any, local: dict[str, Any]) -> None:
+    """Raise ``TypeError`` if the options of a LocalCluster are unknown, or do not apply."""
+    from twistdist.clusters import local as local_cluster
+
+    unknown = [name for name in local if name not in local_cluster.OPTIONS]
+    if unknown:
+        raise unknown_keywords("a client", unknown, [*OPTIONS, *local_cluster.OPTIONS])
+    if local and address is not None:
+        raise TypeError(
+            f"{', '.join(local)}: only for the LocalCluster that is started when no address is given, but it is {address}"
+        )
 
 
 def connect(
@@ -960,6 +1099,7 @@ def connect(
     secret: str | bytes | None = None,
     tls: str | os.PathLike[str] | None = None,
     timeout: float | None = 30.0,
+    tracing: bool = False,
     **local: Any,
 ) -> Deferred[Client]:
     """Connect to a scheduler.
@@ -979,6 +1119,8 @@ def connect(
             ``tls:host:port``.
         timeout: Seconds to wait for the scheduler, or a ``timedelta``; None: without limit.  The time in which a new
             ``LocalCluster`` starts does not count.
+        tracing: Make a span of OpenTelemetry for each attempt of what this client submits, as a child of the span that is
+            current when it is submitted (``pip install 'twistdist[otel]'``).
         **local: Options of the new ``LocalCluster``.
 
     Returns:
@@ -993,25 +1135,28 @@ def connect(
         ValueError: An argument is out of range.
         TwistdistError: The given ``LocalCluster`` is not running.
     """
-    timeout = as_timeout(timeout)
+    timeout, traced = as_timeout(timeout), as_truth(tracing, "tracing")
     found = find_scheduler(address, secret, tls, local)
     if found is None:
-        return _connect_local(reactor, session, secret, timeout, local)
-    full, certificates = dialing_side(found[0], tls)
-    client = Client.for_session(reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session))
+        return _connect_local(reactor, session, secret, timeout, traced, local)
+    full, certificates = dialing_side(found[0], found[2])
+    client = Client.for_session(
+        reactor, full, as_secret(found[1]), tls=certificates, name=check_session(session), tracing=traced
+    )
     return client.open(timeout)  # type: ignore[no-any-return]
 
 
 def _connect_local(
-    reactor: Any, session: str | None, secret: str | bytes | None, timeout: float | None, local: dict[str, Any]
+    reactor: Any, session: str | None, secret: str | bytes | None, timeout: float | None, traced: bool, local: dict[str, Any]
 ) -> Deferred[Client]:
-    from twistdist.net.cluster import LocalCluster
+    from twistdist.clusters.local import LocalCluster
 
     name = check_session(session)
     cluster = LocalCluster(reactor, secret=secret, **local)
 
     def started(_: Any) -> Deferred[Client]:
-        return Client.for_session(reactor, cluster.address, cluster.secret, name=name).open(timeout)  # type: ignore[no-any-return]
+        client = Client.for_session(reactor, cluster.address, cluster.secret, name=name, tracing=traced)
+        return client.open(timeout)  # type: ignore[no-any-return]
 
     def connected(client: Client) -> Client:
         client._cluster = cluster

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from twistdist.config import python_here
 from twistdist.core import client as core
 from twistdist.core.client import Record, State
-from twistdist.core.client.effects import Answer, DropData, Effect, PeerTrouble, Supply
+from twistdist.core.client.effects import Answer, AttemptEnded, DropData, Effect, PeerTrouble, Supply
 from twistdist.display import html_of
 from twistdist.errors import ClientClosed, SchedulerUnreachable, TwistdistError, shown
 from twistdist.net.bulk import BulkFetcher
@@ -45,17 +46,25 @@ class ClientSession:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, address: Any, secret: bytes, parent: Parent | None = None, tls: Tls | None = None, name: str = ""
+        self,
+        reactor: Any,
+        address: Any,
+        secret: bytes,
+        parent: Parent | None = None,
+        tls: Tls | None = None,
+        name: str = "",
+        tracing: bool = False,
     ) -> None:
         self.reactor, self._secret = reactor, secret
-        self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0)
+        self._spans, trace = _tracing(parent, tracing)
+        self._core = core.Client(secrets.randbits(62), name, parent.task if parent is not None else 0, python_here())
         self._parent = parent
         host = host_identity()
         self._orders = Orders(reactor.callFromThread, self._carry_out)
         self._fetcher = BulkFetcher(reactor, secret, tls)
-        self._supplier = Supplier(self._fetcher, host, self._not_supplied)
-        self._submits = Submits(self._core, self, self._orders, self._supplier, parent)
-        self._results = Results(self._core, self, self._fetcher, host)
+        self._supplier = Supplier(reactor, self._fetcher, host, self._not_supplied)
+        self._submits = Submits(self._core, self, self._orders, self._supplier, parent, trace)
+        self._results = Results(self._core, self, self._fetcher, host, reactor.seconds)
         self._dialing = Dialing(
             reactor,
             address,
@@ -125,7 +134,9 @@ class ClientSession:
         self._update(self._core.changed)
 
     def _notice(self, message: Any) -> None:
-        if isinstance(message, m.Trouble):
+        if isinstance(message, m.Reply):
+            self._messages([message])
+        elif isinstance(message, m.Trouble):
             self._update(partial(self._core.notice, message))
             self._dialing.flush()
 
@@ -310,6 +321,17 @@ class ClientSession:
                 self._supplier.forget(cids)
             case PeerTrouble(address, gone):
                 self._fetcher.avoid(address, gone)
+            case AttemptEnded(traced):
+                if self._spans is not None:
+                    self._make_span(self._spans, traced)
+
+    def _make_span(self, spans: Any, traced: m.Traced) -> None:
+        try:
+            spans.ended(traced, self._core.dialer.epoch)
+        except Exception:  # of an exporter or a processor of the user's: tasks must not suffer
+            self._log.failure(
+                "the span of {key} could not be made", key=traced.key, attempt=traced.attempt, worker=traced.worker
+            )
 
     def _fire(self, record: Record) -> None:
         callbacks, record.callbacks = record.callbacks, None
@@ -403,3 +425,19 @@ class ClientSession:
             ended.callback(None)
         else:
             ended.errback(as_failure(load_one(record)))
+
+
+def _tracing(parent: Parent | None, tracing: bool) -> tuple[Any, Callable[[], str] | None]:
+    """What makes the spans of attempts, and what gives the trace of a submit; both None without tracing.
+
+    A task's own client has the second alone: the client of the user is told of all attempts.
+    """
+    if parent is not None and parent.trace:
+        from twistdist.net.tracing import of_task
+
+        return None, of_task(parent.trace, parent.attempt)
+    if not tracing:
+        return None, None
+    from twistdist.net.tracing import Spans, of_current_span
+
+    return Spans(), of_current_span

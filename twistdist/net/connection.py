@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.abstract import FileDescriptor
@@ -55,7 +55,8 @@ class Owner(Protocol):
         """The other side has proved that it knows the secret."""
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
-        """Frame bodies arrived.  A ``ProtocolError`` raised here closes the connection."""
+        """Frame bodies arrived.  A ``ProtocolError`` raised here closes the connection.  What would take long can be left for
+        :meth:`Connection.later`."""
 
     def closed(self, connection: Connection, error: Exception) -> None:
         """The connection is closed, whether it was opened or not."""
@@ -79,6 +80,9 @@ class Connection(TwistedProtocol):
         self._most = sys.maxsize
         self._refusing: Any = None
         self._lost = False
+        self._held: list[bytes] = []  # frames for the next turn
+        self._not_reading: set[str] = set()  # why
+        self._ended: Failure | None = None  # while frames are held
         self.accepted = False
         self.peer: Any = None
         self.error: Exception | None = None
@@ -95,6 +99,11 @@ class Connection(TwistedProtocol):
         self._wait_free = isinstance(self.transport, FileDescriptor)
         self._deadline = self._reactor.callLater(HANDSHAKE_S, self._too_slow)
         self.transport.write(self._handshake.start())
+
+    @property
+    def version(self) -> int:
+        """The version of the protocol that both sides use; before the handshake is done, ours."""
+        return self._handshake.version
 
     @property
     def encrypted(self) -> bool:
@@ -127,8 +136,12 @@ class Connection(TwistedProtocol):
         if self.error is not None:
             return
         self.came += len(data)
+        self._try(self._take, data)
+
+    def _try(self, what: Callable[..., None], *args: Any) -> None:
+        """Process what was received.  If that fails, the connection is closed."""
         try:
-            self._take(data)
+            what(*args)
         except ProtocolError as error:
             self.fail(error)
         except Exception:
@@ -146,6 +159,9 @@ class Connection(TwistedProtocol):
             self._raw(data)
             return
         bodies = self._reader.feed(data, most=self._most)
+        if self._held:
+            self._held += map(bytes, bodies)
+            return
         while bodies:
             self._owner.frames(self, bodies)
             bodies = self._reader.feed(b"", most=1) if self._most == 1 and self._raw is None else []
@@ -188,6 +204,30 @@ class Connection(TwistedProtocol):
             self.accepted = True
             self._deadline.cancel()
 
+    def later(self, bodies: Sequence[memoryview]) -> None:
+        """For the owner's ``frames``: pass these again after others have been served.  Until then no more are read."""
+        self._held = [bytes(body) for body in bodies]
+        self.read(False, "frames are held")
+        self._reactor.callLater(0, self._pass_held)
+
+    def _pass_held(self) -> None:
+        held, self._held = self._held, []
+        if self.error is None:
+            self._try(self._owner.frames, self, [memoryview(body) for body in held])
+        if self._held and self.error is None:
+            return
+        if self._ended is not None:
+            self._closed(self._ended)
+        elif self.error is None:
+            self.read(True, "frames are held")
+
+    def read(self, reading: bool, why: str) -> None:
+        """Stop reading for the reason ``why``, or drop that reason: without one, the connection is read."""
+        before = bool(self._not_reading)
+        (self._not_reading.discard if reading else self._not_reading.add)(why)
+        if before is not bool(self._not_reading) and not self._lost:
+            (self.transport.resumeProducing if before else self.transport.pauseProducing)()
+
     def read_raw(self, receiver: Any) -> None:
         """From now on pass bytes unparsed to ``receiver(data)``, beginning with those already received; None ends that."""
         self._raw = receiver
@@ -215,6 +255,12 @@ class Connection(TwistedProtocol):
         for timer in (self._deadline, self._refusing):
             if timer is not None and timer.active():
                 timer.cancel()
+        if self._held and self.error is None:
+            self._ended = reason  # after what arrived before it
+        else:
+            self._closed(reason)
+
+    def _closed(self, reason: Failure) -> None:
         error: Any = self.error or explain(reason.value, self._handshake.done)
         if error is not reason.value:
             self.error = error

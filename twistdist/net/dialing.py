@@ -81,6 +81,7 @@ class Dialing:
         self._on_pulse, self._on_notice, self._on_unsendable = on_pulse, on_notice, on_unsendable
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
+        self.lag = 0.0  #: seconds by which the reactor was late for the last heartbeat
         self._came = 0
         self._connection: Connection | None = None
         self._connecting: Deferred[Any] | None = None
@@ -225,7 +226,7 @@ class Dialing:
             try:
                 answered = self._exchange.answered(now, answer)
             except Fatal as fatal:
-                self._give_up(ProtocolError(str(fatal)))
+                self._give_up(VersionMismatch(str(fatal)) if fatal.code == "python" else ProtocolError(str(fatal)))
                 return
             if answered.frames:
                 self._send(connection, answered.frames)
@@ -268,7 +269,7 @@ class Dialing:
     def _beat(self) -> None:
         """Called at the pace of the heartbeats: send one, and check that the other side is not silent."""
         now = self._reactor.seconds()
-        lag = int(1e6 * (now - self._pulse_due))
+        self.lag = max(0.0, now - self._pulse_due)
         self._set_pulse()
         if self._connection is not None and self._connection.came != self._came:
             self._came = self._connection.came  # part of a large frame on a slow line is a sign of life too
@@ -284,7 +285,7 @@ class Dialing:
             self._connection.transport.abortConnection()
         beat = self._on_pulse()
         if beat is not None and self._connection is not None and self._dialer.connected:
-            beat.lag = max(0, lag)
+            beat.lag = int(1e6 * self.lag)
             self._connection.send([self._exchange.background(beat)])
 
     # ---- sending ----------------------------------------------------------------------------

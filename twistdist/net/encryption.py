@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
+from twistdist.config import others_may_read
 from twistdist.errors import ConfigError, ProtocolError
 
 #: The TLS alert "unexpected message", for a peer that does not speak TLS: OpenSSL itself would close without one.
@@ -52,12 +53,12 @@ class Tls:
         try:
             for file in (ca, certificate, key):
                 file.read_bytes()
-            mode = key.stat().st_mode
+            shared = others_may_read(key)
         except OSError as error:
             raise ConfigError(
                 f"the certificates in {folder} can't be read ({error}); twistdist certs {folder} makes them"
             ) from None
-        if mode & 0o077:
+        if shared:
             raise ConfigError(f"the key {key} can be read by others; run: chmod 600 {key}")
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)

@@ -37,7 +37,10 @@ class _Known:
         if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not kwdefaults:
             return False
         found = function.__globals__
-        return all(found.get(name) is constant for name, constant in self.names)
+        for name, constant in self.names:  # noqa: SIM110  all() costs more than the loop, for each task
+            if found.get(name) is not constant:
+                return False
+        return True
 
 
 class Functions:

@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 
 from twistdist.config import as_choice, as_text
 from twistdist.core.client import Record, State
-from twistdist.display import Bar, html_of
+from twistdist.display import html_of
 from twistdist.errors import ClientClosed, DataLost, SerializationError, TaskCancelled, said, shown
+from twistdist.net.tally import Tally
 from twistdist.wire import messages as m
 from twistdist.wire.failures import load_error
 from twistdist.wire.payload import load_value, reference
@@ -330,14 +331,15 @@ def as_completed(futures: Iterable[Future]) -> AsCompleted:
 
 
 def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
-    """Show a progress bar until all futures have ended.
+    """Show progress bars until all futures have ended.
 
-    The bar is that of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise a
-    plain one in a terminal.  Elsewhere nothing is shown.
+    There is a bar for all of them, one for each function if they are calls of several, and one for each group if there are
+    several.  The bars are those of tqdm, if it is installed (``twistdist[progress]``), in a terminal or a notebook; otherwise
+    plain ones in a terminal.  Elsewhere nothing is shown.
 
     Args:
         futures: An iterable of futures.
-        label: Text in front of the bar.
+        label: Text in front of the bar for all.
 
     Returns:
         A Deferred that fires with None when all futures have ended.
@@ -346,7 +348,7 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
         TypeError: A member of ``futures`` is not a Future of the Deferred API.
     """
     members = as_futures(futures)
-    bar = Bar(len(members), as_text(label, "label"))
+    tally = Tally(members, as_text(label, "label"))
     if not members:
         return succeed(None)
     reactor = members[0]._client.reactor
@@ -354,12 +356,12 @@ def progress(futures: Iterable[Future], label: str = "") -> Deferred[None]:
 
     def look() -> None:
         if not result.called:
-            bar.show(sum(member.done() for member in members))
+            tally.look()
             reactor.callLater(0.1, look)
 
     def over(_: Any) -> None:
-        bar.show(len(members))
-        bar.end()
+        tally.look()
+        tally.end()
 
     look()
     return result.addCallback(over)

@@ -6,8 +6,10 @@ does not encode subclasses, so nothing else may end up in a message.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextvars import ContextVar
 from typing import Any
 
 import attrs
@@ -142,32 +144,55 @@ def split_options(kwargs: dict[str, Any], fn: Callable[..., Any] | None = None) 
     ``ValueError`` or ``TypeError`` if an option has an invalid value.  ``TypeError`` if a remaining keyword is a task option of
     another framework and ``fn`` does not accept it.
     """
+    group = _group.get()
+    if group:
+        kwargs.setdefault("group", group)
     if not kwargs:
         return NO_OPTIONS
     take = kwargs.pop
-    replay = as_choice(take("replay", "always"), "replay", ("always", "verify", "never"))
     key, pure = take("key", None), as_truth(take("pure", False), "pure")
     if key is not None and pure:
         raise ValueError("give either key or pure=True, not both: pure=True makes the key from the function and its arguments")
     replace = as_truth(take("replace", False), "replace")
     if replace and key is None:
         raise ValueError("replace=True assigns an existing key to this task; name the key with key=")
-    limit = take("time_limit", None)
-    options = m.Options(
-        retries=as_whole_number(take("retries", 0), "retries"),
-        crash_limit=as_whole_number(take("crash_limit", 3), "crash_limit", 1),
-        time_limit=0.0 if limit is None else as_seconds(limit, "time_limit", 1e-3),
-        priority=as_whole_number(take("priority", 0), "priority", -1_000_000_000),
-        workers=tuple(check_workers(take("workers", None))),
-        allow_other_workers=as_truth(take("allow_other_workers", False), "allow_other_workers"),
-        resources=check_resources(take("resources", None)),
-        replay=replay,
-        replicas=check_replicas(take("replicas", 1)),
-        checkpoint=as_truth(take("checkpoint", False), "checkpoint"),
-    )
-    if kwargs and fn is not None:
-        refuse_foreign(fn, kwargs)
-    return TaskOptions(key, pure, None if options == _DEFAULTS else options, replace)
+    wire = None
+    if kwargs:
+        given = {name: check(take(name), name) for name, check in ON_THE_WIRE.items() if name in kwargs}
+        options = m.Options(**given) if given else _DEFAULTS
+        wire = None if options == _DEFAULTS else options
+        if kwargs and fn is not None:
+            refuse_foreign(fn, kwargs)
+    return TaskOptions(key, pure, wire, replace)
+
+
+#: The options that are sent to the scheduler, and how each is checked: ``check(value, name)`` returns what is sent.
+ON_THE_WIRE: dict[str, Callable[[Any, str], Any]] = {
+    "retries": as_whole_number,
+    "crash_limit": lambda value, name: as_whole_number(value, name, 1),
+    "time_limit": lambda value, name: 0.0 if value is None else as_seconds(value, name, 1e-3),
+    "priority": lambda value, name: as_whole_number(value, name, -1_000_000_000),
+    "workers": lambda value, name: tuple(check_workers(value)),
+    "allow_other_workers": as_truth,
+    "resources": lambda value, name: check_resources(value),
+    "replay": lambda value, name: as_choice(value, name, ("always", "verify", "never")),
+    "replicas": check_replicas,
+    "checkpoint": as_truth,
+    "group": lambda value, name: "" if value is None else check_name(name, value),
+}
+
+#: The group of what is submitted in a ``with client.group(name):`` block, by this thread or coroutine.
+_group: ContextVar[str] = ContextVar("twistdist group", default="")
+
+
+@contextlib.contextmanager
+def grouped(name: str) -> Iterator[None]:
+    """Give what is submitted within the block this group, unless it names another one itself."""
+    token = _group.set(check_name("group", name))
+    try:
+        yield
+    finally:
+        _group.reset(token)
 
 
 def beside_options(worker: str) -> TaskOptions:

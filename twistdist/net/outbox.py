@@ -73,8 +73,16 @@ class Outbox:
             if self.trouble and self._goes_on(peer, frames):
                 pass
             elif gate.hold((connection, peer, frames)):
+                if self.trouble:
+                    self._answer(connection, frames)
                 return
         self.send(connection, frames)
+
+    def _answer(self, connection: Connection, frames: list[m.Frame]) -> None:
+        """Send what may leave at once of frames that wait for the journal, outside the session's numbers."""
+        answers = _answers(frames)
+        if answers and connection.told:  # the first message is the greeting
+            self.send(connection, [(0, 0, answers)])
 
     @staticmethod
     def send(connection: Connection, frames: list[m.Frame]) -> None:
@@ -86,11 +94,11 @@ class Outbox:
             connection.fail(ProtocolError(f"a message can't be encoded: {error}"))
 
     def _goes_on(self, peer: Peer, frames: list[m.Frame]) -> bool:
-        """In trouble: accepted work continues and queries are answered; received frames are not acknowledged (``safe``)."""
+        """In trouble: accepted work continues and questions are answered; received frames are not acknowledged (``safe``)."""
         assert self._gate is not None
         if isinstance(peer, Worker):
             return True
-        answers = all(isinstance(message, m.Reply) for _, _, messages in frames for message in messages)
+        answers = sum(len(messages) for _, _, messages in frames) == len(_answers(frames))
         return answers and not self._gate.holds(lambda item: item[1] is peer)
 
     def touch(self, session: Session) -> None:
@@ -143,6 +151,10 @@ class Outbox:
             self._log.error("{text}; nothing is acknowledged until the journal can be written", text=text)
             self.trouble = text
             self._on_trouble(text)
+            waiting: list[tuple[Connection, Peer, list[m.Frame]]] = self._gate.held()
+            for connection, peer, frames in waiting:
+                if self._connections.get(peer) is connection:
+                    self._answer(connection, frames)
         for item in self._gate.take_if(lambda item: isinstance(item[1], Worker)):
             self._release(*item)
         self._retry = self._reactor.callLater(RETRY_S, self._write_again)
@@ -190,3 +202,8 @@ class Outbox:
             "lag": waiting,
             "waiting": len(self._gate),
         }
+
+
+def _answers(frames: list[m.Frame]) -> list[m.Reply]:
+    """The answers among messages on which nothing depends that the journal keeps."""
+    return [message for _, _, messages in frames for message in messages if isinstance(message, m.Reply) and message.at_once]

@@ -14,11 +14,12 @@ from twistdist.core.client import Client, Record, State
 from twistdist.net.bulk import BulkFetcher
 from twistdist.net.futures import Raw, unpack
 from twistdist.net.transfer import MemorySink
-from twistdist.storage.store import file_path, read_file
+from twistdist.storage.files import file_path, read_file
 from twistdist.wire import messages as m
 
-#: How often a value is fetched, each time from where the scheduler now says that it is, before it counts as lost.
-MAX_FETCHES = 8
+#: How often a value is fetched at least, each time from where the scheduler now says that it is, before it counts as lost; and
+#: for how many times ``dead_after``: the scheduler may not have noticed yet that its holder has died.
+LEAST_FETCHES, PATIENCE = 8, 3.0
 
 RELEASED = m.ErrorInfo("DataLost", "", "the future was released")
 
@@ -48,14 +49,15 @@ class Owner(Protocol):
 
 @attrs.define(eq=False)
 class Results:
-    """Fetches values, one or many at a time.  ``host`` is this host's identity."""
+    """Fetches values, one or many at a time.  ``host`` is this host's identity, ``seconds`` tells the time."""
 
     core: Client
     owner: Owner
     fetcher: BulkFetcher
     host: str
+    seconds: Callable[[], float]
 
-    def fetch(self, record: Record, tries: int = 0) -> Deferred[Raw]:
+    def fetch(self, record: Record, tries: int = 0, since: float | None = None) -> Deferred[Raw]:
         """Return a Deferred of the bytes of a finished record's value, or of the error that it has instead.
 
         If no holder delivers the value, the scheduler is notified, and the value is fetched from where it says next.
@@ -71,16 +73,18 @@ class Results:
         for peer in peers:
             if peer.host == self.host:
                 try:
-                    return succeed(_saw(record, place, read_file(file_path(peer.store, place.attempt))))
+                    return succeed(_saw(record, place, read_file(file_path(peer.store, place.attempt), place.attempt)))
                 except (OSError, ValueError):
                     continue
         sink = partial(MemorySink, place.size, place.digest)
         fetching = self.fetcher.fetch([peer.address for peer in peers], place.attempt, sink)
+        since = self.seconds() if since is None else since
         return fetching.addCallbacks(
-            lambda sink: _saw(record, place, sink.data), lambda failure: self._elsewhere(record, place, failure, tries + 1)
+            lambda sink: _saw(record, place, sink.data),
+            lambda failure: self._elsewhere(record, place, failure, tries + 1, since),
         )
 
-    def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int) -> Deferred[Raw]:
+    def _elsewhere(self, record: Record, place: m.Finished, failure: Failure, tries: int, since: float) -> Deferred[Raw]:
         """No holder has delivered the value: ask the scheduler where else it is."""
         again: Deferred[Raw] = Deferred()
         closed = self.owner.why_closed()
@@ -89,16 +93,18 @@ class Results:
         if record.cid not in self.core.records:
             return succeed(RELEASED)
         if record.place is not place:  # news of it has arrived in the meantime
-            return self.fetch(record, tries)
-        if tries >= MAX_FETCHES:
+            return self.fetch(record, tries, since)
+        waited = self.seconds() - since
+        if tries >= LEAST_FETCHES and waited >= PATIENCE * self.core.dialer.dead_after:
             text = (
-                f"the value can't be fetched from the workers that hold it, after {tries} tries: {failure.value}; "
+                f"the value can't be fetched from the workers that hold it, after {tries} tries in {waited:.0f} s: "
+                f"{failure.value}; "
                 "check that this machine can reach the addresses that they listen at"
             )
             return succeed(m.ErrorInfo("DataLost", "", text))
 
         def retry(_: Record) -> None:
-            self.fetch(record, tries).chainDeferred(again)
+            self.fetch(record, tries, since).chainDeferred(again)
 
         self.core.unreachable(record)
         record.callbacks = [*(record.callbacks or ()), retry]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import clientFromString
@@ -16,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from twistdist.core.exchange import ACK_S
-from twistdist.core.scheduler import LEFT, Scheduler, Settings
+from twistdist.core.scheduler import LEFT, RETIRED, Scheduler, Settings
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Effect, End, GiveUp, Log, Peer, Probe, Replaced
 from twistdist.core.scheduler.records import Client, Worker
@@ -28,6 +30,7 @@ from twistdist.net.journal_writer import JournalThread
 from twistdist.net.outbox import Outbox
 from twistdist.net.timers import Alarm
 from twistdist.net.tls import listen, server_factory
+from twistdist.net.versions import versions
 from twistdist.storage.sqlite import Journal
 from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
@@ -35,6 +38,9 @@ from twistdist.wire.framing import FROM_WORKER, GREETING_TO_SCHEDULER, decode_fr
 
 if TYPE_CHECKING:
     from twistdist.net.encryption import Tls
+
+#: Seconds after which others are served before the next frame of the same connection is processed.
+TURN_S = 0.01
 
 #: Seconds that a probe whether a process listens may take.
 PROBE_S = 2.0
@@ -85,8 +91,7 @@ class _Valve:
         reading = not isinstance(peer, Client) or not (self.closed or (self._flooding and not peer.parent))
         if reading is not self._reading:
             self._reading = reading
-            transport = self._connection.transport
-            (transport.resumeProducing if reading else transport.pauseProducing)()
+            self._connection.read(reading, "back-pressure")
 
 
 class _Silent(Factory):
@@ -126,6 +131,9 @@ class SchedulerService(Service):
         self._journal = JournalThread(reactor, journal) if journal is not None else None
         # Without a journal the earlier epochs are unknown: a random one collides with one of them with probability 1e-8.
         self.core = Scheduler(secrets.randbelow((1 << 27) - 1) + 1 if epoch is None else epoch, settings)
+        self._longest: dict[str, float] = {}  # seconds, by kind of event
+        self.core.longest_events_are(self._longest)
+        self.core.versions_are(versions())
         self._factory = ServerFactory(reactor, self, secret)
         self._on_standby = on_standby
         self.dashboard_link = ""  # without a token
@@ -158,6 +166,8 @@ class SchedulerService(Service):
         meta, rows = found
         assert self._journal is not None
         self.core = Scheduler(meta.epoch, self._settings, Ledger())
+        self.core.longest_events_are(self._longest)
+        self.core.versions_are(versions())
         self.core.restore(self._reactor.seconds(), meta.lives, rows)
         self._out.use(self._journal, self.core.ledger)
         self.core.journal_is(self._out.status())
@@ -214,8 +224,15 @@ class SchedulerService(Service):
             self._reactor.seconds(), Client(0, "", Session(), connected=False), what, list(args)
         )
 
+    def order(self, what: str, *args: Any) -> Any:
+        """Like :meth:`ask`, for a question that the scheduler passes on to workers."""
+        answer = self.ask(what, *args)
+        self._flush()
+        return answer
+
     def _guard(self, what: Callable[..., Any], *args: Any) -> Any:
         """Run a step of the core.  An error in it is a bug: this process ends loudly instead of continuing in a wrong state."""
+        began = time.perf_counter()
         try:
             return what(self._reactor.seconds(), *args)
         except ProtocolError:
@@ -224,6 +241,11 @@ class SchedulerService(Service):
             self._log.failure("an error in the scheduler's core; this process ends")
             self._on_stop("an error in the scheduler's core; see the log", True)
             raise
+        finally:
+            took = time.perf_counter() - began
+            kind = type(args[1][0]).__name__ if what == self.core.receive else what.__name__
+            if took > self._longest.get(kind, 0.0):
+                self._longest[kind] = took
 
     # ---- the connections' owner -----------------------------------------------------------------
 
@@ -235,7 +257,11 @@ class SchedulerService(Service):
         if not self.running:
             return  # what still arrives is not acknowledged, so it will be sent to the next scheduler
         changed = left = False
-        for body in bodies:
+        turn_ends = self._reactor.seconds() + TURN_S
+        for at, body in enumerate(bodies):
+            if self._reactor.seconds() > turn_ends:
+                connection.later(bodies[at:])
+                break
             peer = connection.peer
             if peer is None:
                 self._greet(connection, body)
@@ -285,7 +311,8 @@ class SchedulerService(Service):
                 else:
                     self._out.send(connection, [(0, 0, [ready])])
                     self._tell_trouble(connection)
-                self._log.info("{kind} {name} connected", kind=kind, name=peer.name or f"{peer.number:x}")
+                name = peer.name or f"{peer.number:x}"
+                self._log.info("{role} {name} connected", role=kind, name=name, worker=name if kind == "worker" else "")
 
     def _resume(self, connection: Connection, resume: m.Resume) -> None:
         if self._journal is not None and resume.epoch > self.core.epoch:
@@ -335,7 +362,8 @@ class SchedulerService(Service):
         if self._connections.get(peer) is connection:
             del self._connections[peer]
             if connection.error is not None:
-                self._log.warn("the connection of {name} was closed: {error}", name=peer.name, error=error)
+                worker = peer.name if isinstance(peer, Worker) else ""
+                self._log.warn("the connection of {name} was closed: {error}", name=peer.name, error=error, worker=worker)
             if self.running:
                 self._guard(self.core.connection_lost, peer)
                 self._flush()
@@ -433,9 +461,11 @@ class SchedulerService(Service):
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Log(incident):
-                say = self._log.info if incident.kind == LEFT else self._log.warn
-                say("{kind}: {what}: {cause}", kind=incident.kind, what=incident.what, cause=incident.cause)
+            case Log(incident, worker, key, attempt):
+                say = self._log.info if incident.kind in (LEFT, RETIRED) else self._log.warn
+                fields = attrs.asdict(incident)
+                del fields["at"]
+                say("{kind}: {what}: {cause}", **{**fields, "key": key or fields["key"]}, worker=worker, attempt=attempt)
             case Probe(worker):
                 self._probe(worker.hello.address, worker.hello.host, partial(self._guard, self.core.probed, worker))
             case GiveUp(worker):
@@ -445,7 +475,7 @@ class SchedulerService(Service):
             case Replaced(worker):  # it must learn to give up, or the two would reconnect in turn for ever
                 connection = self._connections.pop(worker, None)
                 if connection is not None:
-                    self._log.warn("worker {name} was replaced by another worker of that name", name=worker.name)
+                    self._log.warn("worker {worker} was replaced by another worker of that name", worker=worker.name)
                     connection.close()
             case End(text):
                 self._reactor.callLater(0.1, self._on_stop, text, False)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
+import msgspec
 import xxhash
 
 from twistdist.config import INLINE_RESULT_BYTES, MAX_ARGUMENT_BYTES, as_truth
@@ -27,16 +28,22 @@ from twistdist.wire.payload import collecting, dump_call, dump_value
 #: An argument of more bytes than this when pickled is sent separately, as data, instead of with the task.
 LARGE_ARGUMENT_BYTES = 64 << 10
 
+#: The options of a task that has none.
+NO_OPTIONS = m.Options()
+
 #: Tasks of a ``map`` that are pickled before they are sent together.
 MAP_CHUNK = 1_000
 
 
 @attrs.define(eq=False)
 class Parent:
-    """The task in which a client was made: its number and key, and how often it has submitted each recipe."""
+    """The task in which a client was made: its number and key, its attempt and trace, and how often it has submitted each
+    recipe."""
 
     task: int
     key: str
+    attempt: int = 0
+    trace: str = ""
     _submitted: Counter[bytes] = attrs.field(factory=Counter)
 
     def child_key(self, name: str, recipe: bytes) -> str:
@@ -49,13 +56,15 @@ class Parent:
 
 @attrs.define(eq=False)
 class Submits:
-    """What a session submits.  ``owner`` is the session, as futures know it (:class:`.results.Owner`)."""
+    """What a session submits.  ``owner`` is the session, as futures know it (:class:`.results.Owner`); ``trace`` gives the span
+    that a submit belongs to, None without tracing."""
 
     core: Client
     owner: Any
     orders: Orders
     supplier: Supplier
     parent: Parent | None
+    trace: Callable[[], str] | None = None
     cids: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     _functions: Functions = attrs.field(factory=Functions)
     #: Large arguments by key, as long as a future of a task that received them exists (``_data_of``, by number).
@@ -93,12 +102,15 @@ class Submits:
         """
         self._check_open()
         ref = self._functions.ref(fn)
+        if self.trace is not None:
+            wire = options.wire if options.wire is not None else NO_OPTIONS
+            options = attrs.evolve(options, wire=msgspec.structs.replace(wire, trace=self.trace()))
         if batch and options.key is not None and not isinstance(options.key, str):
             calls = list(calls)
             options = attrs.evolve(options, key=check_keys(options.key, len(calls)))
         futures: list[Any] = []
         chunk: list[tuple[Any, ...]] = []
-        generated = f"{ref.name}-{self._origin}-"
+        generated, of = f"{ref.name}-{self._origin}-", (ref.name, options.wire.group if options.wire is not None else "")
         for number, args in enumerate(calls):
             given, named = args, kwargs
             if max(map(size_hint, (*args, *kwargs.values())), default=0) > LARGE_ARGUMENT_BYTES:
@@ -120,7 +132,7 @@ class Submits:
                 key = f"{ref.name}-{hashlib.blake2b(recipe, digest_size=16).hexdigest()}"
             elif key is None and self.parent is not None:
                 key = self.parent.child_key(ref.name, recipe)
-            record = Record(next(self.cids))
+            record = Record(next(self.cids), of=of)
             if given is not args:
                 self._data_of[record.cid] = [future for future in found if future.key in self._data]
             futures.append(make(record, key or generated))
@@ -160,7 +172,7 @@ class Submits:
             return known
         record = Record(next(self.cids))
         try:
-            size, digest = self.supplier.keep(record.cid, parts)
+            size, digest = self.supplier.keep(record.cid, parts, content.digest())
         except OSError as error:
             raise StoreError(
                 f"a {type(value).__qualname__} of {size} bytes can't be kept for its task: {error}; free some space there, "

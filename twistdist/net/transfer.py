@@ -21,6 +21,7 @@ from zope.interface import implementer
 from twistdist.errors import ProtocolError
 from twistdist.net import rawio
 from twistdist.net.connection import BULK_BYTES, Connection
+from twistdist.wire.pages import private_memory
 
 #: Seconds after which a transfer that makes no progress is given up.
 STALL_S = 10.0
@@ -138,7 +139,7 @@ class Sender:
         self._end(ConnectionError("the connection was closed while a file was sent"))
 
 
-class Sink(Protocol):
+class Sink(rawio.Destination, Protocol):
     """The destination of an incoming file: ``received`` bytes have arrived, ``left`` bytes are missing."""
 
     received: int
@@ -163,7 +164,7 @@ class MemorySink:
 
     def __init__(self, size: int, digest: bytes) -> None:
         self._digest, self._hash = digest, xxhash.xxh3_128()
-        self._view = memoryview(bytearray(size))
+        self._view = private_memory(size)
         self.received = 0
 
     @property
@@ -172,12 +173,19 @@ class MemorySink:
 
     @property
     def data(self) -> memoryview:
-        return self._view.toreadonly()
+        """The bytes, writable: arrays in it become views of it."""
+        return self._view
+
+    def target(self, count: int) -> memoryview:
+        return self._view[self.received : self.received + count]
+
+    def arrived(self, count: int) -> None:
+        self._hash.update(self.target(count))  # while it is still in the processor's cache
+        self.received += count
 
     def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self._view[self.received : self.received + len(data)] = data
-        self.received += len(data)
+        self.target(len(data))[:] = data
+        self.arrived(len(data))
 
     def start_over(self) -> None:
         self.received = 0
@@ -218,7 +226,7 @@ class Incoming:
             self.threaded = True
             self._connection.transport.pauseProducing()
             used = own_socket(self._connection)
-            moving = self._threads.run(rawio.receive, used, self._left, self._sink.write, STALL_S)
+            moving = self._threads.run(rawio.receive, used, self._left, self._sink, STALL_S)
             moving.addBoth(self._thread_ended)
         elif not self._left:
             self._end(None)

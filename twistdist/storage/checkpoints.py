@@ -13,7 +13,7 @@ from typing import Any
 
 from twistdist.config import INLINE_RESULT_BYTES
 from twistdist.errors import StoreError
-from twistdist.storage.store import HEADER_BYTES, described, digest_of, file_path, is_right, pack_header
+from twistdist.storage.files import HEADER_BYTES, described, digest_of, file_path, is_right, pack_header
 from twistdist.wire import messages as m
 
 _COPY_BYTES = 1 << 20

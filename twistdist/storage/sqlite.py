@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from twistdist.errors import JournalError
-from twistdist.storage.store import is_memory
+from twistdist.storage.files import is_memory
 from twistdist.wire import journal_rows as j
 
 #: "twis", in the database's header: marks it as ours.

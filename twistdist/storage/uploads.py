@@ -86,6 +86,7 @@ class Uploads:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._installed: dict[str, str] = {}
+        self._plugins: dict[str, str] = {}
 
     def install(self, name: str, kind: str, digest: bytes, blob: bytes) -> list[str]:
         """Write a file, which replaces an older one of its name.
@@ -115,6 +116,26 @@ class Uploads:
         self._installed.pop(name, None)
         self._installed[name] = where
         return list(dict.fromkeys(reversed(self._installed.values())))
+
+    def plug(self, name: str, digest: bytes, blob: bytes) -> list[tuple[str, str]]:
+        """Write a pickled plugin, which replaces an older one of its name; an empty ``blob`` removes that.
+
+        Returns:
+            The name and the file of each plugin, in the order in which they were installed.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        path = f"{self._folder}/{digest.hex()}.plugin"
+        if blob and not os.path.exists(path):
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            with open(f"{path}.new", "wb") as file:
+                file.write(blob)
+            os.rename(f"{path}.new", path)
+        self._plugins.pop(name, None)
+        if blob:
+            self._plugins[name] = path
+        return list(self._plugins.items())
 
     def remove(self) -> None:
         """Remove all of them."""

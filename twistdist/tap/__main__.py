@@ -1,7 +1,10 @@
-"""One role as a child process of an embedded cluster: ``python -m twistdist.tap --parent-fd N --lock-fd N … ROLE OPTIONS``.
+"""One role as a process of a cluster: ``python -m twistdist.tap ROLE OPTIONS``.
 
-It tells the parent when it is ready, logs errors to standard error, and ends when the parent has ended.  All processes of the
-cluster share the lock of its folder; if the parent has ended, the last of them removes the folder.
+It logs errors to standard error, and prints a line to standard output when it is ready.
+
+As a child of an embedded cluster (``--parent-fd N --lock-fd N --folder DIR …``) it tells the parent instead, and ends when the
+parent has ended.  All processes of such a cluster share the lock of its folder; if the parent has ended, the last of them
+removes the folder.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from twisted.logger import (
 def main() -> None:
     """Entry point of the process."""
     parser = argparse.ArgumentParser(prog="python -m twistdist.tap")
-    parser.add_argument("--parent-fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
-    parser.add_argument("--lock-fd", type=int, required=True)
+    parser.add_argument("--lock-fd", type=int)
     parser.add_argument("--folder", action="append", default=[], help="a folder of the cluster; the first one has the lock")
     parser.add_argument("role", choices=("scheduler", "worker"))
     parser.add_argument("options", nargs=argparse.REMAINDER)
@@ -43,7 +46,8 @@ def main() -> None:
 
     from twisted.internet import reactor
 
-    from twistdist.net.children import LEAVES, READY, ParentLink
+    from twistdist.executors.launch import LEAVES, READY
+    from twistdist.net.children import ParentLink
     from twistdist.storage.store import is_abandoned
     from twistdist.tap.roles import Role
 
@@ -65,17 +69,19 @@ def main() -> None:
         orphaned = True
         role.end()
 
-    parent = ParentLink(the_reactor, arguments.parent_fd, parent_is_gone)
-    role.on_ready = partial(parent.say, READY)
-    role.on_leaves = partial(parent.say, LEAVES)
+    if arguments.parent_fd is not None:
+        parent = ParentLink(the_reactor, arguments.parent_fd, parent_is_gone)
+        role.on_ready = partial(parent.say, READY)
+        role.on_leaves = partial(parent.say, LEAVES)
     role.startService()
     the_reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
     # If the reactor is already stopping, its own handler stops it a second time and logs an error.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: the_reactor.callFromThread(role.end))
     the_reactor.run(installSignalHandlers=False)
-    os.close(arguments.lock_fd)
-    if orphaned and is_abandoned(arguments.folder[0]):
+    if arguments.lock_fd is not None:
+        os.close(arguments.lock_fd)
+    if orphaned and arguments.folder and is_abandoned(arguments.folder[0]):
         for folder in arguments.folder:
             shutil.rmtree(folder, ignore_errors=True)
 

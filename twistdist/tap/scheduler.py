@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from twisted.application.service import MultiService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from twistdist.config import DEAD_AFTER_S, DEFAULT_PORT, SUSPECT_AFTER_S, as_secret, silence_limits
 from twistdist.core.scheduler import Settings
-from twistdist.errors import ConfigError
 from twistdist.net.hosts import refuse_open_listening
 from twistdist.net.journal_writer import open_journal
 from twistdist.net.scheduler import SchedulerService
 from twistdist.net.tls import load
-from twistdist.tap.roles import Role, RoleOptions
+from twistdist.tap.roles import Role, RoleOptions, WithWeb, seconds_of
 
 
 class Options(RoleOptions):
@@ -45,18 +43,8 @@ class Options(RoleOptions):
         self["listen"].append(endpoint)
 
     def opt_http(self, endpoint: str) -> None:
-        """Where to serve /health, /status and /metrics, such as tcp:8787:interface=127.0.0.1; beyond loopback with a token"""
+        """Where to serve the live page and /metrics, such as tcp:8787:interface=127.0.0.1; beyond loopback with a token"""
         self["http"].append(endpoint)
-
-
-def _seconds(name: str, text: str | None) -> float | None:
-    try:
-        seconds = None if text is None else float(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds is not None and not 0.1 <= seconds <= 86_400:
-        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, got {text!r}")
-    return seconds
 
 
 def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[Any]]:
@@ -68,7 +56,7 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
     store = options["checkpoint-store"] or ""
     if store and "://" not in store:
         store = os.path.abspath(store)
-    suspect, dead = silence_limits(*(_seconds(f"--{name}", options[name]) for name in ("suspect-after", "dead-after")))
+    suspect, dead = silence_limits(*(seconds_of(f"--{name}", options[name]) for name in ("suspect-after", "dead-after")))
     settings = Settings(suspect, dead, checkpoints=store.rstrip("/"))
     secret = as_secret(None, options["secret-file"])
     tls = None if options["tls"] is None else load(options["tls"])
@@ -88,29 +76,21 @@ def make(options: Options, reactor: Any, role: Role) -> tuple[Service, Deferred[
         return service, service.listen().addCallback(_tell, role)
     from twistdist.web.server import WebServer  # twisted.web takes 60 ms to import
 
-    web, both = WebServer(reactor, options["http"], service, secret), MultiService()
-    for part in (service, web):
-        part.setServiceParent(both)  # type: ignore[no-untyped-call]
-    both.startService()
+    both = WithWeb(service, WebServer.of_scheduler(reactor, options["http"], service, secret))
 
     def listening(links: list[str]) -> Deferred[Any]:
-        service.dashboard_link = next((link for link in web.links if link), "")
-        for link in links:
-            _log.info("status, health and metrics are at {link}", link=link)
+        service.dashboard_link = next((link for link in links if link), "")
         return service.listen().addCallback(_tell, role)
 
-    return both, web.listen().addCallback(listening)
+    return both, both.listen("status, health and metrics").addCallback(listening)
 
 
 def _tell(addresses: list[str], role: Role) -> None:
     role.ready(f"twistdist scheduler ready at {' '.join(addresses)}")
 
 
-_log = Logger()
-
-
 def makeService(options: Options) -> Service:
     """Return the service, for twistd."""
     from twisted.internet import reactor
 
-    return Role(reactor, lambda role: make(options, reactor, role))
+    return Role(reactor, lambda role: make(options, reactor, role), options)

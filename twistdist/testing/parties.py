@@ -19,11 +19,16 @@ from twistdist.core.session import Gap
 from twistdist.core.worker import Death, effects
 from twistdist.core.worker.memory import Limits
 from twistdist.errors import ProtocolError
+from twistdist.executors import packets
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
 if TYPE_CHECKING:
+    from twistdist.testing.schedulers import SimScheduler
     from twistdist.testing.simulate import World
+
+#: The two directions of a link.
+FROM_SCHEDULER, TO_SCHEDULER = 0, 1
 
 
 class SimulationFailed(AssertionError):
@@ -44,6 +49,22 @@ class Plan:
     waits: float
     options: m.Options
 
+    def __str__(self) -> str:
+        ways = {
+            "large": self.large,
+            "raises": self.raises,
+            "kills its process": self.poison,
+            "fails once": self.flaky,
+            "waits": self.waits,
+        }
+        options = [
+            f"{name}={getattr(self.options, name)!r}"
+            for name in ("workers", "resources", "replicas", "replay", "priority", "beside")
+            if getattr(self.options, name) != getattr(m.Options(), name)
+        ]
+        told = ", ".join([f"{self.seconds:g} s", *[way for way, holds in ways.items() if holds], *options])
+        return f"node {self.node}{f' from {self.inputs}' if self.inputs else ''} ({told})"
+
 
 def value_of(plan: Plan, inputs: list[bytes]) -> bytes:
     """Return what the task computes: a digest of its number and its inputs."""
@@ -53,13 +74,15 @@ def value_of(plan: Plan, inputs: list[bytes]) -> bytes:
 class Link:
     """One connection between a dialing party and the scheduler, with latency and faults, in both directions."""
 
-    def __init__(self, world: World, party: Party) -> None:
-        self.world, self.party = world, party
+    def __init__(self, world: World, party: Party, scheduler: SimScheduler) -> None:
+        self.world, self.party, self.scheduler = world, party, scheduler
         self.open = True
         self.peer: records.Client | records.Worker | None = None
         self._last = [0.0, 0.0]
         self._silent_until = 0.0
         self.greeted = False
+        self.last_words = False  # whether what its party sent before it ended still arrives
+        self.swallows: set[int] = set()  # the directions in which nothing arrives any more
 
     def silent(self, seconds: float) -> None:
         """Let nothing through for ``seconds``, unnoticed; then everything arrives late, as with TCP."""
@@ -75,6 +98,8 @@ class Link:
         if frame[2] and not frame[0] and world.greeting_fault():
             self.cut()
             return
+        if side in self.swallows:
+            return
         at = max(self._last[side], self._silent_until, world.now + world.rng.uniform(0.0001, world.latency))
         fault = world.frame_fault() if frame[0] else ""  # a connection that loses a greeting is cut
         if fault == "lose":
@@ -84,20 +109,21 @@ class Link:
             at += world.latency * 2
         else:
             self._last[side] = at
-        world.at(at, lambda: self._deliver(to_scheduler, data), background)
+        world.at(at, lambda: self.deliver(to_scheduler, data), background)
         if fault == "repeat":
-            world.at(at, lambda: self._deliver(to_scheduler, data))
+            world.at(at, lambda: self.deliver(to_scheduler, data))
 
-    def _deliver(self, to_scheduler: bool, data: bytes) -> None:
-        if not self.open or not self.party.alive:
+    def deliver(self, to_scheduler: bool, data: bytes) -> None:
+        """A frame arrives."""
+        if not self.open or not (self.party.alive or (to_scheduler and self.last_words)):
             return
         try:
             if to_scheduler:
-                self.world.scheduler_receives(self, data)
+                self.scheduler.receives(self, data)
             else:
                 self.party.receives(self, data)
         except Gap:
-            self.world.faults["gap"] += 1
+            self.world.fault("gap")
             self.cut()
 
     def cut(self) -> None:
@@ -106,17 +132,48 @@ class Link:
             return
         self.open = False
         world = self.world
-        life = world.lives
-        world.after(world.rng.uniform(0.0, 0.05), lambda: world.scheduler_lost(self) if life == world.lives else None)
+        world.after(world.rng.uniform(0.0, 0.05), lambda: self.scheduler.lost(self))
         world.after(world.rng.uniform(0.0, 0.05), lambda: self.party.lost(self))
 
 
-class Party:
+class Process:
+    """A process that can be stopped by a signal for a while: what happens to it meanwhile waits, in order."""
+
+    world: World
+
+    def __init__(self) -> None:
+        self.paused_until = 0.0
+        self._waiting: list[Callable[[], None]] = []
+
+    def is_paused(self) -> bool:
+        """Whether the process is stopped, or continues at this moment."""
+        return self.world.now < self.paused_until or bool(self._waiting)
+
+    def asleep(self, then: Callable[[], None]) -> bool:
+        """Whether the process is stopped; if so, ``then`` happens when it continues."""
+        if not self.is_paused():
+            return False
+        if not self._waiting:
+            self.world.at(self.paused_until, self._wakes)
+        self._waiting.append(then)
+        return True
+
+    def _wakes(self) -> None:
+        if self.world.now < self.paused_until:  # it was stopped again
+            self.world.at(self.paused_until, self._wakes)
+            return
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
+
+
+class Party(Process):
     """A dialing process: its core's dialer, its link, and whether it lives."""
 
     core: client_core.Client | worker_core.Worker
 
     def __init__(self, world: World, name: str, core: client_core.Client | worker_core.Worker) -> None:
+        super().__init__()
         self.world, self.name = world, name
         self.exchange = Exchange(core)
         self.alive = True
@@ -125,12 +182,12 @@ class Party:
 
     def pulse(self) -> None:
         """Send a heartbeat periodically, and reconnect if the scheduler is silent."""
-        if not self.alive:
+        if not self.alive or self.asleep(self.pulse):
             return
         world = self.world
         world.at(world.now + world.every, self.pulse, background=True)
         if self.exchange.silence(world.now) and self.link is not None:
-            world.faults["redialed"] += 1
+            world.fault("redialed")
             self.link.cut()
         beat = self.beat()
         if beat is not None and self.link is not None and self.core.dialer.connected:
@@ -140,8 +197,8 @@ class Party:
         """Return the heartbeat to send, if any; only workers send one."""
         return None
 
-    def heard_beat(self, beat: m.Beat) -> None:
-        """Handle a heartbeat of the scheduler."""
+    def heard_notice(self, notice: Any) -> None:
+        """Handle a message of the scheduler outside the numbered frames."""
 
     def reconnect(self) -> None:
         """Replace the current connection with a new one."""
@@ -149,16 +206,17 @@ class Party:
             self.link.cut()
 
     def dial(self) -> None:
-        if not self.alive or self.link is not None:
+        if not self.alive or self.link is not None or self.asleep(self.dial):
             return
-        if not self.world.up:  # refused
+        scheduler = self.world.listening()
+        if scheduler is None:  # refused
             self.world.after(self.world.rng.uniform(0.02, 0.2), self.dial)
             return
-        self.link = Link(self.world, self)
+        self.link = Link(self.world, self, scheduler)
         self.link.send(True, self.exchange.opened(self.world.now))
 
     def receives(self, link: Link, data: bytes) -> None:
-        if link is not self.link:
+        if link is not self.link or self.asleep(lambda: link.deliver(False, data)):
             return
         self.exchange.heard(self.world.now)
         if not self.core.dialer.connected:
@@ -170,8 +228,8 @@ class Party:
                     self.welcomed()
         else:
             notices, messages = self.exchange.accept(framing.decode_frame(self.decoder, data))
-            for beat in notices:
-                self.heard_beat(beat)
+            for notice in notices:
+                self.heard_notice(notice)
             self.messages(messages)
         self.flush()
 
@@ -186,6 +244,8 @@ class Party:
     def flush(self) -> None:
         if isinstance(self.core, client_core.Client):
             self.core.close_batch()
+            if self.core.trouble:
+                self.core.fail_unsure()
         if self.link is not None:
             for frame in self.exchange.take():
                 self.link.send(True, frame)
@@ -199,7 +259,7 @@ class Party:
             self.link.send(True, self.exchange.ack())
 
     def lost(self, link: Link) -> None:
-        if link is not self.link:
+        if link is not self.link or self.asleep(lambda: self.lost(link)):
             return
         self.link = None
         self.exchange.lost()
@@ -208,25 +268,69 @@ class Party:
 
 
 class SimClient(Party):
-    """A client that submits a graph, and releases and cancels at random."""
+    """A client that submits a graph, and releases and cancels at random.
+
+    With a ``name`` it is part of a durable session.  ``began_anew`` says whether it has lost its session, which may only happen
+    when nobody else is to blame: the session was cleared, or kept too briefly.
+    """
 
     decoder = framing.TO_CLIENT
 
-    def __init__(self, world: World, number: int) -> None:
-        self.core: client_core.Client = client_core.Client(1000 + number)
+    def __init__(self, world: World, number: int, session: int = 0, name: str = "") -> None:
+        self.number = number
+        self.core: client_core.Client = client_core.Client(session or 1000 + number, name)
         super().__init__(world, f"client {number}", self.core)
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
         self.data: dict[int, bytes] = {}
         self.uploaded: bytes | None = None  # the version that every worker has or gets
         self._uploads: dict[int, bytes] = {}
+        self._asked: dict[int, Callable[[m.Reply], None]] = {}
         self._cid = 0
         self.pulse()
         self.function = FunctionRef("f", b"f" * 16, b"f")
 
+    @property
+    def began_anew(self) -> bool:
+        """Whether the scheduler has refused to continue its session, and another one has begun."""
+        return self.core.dialer.fresh > 1
+
+    def ask(self, what: str, args: list[Any], then: Callable[[m.Reply], None] = lambda reply: None) -> None:
+        """Ask the scheduler something or order something; ``then`` gets the answer."""
+        self._asked[self.core.query(what, args)] = then
+        self.flush()
+
+    def _answered(self, reply: m.Reply) -> None:
+        self.uploaded = self._uploads.pop(reply.query, self.uploaded)
+        then = self._asked.pop(reply.query, None)
+        if then is not None:
+            then(reply)
+
+    def known(self) -> list[int]:
+        """The nodes whose futures the scheduler knows."""
+        return [node for node, record in self.futures.items() if record.cid in self.core.records and not record.orphan]
+
+    def heard_notice(self, notice: Any) -> None:
+        if isinstance(notice, m.Reply):  # before what it was sent after; it comes again in its place
+            self.messages([notice])
+        else:
+            self.core.notice(notice)
+
+    def leave(self, said: bool) -> None:
+        """The process ends, with a farewell if it is ``said`` or without; its futures are gone."""
+        if said:
+            self.core.bye()
+            self.flush()
+        self.futures.clear()
+        self.data.clear()
+        link, self.link, self.alive = self.link, None, False
+        if link is not None:
+            link.last_words = True
+            self.world.after(0.3, link.cut)
+
     def submit(self, node: int, key: str | None) -> None:
         plan = self.world.plans[node]
-        if any(source not in self.futures for source in plan.inputs):
+        if not self.alive or node in self.futures or not {*self.known()}.issuperset(plan.inputs):
             return
         self._cid += 1
         record = self.futures[node] = Record(self._cid)
@@ -237,13 +341,14 @@ class SimClient(Party):
     def drop(self, node: int) -> None:
         record = self.futures.pop(node, None)
         if record is not None:
+            self.core.let_go(record.cid)
             self.core.release([record.cid])
             self.flush()
 
-    def cancel(self, node: int) -> None:
+    def cancel(self, node: int, unstarted: bool = False) -> None:
         if node in self.futures:
             self.cancelled.add(node)
-            self.core.cancel([self.futures[node].cid])
+            self.core.cancel([self.futures[node].cid], unstarted)
             self.flush()
 
     def upload(self, version: int) -> None:
@@ -253,11 +358,13 @@ class SimClient(Party):
 
     def retry(self, node: int) -> None:
         if node in self.futures and self.core.retry([self.futures[node].cid]):
-            self.world.faults["retry"] += 1
+            self.world.fault("retry")
             self.flush()
 
     def scatter(self, node: int, replicas: int) -> None:
         """Scatter the client's own data, with the value that the node's task would compute."""
+        if not self.alive or node in self.futures:
+            return
         self._cid += 1
         record = self.futures[node] = Record(self._cid)
         self.data[self._cid] = value = value_of(self.world.plans[node], [])
@@ -265,15 +372,34 @@ class SimClient(Party):
         self.flush()
 
     def messages(self, messages: list[Any]) -> None:
-        self.core.receive(messages)
+        self._check_durable(messages)
+        met = self.world.met
+        self.core.receive(messages if met is None else met.at_client(self.core, messages))
         for effect in self.core.take():
             if isinstance(effect, client_effects.Answer):
-                self.uploaded = self._uploads.pop(effect.reply.query, self.uploaded)
+                self._answered(effect.reply)
             elif isinstance(effect, client_effects.DropData):
                 for cid in effect.cids:
                     del self.data[cid]
             elif isinstance(effect, client_effects.Supply):
                 self.world.after(self.world.rng.uniform(0.001, 0.05), lambda one=effect.supply: self._supply(one))  # type: ignore[misc]
+
+    def _check_durable(self, messages: list[Any]) -> None:
+        """Check that nothing was acknowledged or announced before it was on disk."""
+        if not self.world.journaled:
+            return
+        delivered = self.core.dialer.session.delivered
+        if delivered > self.world.disk.frames_of(self.core.dialer.number):
+            raise SimulationFailed(f"frame {delivered} of {self.name} was acknowledged before its consequences were on disk")
+        core = self.link.scheduler.core if self.link is not None else self.world.core
+        peer = core.clients.get(self.core.dialer.number)
+        futures = peer.futures if peer is not None else {}  # neither released nor cancelled since
+        told = [
+            one for one in messages if isinstance(one, m.Finished) and futures.get(one.cid) and one.cid in self.core.records
+        ]
+        early = [one for one in told if one.attempt not in self.world.disk.durable]
+        if early:
+            raise SimulationFailed(f"{early[0]} was announced before it was on disk")
 
     def _supply(self, supply: m.Supply) -> None:
         """Bring the data to the first of the named workers, if it can be reached."""
@@ -334,9 +460,13 @@ class SimWorker(Party):
         self.packets: dict[int, list[m.Compute]] = {}
         self.waiting: dict[int, Callable[[], None]] = {}
         self.functions: dict[int, set[int]] = {}
+        self.made: dict[int, dict[int, bytes]] = {}
         self.living: set[int] = set()
         self.lives: Counter[int] = Counter()
         self.installed: dict[str, bytes] = {}
+        self.stopped: dict[int, list[Callable[[], None]]] = {}  # executors, and what they do when they continue
+        self._stops = False  # whether any executor was ever stopped
+        self._ending: set[int] = set()  # executors that are ended by the effects that are being carried out
         self._wake: float | None = None
         self.core.start(world.now)
         self.carry_out()
@@ -344,16 +474,44 @@ class SimWorker(Party):
 
     def beat(self) -> m.Beat | None:
         self.event(self.core.look_at_lease)
+        if self._stops:
+            busy = {number for number in self.stopped if number in self.core.executors and self.core.executors[number].given}
+            self.event(self.core.executors_stopped, busy, self.core.dialer.dead_after)
         return self.core.pulse(self.world.now)
 
-    def heard_beat(self, beat: m.Beat) -> None:
-        self.core.heard_beat(self.world.now, beat)
+    def stop_executor(self, number: int, seconds: float) -> None:
+        """Stop an executor's process by a signal, as a debugger or a batch system does, and let it continue later."""
+        held = self.stopped[number] = list(self.stopped.get(number, ()))  # it may have been stopped already
+        self._stops = True
+        self.world.after(seconds, lambda: self._continue(number, held))
+
+    def _continue(self, number: int, held: list[Callable[[], None]]) -> None:
+        if self.stopped.get(number) is held:
+            del self.stopped[number]
+            for what in held:
+                what()
+
+    def _stands_still(self, number: int, then: Callable[[], None]) -> bool:
+        """Whether an executor is stopped; if so, ``then`` happens when it continues."""
+        if number not in self.stopped:
+            return False
+        self.stopped[number].append(then)
+        return True
+
+    def heard_notice(self, notice: Any) -> None:
+        self.core.heard_beat(self.world.now, notice)
 
     def welcomed(self) -> None:
         self.event(self.core.welcomed)
 
     def messages(self, messages: list[Any]) -> None:
-        self.core.receive(self.world.now, messages)
+        met = self.world.met
+        try:
+            self.core.receive(self.world.now, messages if met is None else met.at_worker(self.core, messages))
+        except ProtocolError:
+            if not self.world.echoes:  # after an old message, a right one may be wrong
+                raise
+            self.reconnect()
         self.carry_out()
         for one in self.world.echo_of(self, messages) if self.world.echoes else ():
             try:
@@ -364,13 +522,14 @@ class SimWorker(Party):
 
     def event(self, what: Callable[..., None], *args: Any) -> None:
         """Run one event of the core and everything that follows from it."""
-        if self.alive:
+        if self.alive and not self.asleep(lambda: self.event(what, *args)):
             what(self.world.now, *args)
             self.carry_out()
             self.flush()
 
     def carry_out(self) -> None:
         while found := self.core.take():
+            self._ending = {effect.number for effect in found if isinstance(effect, effects.EndExecutor | effects.Kill)}
             for effect in found:
                 getattr(self, "do_" + type(effect).__name__)(effect)
         wake = self.core.wake
@@ -393,7 +552,7 @@ class SimWorker(Party):
         self.living.add(number)
         self.lives[number] += 1
         self.inboxes[number], self.running[number], self.packets[number] = [], None, []
-        self.functions[number] = set()
+        self.functions[number], self.made[number] = set(), {}
         self.waiting.pop(number, None)
         self.event(self.core.executor_started, number)
 
@@ -407,14 +566,16 @@ class SimWorker(Party):
     def _dies(self, number: int, death: Death) -> None:
         """End an executor's process now; the core is notified a moment later."""
         self.living.discard(number)
+        self.stopped.pop(number, None)
         self.lives[number] += 1
         self.inboxes[number], self.running[number] = [], None
         self.waiting.pop(number, None)
         self.world.after(0.001, lambda: self.event(self.core.executor_ended, number, death))
 
     def do_Give(self, effect: effects.Give) -> None:
-        assert self.core.executors[effect.number].up
-        self.inboxes[effect.number].append(effect.messages)
+        assert self.core.executors[effect.number].up or effect.number in self._ending  # by a later message of the same frame
+        # A copy, as the other end of a socket has it: what the core learns about an input later does not reach it.
+        self.inboxes[effect.number].append(packets.decode_packet(packets.encode_packet(effect.messages)))
         self._run_next(effect.number)
 
     def do_TakeBack(self, effect: effects.TakeBack) -> None:
@@ -432,6 +593,8 @@ class SimWorker(Party):
         running = self.running.get(effect.number)
         if running is None or running.attempt != effect.attempt or self.world.rng.random() < 0.5:
             return  # it ignores the interrupt
+        if effect.number in self.stopped:
+            return  # it gets it when it continues; until then it is killed
         life = self.lives[effect.number]
         self.world.after(self.world.rng.uniform(0.0, 0.2), lambda: self._end_politely(effect.number, running, life))
 
@@ -471,6 +634,8 @@ class SimWorker(Party):
         self.event(self._look_at_memory, dict.fromkeys(running, used), running, self.core.in_memory * 100)
 
     def do_StartFetch(self, effect: effects.StartFetch) -> None:
+        if self.world.later and self.world.more.random() < 0.05:  # they are busy, and serve it all the same a moment later
+            self.world.after(0.0002, lambda: self.event(self.core.all_busy, effect.attempt))
         self.world.after(self.world.rng.uniform(0.001, 0.05), lambda: self._fetch(effect))
 
     def _fetch(self, effect: effects.StartFetch) -> None:
@@ -479,19 +644,19 @@ class SimWorker(Party):
             works = self.world.rng.random() > 0.2 or not self.world.faulty
             if holder is not None and holder.alive and effect.attempt in holder.store and works:
                 self.store[effect.attempt] = holder.store[effect.attempt]
-                self.event(self.core.fetched, effect.attempt)
+                self.event(self.core.fetched, effect.attempt, peer.address)
                 return
         self.event(self.core.fetch_failed, effect.attempt)
 
     def do_MoreHolders(self, effect: effects.MoreHolders) -> None:
-        """Do nothing: a simulated fetch never finds a holder busy."""
+        """Do nothing: those that were busy serve the file a moment later."""
 
     def do_PeerTrouble(self, effect: effects.PeerTrouble) -> None:
         """Do nothing: a simulated fetch soon ends by itself."""
 
     def do_Fence(self, effect: effects.Fence) -> None:
         if effect.on:
-            self.world.faults["fenced"] += 1
+            self.world.fault("fenced")
             self.reconnect()
 
     def do_RescueStore(self, effect: effects.RescueStore) -> None:
@@ -518,7 +683,7 @@ class SimWorker(Party):
         self.core.verified(self.world.now, effect.attempts, absent)
 
     def do_StopWorker(self, effect: effects.StopWorker) -> None:
-        self.alive = False
+        self.world.after(0.0, lambda: self.world.end_worker(self, True, True) if self.alive else None)
 
     def _look_at_memory(self, now: float, *usage: Any) -> None:
         self.core.memory_used(now, *usage)
@@ -528,6 +693,8 @@ class SimWorker(Party):
     def _run_next(self, number: int) -> None:
         """Run the executor's next task, one at a time; it reads a packet when it has finished the previous one."""
         if self.running[number] is not None or number not in self.living:
+            return
+        if self._stands_still(number, lambda: self._run_next(number)):
             return
         while not self.packets[number]:
             if not self.inboxes[number]:
@@ -546,14 +713,24 @@ class SimWorker(Party):
     def _run(self, number: int, compute: m.Compute, life: int) -> None:
         self.running[number] = compute
         plan = self.world.plans[int(compute.args)]
+        self._check_place(plan.options)
         self.world.executions[plan.node] += 1
         duration = plan.seconds * self.world.rng.uniform(0.5, 1.5)
         then = self._wait if plan.waits else self._end_task
         self.world.after(duration, lambda: then(number, plan, life))
 
+    def _check_place(self, options: m.Options) -> None:
+        """Check that the task that begins may run here."""
+        if options.workers and self.name not in options.workers and not options.allow_other_workers:
+            raise SimulationFailed(f"a task that must run on {options.workers} runs on {self.name}")
+        if not set(options.resources or ()) <= set(self.core.identity.resources):
+            raise SimulationFailed(f"a task that needs {options.resources} runs on {self.name}")
+
     def _wait(self, number: int, plan: Plan, life: int) -> None:
         """Let the task wait for others: the tasks behind it are returned, and it resumes when it has a slot again."""
         if not self.alive or self.lives[number] != life:
+            return
+        if self._stands_still(number, lambda: self._wait(number, plan, life)):
             return
         compute = self.running[number]
         assert compute is not None
@@ -561,7 +738,7 @@ class SimWorker(Party):
         self.event(self.core.executor_outcomes, number, [m.Waits(compute.attempt, unstarted)])
 
         def resumes() -> None:
-            if self.alive and self.lives[number] == life:
+            if self.alive and self.lives[number] == life and not self._stands_still(number, resumes):
                 while self.inboxes[number]:  # what arrived before the other side knew
                     self._read(number)
                 self.waiting[number] = lambda: self._end_task(number, plan, life)
@@ -572,21 +749,32 @@ class SimWorker(Party):
     def _end_task(self, number: int, plan: Plan, life: int) -> None:
         if not self.alive or self.lives[number] != life:
             return
+        if self._stands_still(number, lambda: self._end_task(number, plan, life)):
+            return
         compute = self.running[number]
         assert compute is not None
         if plan.poison:
             self.kill_executor(number)
             return
-        outcome = self._outcome(compute, plan)
+        outcome = self._outcome(number, compute, plan)
         self.running[number] = None
         self.event(self.core.executor_outcomes, number, [outcome])
         if self.alive and self.lives[number] == life:
             self._run_next(number)
 
-    def _outcome(self, compute: m.Compute, plan: Plan) -> m.Done | m.Failed | m.InputLost:
+    def _outcome(self, number: int, compute: m.Compute, plan: Plan) -> m.Done | m.Failed | m.InputLost:
+        saved = self.world.checkpoints.get(compute.checkpoint) if compute.checkpoint else None
+        if saved is not None:
+            self.world.executions[plan.node] -= 1  # the function was not called
+            return self._done(number, compute, plan, saved)
+        if compute.restore:
+            raise SimulationFailed(f"node {plan.node} must be read from a checkpoint that was never made")
         inputs, lost = [], []
         for source in compute.inputs or ():
-            value = source.value if source.value is not None else self.world.open_path(source.path)
+            path = f"{self.core.identity.store}/{source.attempt:x}" if source.awaited else source.path
+            value = self.made[number].get(source.attempt) if source.awaited else source.value
+            if value is None:
+                value = self.world.open_path(path)
             if value is None:
                 lost.append((source.attempt, 0))
             else:
@@ -598,11 +786,17 @@ class SimWorker(Party):
         if plan.raises or runs <= plan.flaky:
             return m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", f"node {plan.node}"), 10)
         value = value_of(plan, inputs)
-        us = int(plan.seconds * 1e6)
+        if compute.checkpoint:
+            self.world.checkpoints[compute.checkpoint] = value
+        return self._done(number, compute, plan, value)
+
+    def _done(self, number: int, compute: m.Compute, plan: Plan, value: bytes) -> m.Done:
+        us, saved = int(plan.seconds * 1e6), bool(compute.checkpoint)
         if not plan.large:
-            return m.Done(compute.task, compute.attempt, value, len(value), b"", us)
+            self.made[number][compute.attempt] = value
+            return m.Done(compute.task, compute.attempt, value, len(value), b"", us, saved)
         self.store[compute.attempt] = (value, compute.task)
-        return m.Done(compute.task, compute.attempt, None, len(value), b"d", us)
+        return m.Done(compute.task, compute.attempt, None, len(value), b"d", us, saved)
 
     def kill_executor(self, number: int) -> None:
         if number not in self.living:

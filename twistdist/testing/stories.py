@@ -13,6 +13,7 @@ from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Effect, Peer
 from twistdist.core.scheduler.records import Client, Worker
+from twistdist.core.scheduler.settings import Tuning
 from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
@@ -23,13 +24,16 @@ EXPECTED = (m.WorkerFunction, m.ForgetFunctions, m.Compute, m.Free, m.Peer, m.Pe
 
 
 class Story:
-    """A scheduler with workers and one client, whose session has the number 1 and knows one function."""
+    """A scheduler with workers and one client, whose session has the number 1 and knows one function.
+
+    By default it sends no tasks ahead: a task that a worker is given can run.
+    """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.now = 0.0
         self.cid = 0
         self._incarnation = 100
-        self._settings = settings
+        self._settings = settings or Settings(tuning=Tuning(max_behind=0))
         self.core = self.new_core()
         self.client = self.open_client()
 
@@ -67,10 +71,11 @@ class Story:
     def worker(self, name: str = "w", slots: int = 1, **inventory: Any) -> Worker:
         """A worker registers.  Return the scheduler's record of it.
 
-        ``inventory`` is what its Hello says about ``resources``, ``stored`` values, ``running`` and ``finished`` attempts.
+        ``inventory`` is what its Hello says about ``resources``, ``stored`` values, ``running`` and ``finished`` attempts,
+        and its ``host``.
         """
         self._incarnation += 1
-        fields: dict[str, Any] = {"stored": [], "running": [], "finished": [], "resources": {}} | inventory
+        fields: dict[str, Any] = {"stored": [], "running": [], "finished": [], "resources": {}, "host": "h"} | inventory
         hello = m.HelloWorker(
             self._incarnation,
             name,
@@ -78,12 +83,13 @@ class Story:
             1,
             slots,
             "tcp:x:1",
-            "h",
+            fields["host"],
             "/s",
             fields["resources"],
             fields["stored"],
             fields["running"],
             fields["finished"],
+            fields.get("python", ""),
         )
         worker = self.core.greet(self.now, hello)
         assert isinstance(worker, Worker)

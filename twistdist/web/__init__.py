@@ -1,1 +1,1 @@
-"""What a scheduler shows over HTTP: health, status, incidents, tasks, metrics.  Read-only."""
+"""What schedulers and workers show over HTTP: health, status, incidents, tasks, metrics.  Read-only.  And reports, in files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 
 from twistdist.net.hosts import is_loopback
 
@@ -26,10 +27,17 @@ def link_of(endpoint: str, port: int) -> str:
     kind, *parts = endpoint.split(":")
     if kind == "unix":
         return ""
-    interface = next((part.removeprefix("interface=") for part in parts if part.startswith("interface=")), "")
-    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(interface, interface)
+    interface = interface_of(endpoint)
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(interface, interface)
+    name = f"[{name}]" if ":" in name else name
     number = port or next((part.removeprefix("port=") for part in parts if part.removeprefix("port=").isdigit()), "0")
     return f"{'https' if kind == 'ssl' else 'http'}://{name}:{number}/{'' if is_loopback(endpoint) else NEEDS_TOKEN}"
+
+
+def interface_of(endpoint: str) -> str:
+    """Return the host that an endpoint names; "" if none."""
+    parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", endpoint)]
+    return next((part.removeprefix("interface=") for part in parts if part.startswith("interface=")), "")
 
 
 def with_token(link: str, secret: bytes) -> str:

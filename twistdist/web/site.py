@@ -1,21 +1,25 @@
 """The resources that ``--http`` serves.
 
-``/health`` is for load balancers and Kubernetes, ``/metrics`` for Prometheus; ``/status``, ``/incidents`` and ``/tasks/KEY``
-are JSON.  Nothing here changes anything.  Beyond loopback every request needs the token, in an ``Authorization: Bearer`` header
-or as ``?token=``.
+``/`` is the live page of a scheduler, ``/health`` is for load balancers and Kubernetes, ``/metrics`` for Prometheus; everything
+else is JSON.  A worker serves ``/health``, ``/metrics`` and ``/status`` alone.
+Nothing here changes anything.  :mod:`twistdist.web.guards` says who may ask.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+
+from twistdist.web.answers import TEXT, Folder, answer
+from twistdist.web.guards import HostGuard, TokenGuard
+from twistdist.web.live import Live, LiveResource
+from twistdist.web.output import Output
+from twistdist.web.page import put_page
 
 
 class View(Protocol):
@@ -27,18 +31,67 @@ class View(Protocol):
     def ask(self, what: str, *args: Any) -> Any:
         """The answer to a question of clients."""
 
+    def order(self, what: str, *args: Any) -> Any:
+        """The answer to a question that workers are asked too."""
 
-def site(view: View, token: str | None) -> Site:
-    """The site; ``token`` is asked for unless it is None."""
-    root = Resource()
+
+class WorkerView(Protocol):
+    """What is shown of a worker."""
+
+    def health(self) -> str:
+        """Why it runs no tasks at the moment; "" if it does."""
+
+    def numbers(self) -> dict[str, Any]:
+        """What it is and does, as plain data."""
+
+
+def scheduler_pages(view: View, live: Live) -> Resource:
+    """What a scheduler serves.
+
+    Args:
+        view: What is shown.
+        live: The streams of all endpoints.
+    """
+    root = Folder()  # type: ignore[no-untyped-call]
     put: Any = root.putChild
-    put(b"", _Text(lambda request: _INDEX, "text/html; charset=utf-8"))
-    put(b"health", _Health(view))
+    put_page(root)
+    put(b"live", LiveResource(live))
+    put(b"health", _Health(view.health))
     put(b"status", _Json(lambda request: view.ask("status")))
     put(b"incidents", _Json(lambda request: view.ask("incidents")))
-    put(b"metrics", _Metrics(view))
-    put(b"tasks", _Tasks(view))
-    made = _Quiet(_Guard(root, token) if token is not None else root)  # type: ignore[no-untyped-call]
+    put(b"metrics", _Metrics(lambda metrics: metrics.exposition(lambda: view.ask("status"))))
+    put(b"tasks", _Json(lambda request: view.ask("why", _named(request))))
+    put(b"lineage", _Json(lambda request: view.ask("lineage", _named(request)) or None))
+    put(b"what-if", _Json(lambda request: view.ask("what_if", *_dying(request))))
+    put(b"output", Output(live.clock, view, _named))
+    return root
+
+
+def worker_pages(view: WorkerView) -> Resource:
+    """What a worker serves; it has no page of its own, since that of the scheduler shows all workers."""
+    root = Folder()  # type: ignore[no-untyped-call]
+    put: Any = root.putChild
+    put(b"", _Index(b"a worker of twistdist: /health, /metrics, /status; the page is that of its scheduler\n"))
+    put(b"health", _Health(view.health))
+    put(b"status", _Json(lambda request: view.numbers()))
+    put(b"metrics", _Metrics(lambda metrics: metrics.worker_exposition(view.numbers())))
+    return root
+
+
+def site(root: Resource, token: str | None, interface: str | None) -> Site:
+    """Return the site of one endpoint.
+
+    Args:
+        root: What is served.
+        token: What requests must know; None on loopback.
+        interface: The host that the endpoint names, as which it may be asked; None if ``Host`` does not matter.
+    """
+    guarded = root
+    if token is not None:
+        guarded = TokenGuard(root, token)
+    elif interface is not None:
+        guarded = HostGuard(root, interface)
+    made = _Quiet(guarded)  # type: ignore[no-untyped-call]
     made.displayTracebacks = False
     made.noisy = False
     return made
@@ -51,41 +104,19 @@ class _Quiet(Site):
         """Log nothing."""
 
 
-def _answer(request: Request, code: int, body: bytes, kind: str) -> bytes:
-    request.setResponseCode(code)
-    request.setHeader(b"Content-Type", kind.encode())
-    request.setHeader(b"Cache-Control", b"no-store")
-    request.setHeader(b"X-Content-Type-Options", b"nosniff")
-    request.setHeader(b"Content-Security-Policy", b"default-src 'self'; style-src 'self' 'unsafe-inline'")
-    return body
+def _named(request: Request) -> str:
+    """The key or name that a request is about: ``?name=``, or the rest of its path, which may have slashes in it.
+
+    A browser can't send ``.`` and ``..`` as parts of a path.
+    """
+    given: list[bytes] = (request.args or {}).get(b"name") or [b"/".join(request.postpath or [])]
+    return given[0].decode("utf-8", "replace")
 
 
-class _Guard(Resource):
-    """Lets requests with the token through."""
-
-    def __init__(self, inner: Resource, token: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._inner, self._token = inner, token
-
-    def getChild(self, path: bytes, request: Request) -> Any:
-        header = request.getHeader(b"authorization") or b""
-        given = header[7:] if header[:7].lower() == b"bearer " else (request.args or {}).get(b"token", [b""])[0]
-        if hmac.compare_digest(given, self._token.encode()):
-            return self._inner.getChildWithDefault(path, request)
-        return _Text(lambda request: "the token of this cluster is needed: ?token=…, or a bearer token\n", code=401)
-
-
-class _Text(Resource):
-    """A text that is made for each request."""
-
-    isLeaf = True
-
-    def __init__(self, make: Callable[[Request], str], kind: str = "text/plain; charset=utf-8", code: int = 200) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._make, self._kind, self._code = make, kind, code
-
-    def render_GET(self, request: Request) -> bytes:
-        return _answer(request, self._code, self._make(request).encode(), self._kind)
+def _dying(request: Request) -> tuple[str, ...]:
+    """``?host=``, or the name of a worker."""
+    hosts: list[bytes] = (request.args or {}).get(b"host") or []
+    return ("", hosts[0].decode("utf-8", "replace")) if hosts else (_named(request),)
 
 
 class _Json(Resource):
@@ -98,56 +129,53 @@ class _Json(Resource):
         self._make = make
 
     def render_GET(self, request: Request) -> bytes:
-        found = self._make(request)
-        body = json.dumps({"error": "not found"} if found is None else found, indent=1, default=str) + "\n"
-        return _answer(request, 404 if found is None else 200, body.encode(), "application/json")
+        try:
+            code, found = 200, self._make(request)
+        except (LookupError, ValueError) as error:
+            code, found = 400, {"error": str(error)}
+        if found is None:
+            code, found = 404, {"error": "not found"}
+        body = json.dumps(found, indent=1, default=str) + "\n"
+        return answer(request, code, body.encode(), "application/json")
+
+
+class _Index(Resource):
+    """What is there, in words."""
+
+    isLeaf = True
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._text = text
+
+    def render_GET(self, request: Request) -> bytes:
+        return answer(request, 200, self._text, TEXT)
 
 
 class _Health(Resource):
     isLeaf = True
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, health: Callable[[], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._view = view
+        self._health = health
 
     def render_GET(self, request: Request) -> bytes:
-        why = self._view.health()
-        return _answer(request, 503 if why else 200, f"{why or 'ok'}\n".encode(), "text/plain; charset=utf-8")
+        why = self._health()
+        return answer(request, 503 if why else 200, f"{why or 'ok'}\n".encode(), TEXT)
 
 
 class _Metrics(Resource):
+    """``make`` is given the module that makes metrics, which needs an extra."""
+
     isLeaf = True
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, make: Callable[[Any], bytes]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._view = view
+        self._make = make
 
     def render_GET(self, request: Request) -> bytes:
         try:
             from twistdist.web import metrics
         except ImportError as error:
-            return _answer(request, 501, f"{error}\n".encode(), "text/plain; charset=utf-8")
-        return _answer(request, 200, metrics.exposition(lambda: self._view.ask("status")), metrics.CONTENT_TYPE)
-
-
-class _Tasks(Resource):
-    """``/tasks/KEY``; a key may have slashes in it."""
-
-    isLeaf = True
-
-    def __init__(self, view: View) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._view = view
-
-    def render_GET(self, request: Request) -> bytes:
-        key = unquote("/".join(part.decode("utf-8", "replace") for part in request.postpath or []))
-        return _Json(lambda request: self._view.ask("why", key)).render_GET(request)
-
-
-_INDEX = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>twistdist</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;margin:3rem auto;max-width:40rem;padding:0 1rem;color-scheme:light dark}</style>
-<h1>twistdist scheduler</h1>
-<ul><li><a href="status">status</a> (JSON)<li><a href="incidents">incidents</a> (JSON)<li><a href="health">health</a>
-<li><a href="metrics">metrics</a> (Prometheus)<li>tasks/KEY: what became of a task (JSON)</ul>
-"""
+            return answer(request, 501, f"{error}\n".encode(), TEXT)
+        return answer(request, 200, self._make(metrics), metrics.CONTENT_TYPE)

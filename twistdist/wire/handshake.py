@@ -7,8 +7,10 @@
     client -> server   HMAC-SHA256("client", …)
     server -> client   b"+", HMAC-SHA256("server", …)      or one byte b"-" / b"v", and the connection closes
 
-Both HMACs cover the side's label, both versions and both nonces, so neither can be replayed on another connection or reflected
-to its sender (the challenge-response of RFC 2195 made mutual, with the HMAC of RFC 2104).
+Versions may differ: the newer side knows the older one, and decides.  Each side refuses only what is too old for itself; the
+lower version is the one that both use.  Both HMACs cover the side's label, both versions and both nonces, so neither can be
+replayed on another connection or reflected to its sender (the challenge-response of RFC 2195 made mutual, with the HMAC of
+RFC 2104).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import hashlib
 import hmac
 
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
-from twistdist.wire.messages import PROTOCOL_VERSION
+from twistdist.wire.messages import OLDEST_VERSION, PROTOCOL_VERSION
 
 MAGIC = b"twistdist\n"
 NONCE_BYTES = 32
@@ -53,10 +55,13 @@ def _check_magic(got: bytes) -> None:
 
 
 class ServerHandshake:
-    """The accepting side.  ``feed`` it received bytes, and send what it returns; ``done`` when the client has proved itself."""
+    """The accepting side.  ``feed`` it received bytes, and send what it returns; ``done`` when the client has proved itself.
 
-    def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
-        self._secret, self._version = secret, version
+    ``version`` is its own, and after the handshake that which both sides use; it refuses those below ``oldest``.
+    """
+
+    def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION, oldest: int = OLDEST_VERSION) -> None:
+        self._secret, self.version, self._oldest = secret, version, oldest
         self._banner = _banner(nonce, version)
         self._got = b""
         self.done = False
@@ -82,11 +87,15 @@ class ServerHandshake:
             self._got = got
             return b"", b""
         banner, mac = got[:_BANNER], got[_BANNER:_PROOF]
-        if _version_of(banner) != self._version:
-            raise VersionMismatch(f"the client speaks version {_version_of(banner)} of the protocol, this side {self._version}")
+        theirs = _version_of(banner)
+        if theirs < self._oldest:
+            raise VersionMismatch(
+                f"the client speaks version {theirs} of the protocol, this side {self._oldest} to {self.version}"
+            )
         if not hmac.compare_digest(mac, _mac(self._secret, b"client", self._banner, banner)):
             raise AuthenticationError("the client does not know the secret")
         self.done = True
+        self.version = min(self.version, theirs)
         return ACCEPT + _mac(self._secret, b"server", self._banner, banner), got[_PROOF:]
 
     @staticmethod
@@ -98,8 +107,8 @@ class ServerHandshake:
 class ClientHandshake:
     """The dialing side, used like :class:`ServerHandshake`; ``done`` when the server has proved itself."""
 
-    def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION) -> None:
-        self._secret, self._version = secret, version
+    def __init__(self, secret: bytes, nonce: bytes, version: int = PROTOCOL_VERSION, oldest: int = OLDEST_VERSION) -> None:
+        self._secret, self.version, self._oldest = secret, version, oldest
         self._banner = _banner(nonce, version)
         self._server = b""
         self._got = b""
@@ -120,17 +129,20 @@ class ClientHandshake:
         if len(self._got) < _BANNER:
             return b""
         self._server, self._got = self._got[:_BANNER], self._got[_BANNER:]
-        if _version_of(self._server) != self._version:
+        theirs = _version_of(self._server)
+        if theirs < self._oldest:
             raise VersionMismatch(
-                f"the scheduler speaks version {_version_of(self._server)} of the protocol, this side {self._version}; "
-                "install the same twistdist on both"
+                f"the other side speaks version {theirs} of the protocol, this side {self._oldest} to {self.version}; "
+                "install a later twistdist there"
             )
         return _mac(self._secret, b"client", self._server, self._banner)
 
     def _read_verdict(self) -> bytes:
         verdict = self._got[:1]
         if verdict == WRONG_VERSION:
-            raise VersionMismatch("the other side refuses this version of the protocol; install the same twistdist on both")
+            raise VersionMismatch(
+                "the other side refuses our version of the protocol as too old; install a later twistdist here"
+            )
         if verdict == WRONG_SECRET:
             raise AuthenticationError("the other side says that our secret is wrong; compare the secret files of both sides")
         if verdict not in (b"", ACCEPT):
@@ -141,4 +153,5 @@ class ClientHandshake:
         if not hmac.compare_digest(mac, _mac(self._secret, b"server", self._server, self._banner)):
             raise AuthenticationError("the other side does not know our secret, so it is not our cluster")
         self.done = True
+        self.version = min(self.version, _version_of(self._server))
         return left

@@ -160,13 +160,14 @@ class Name(Struct, array_like=True, gc=False):
 
 
 class Worker(Struct, array_like=True, gc=False):
-    """A worker that was part of the cluster."""
+    """A worker that was part of the cluster.  ``python`` is the version that runs its tasks; "": unknown."""
 
     name: str
     incarnation: int
     host: str
     address: str
     store: str
+    python: str = ""
 
 
 class History(Struct, array_like=True, gc=False):
@@ -179,7 +180,7 @@ class History(Struct, array_like=True, gc=False):
 
 
 class Upload(Struct, array_like=True, gc=False):
-    """A file that is importable on all workers, a ``"module"`` or an ``"archive"``."""
+    """A file that is importable on all workers, a ``"module"`` or an ``"archive"``, or a pickled ``"plugin"``."""
 
     name: str
     kind: str

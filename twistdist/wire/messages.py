@@ -1,8 +1,12 @@
 """The message catalogue, version 1: every message between client, scheduler and worker.
 
-Messages are arrays on the wire: a tag, then the fields in the order given here.  A new field is added at the end with a
-default; a change of meaning requires a new tag, and anything else a new ``PROTOCOL_VERSION``, which the handshake compares
-before any message is read.
+Messages are arrays on the wire: a tag, then the fields in the order given here.  The handshake tells each side the other's
+``PROTOCOL_VERSION``, before any message is read.  A scheduler, a worker and a client whose versions differ by one must work
+together (docs/wire.rst), so a release changes messages only in these ways:
+
+* A new field is added at the end, with a default that means what was meant before; older sides ignore it.
+* A change of meaning is a new tag.  Older sides do not know it: it is sent only over a connection whose ``version`` has it.
+* Anything else, and what was kept for a release that is two versions old, moves ``OLDEST_VERSION``.
 
 ========  ====================================================================================
 tags      between
@@ -12,6 +16,7 @@ tags      between
 30 - 59   scheduler and worker (32 to 37 also worker and executor)
 60 - 69   bulk connections, for stored results, between their holders and consumers
 70 - 79   a worker's control process and its executors
+80 - 89   client and scheduler, too
 ========  ====================================================================================
 
 Integers that name things: ``cid`` is a future's number within its client session, ``task`` a task's number on the scheduler,
@@ -26,7 +31,8 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
-PROTOCOL_VERSION = 1
+#: The version of this side, and the oldest one of another side with which it works.
+PROTOCOL_VERSION, OLDEST_VERSION = 1, 1
 
 #: Bytes of one value; bounded so that the sum of thousands of sizes can still be encoded.
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
@@ -43,7 +49,7 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     """What a user requested for a task besides its function and arguments (``docs/api``).
 
     A task ``beside`` the slots is one of ``client.run``: it starts at once on the one worker that ``workers`` names, in a
-    process of its own, and is never run again.
+    process of its own, and is never run again.  ``trace`` is the span that submitted a traced task (:mod:`.traces`).
     """
 
     retries: int = 0
@@ -57,6 +63,8 @@ class Options(Struct, array_like=True, gc=False, frozen=True):
     replicas: int = 1
     checkpoint: bool = False
     beside: bool = False
+    group: str = ""
+    trace: str = ""
 
 
 class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
@@ -80,7 +88,8 @@ class ErrorInfo(Struct, array_like=True, gc=False, frozen=True):
 class Input(Struct, array_like=True, gc=False):
     """One input of a task: its value inline, or the attempt that names its file and the workers that hold it.
 
-    A worker's control process fills in ``path`` for its executors; nobody else sends it.
+    A worker's control process fills in ``path`` for its executors; nobody else sends it.  ``awaited``: that attempt is running
+    on the same worker, or waits to.
     """
 
     task: int
@@ -90,6 +99,7 @@ class Input(Struct, array_like=True, gc=False):
     digest: bytes = b""
     holders: list[int] = []
     path: str = ""
+    awaited: bool = False
 
 
 class Stored(Struct, array_like=True, gc=False):
@@ -107,15 +117,19 @@ class Stored(Struct, array_like=True, gc=False):
 class HelloClient(Message, tag=1):
     """A client opens a session.  ``name`` is the durable session that it is part of, "" for none.  ``parent`` is the task that
     created the client, 0 for a user's own client.  A session with a parent is kept while that task is unfinished, and ends
-    with it."""
+    with it.  ``python`` is the version that pickles what the client sends, such as "3.11"; "": unknown."""
 
     session: int
     name: str = ""
     parent: int = 0
+    python: str = ""
 
 
 class HelloWorker(Message, tag=2):
-    """A worker registers, and reports everything it has, in one message."""
+    """A worker registers, and reports everything it has, in one message.
+
+    ``python`` is the version that runs its tasks, and ``versions`` says what it runs on, for people.
+    """
 
     session: int
     name: str
@@ -129,6 +143,8 @@ class HelloWorker(Message, tag=2):
     stored: list[Stored]
     running: list[tuple[int, int]]
     finished: list[Done | Failed | Crashed]
+    python: str = ""
+    versions: str = ""
 
 
 class Resume(Message, tag=3):
@@ -163,7 +179,7 @@ class Resumed(Message, tag=5):
 
 
 class Refused(Message, tag=6):
-    """A greeting is refused.  ``code``: "session" (say Hello instead), "replaced" or "role" (give up)."""
+    """A greeting is refused.  ``code``: "session" (say Hello instead), "replaced", "python" or "role" (give up)."""
 
     code: str
     text: str
@@ -326,11 +342,16 @@ class Erred(Message, tag=21):
 
 
 class Reply(Message, tag=22):
-    """The answer to a Query; ``error`` is "" on success."""
+    """The answer to a Query; ``error`` is "" on success.
+
+    ``at_once``: nothing that the journal keeps depends on it.  While the journal can't be written it leaves before what was
+    sent earlier, outside the session's numbers, and arrives again in its place later.
+    """
 
     query: int
     error: str
     value: Any = None
+    at_once: bool = False
 
 
 class Peer(Message, tag=23):
@@ -372,6 +393,30 @@ class PeerState(Message, tag=26):
     state: str
 
 
+class Traced(Message, tag=80):
+    """An attempt of a traced task has ended, at ``at`` by the scheduler's clock, after ``us`` microseconds.
+
+    ``trace`` is that of the task's options.  ``outcome``: "value", "failed", "crashed" (it ended its process, or was ended with
+    it) or "lost" (with its worker).  ``again``: the task had a value before.  ``error``, ``text`` and ``traceback`` say what it
+    failed with.  ``links`` are the traces and attempts of those inputs that are traced.
+    """
+
+    trace: str
+    key: str
+    function: str
+    group: str
+    attempt: int
+    worker: str
+    at: float
+    us: int
+    outcome: str
+    again: bool = False
+    error: str = ""
+    text: str = ""
+    traceback: str = ""
+    links: list[tuple[str, int]] = []
+
+
 # ---- scheduler and worker -------------------------------------------------------------------
 
 
@@ -386,7 +431,7 @@ class WorkerFunction(Message, tag=32):
 class Compute(Message, tag=33):
     """Run a task.  ``limit`` is its time limit (0: none), ``cost`` is how long the scheduler expects it to run (-1: unknown),
     and ``key`` is its name.  ``checkpoint`` is a place in the checkpoint store that is checked first; with ``restore`` nothing
-    else is done.  ``beside``: at once, in a process of its own that takes no slot."""
+    else is done.  ``beside``: at once, in a process of its own that takes no slot.  ``trace`` is that of its options."""
 
     task: int
     attempt: int
@@ -399,6 +444,7 @@ class Compute(Message, tag=33):
     checkpoint: str = ""
     restore: bool = False
     beside: bool = False
+    trace: str = ""
 
 
 class Done(Message, tag=34):
@@ -446,9 +492,11 @@ class InputLost(Message, tag=37):
 
 
 class Have(Message, tag=38):
-    """The worker has copied these results to its own store."""
+    """The worker has copied these results to its own store: from ``holder``, in ``us`` microseconds (0: not over a network)."""
 
     stored: list[Stored]
+    holder: int = 0
+    us: int = 0
 
 
 class Missing(Message, tag=39):
@@ -508,9 +556,18 @@ class Locate(Message, tag=46):
 
 
 class Leaving(Message, tag=47):
-    """The worker was told to stop: move what only it has, within ``seconds``, and then send Stop."""
+    """The worker must end, because of ``why``: move what only it has, within ``seconds``, and then send Stop.
+
+    A ``patient`` worker uses all its time for what nobody can take now: another worker may join.
+    """
 
     seconds: float
+    why: str = ""
+    patient: bool = False
+
+
+class Left(Message, tag=31):
+    """The worker has ended its executors, and its process ends now."""
 
 
 class Inventory(Message, tag=48):
@@ -578,7 +635,8 @@ class Renew(Message, tag=67):
 
 
 class Install(Message, tag=68):
-    """Make a file importable for tasks that start later: a ``"module"``, or an ``"archive"`` that is unpacked.
+    """Make a file importable for tasks that start later: a ``"module"``, or an ``"archive"`` that is unpacked.  Or have
+    executors that start later set up a pickled ``"plugin"``; without a ``blob``: no longer the one of that name.
 
     Answered when it is there, unless ``number`` is 0.
     """
@@ -590,11 +648,17 @@ class Install(Message, tag=68):
     blob: bytes
 
 
+#: The kind of an Install that is a plugin.
+PLUGIN = "plugin"
+
+
 class ReadLog(Message, tag=69):
-    """Answer with the last ``lines`` that the worker has logged."""
+    """Answer with the last ``lines`` that the worker has logged; with ``key``, with those that the task of this name has
+    written, each after the name of its stream."""
 
     number: int
     lines: int
+    key: str = ""
 
 
 class Answered(Message, tag=70):
@@ -717,7 +781,7 @@ Greeting = HelloClient | HelloWorker | Resume | Ready | Resumed | Refused
 FromClient = (
     Function | Submit | Release | Cancel | Retry | Unreachable | Query | Bye | DropFunctions | Scatter | NotSupplied | Keeps
 )
-ToClient = Finished | Erred | Reply | Peer | Supply | DropData | Lacks | PeerState | Beat | Trouble
+ToClient = Finished | Erred | Reply | Peer | Supply | DropData | Lacks | PeerState | Beat | Trouble | Traced
 FromWorker = (
     Done
     | Failed
@@ -733,6 +797,7 @@ FromWorker = (
     | Rescued
     | Locate
     | Leaving
+    | Left
     | Inventory
     | Answered
     | Beat

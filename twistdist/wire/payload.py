@@ -32,6 +32,7 @@ from typing import Any
 
 from twistdist.errors import SerializationError, said, shown
 from twistdist.wire import registered
+from twistdist.wire.pages import HUGE_FROM_BYTES, use_huge_pages
 
 _MAGIC = b"TWD1"
 _ALIGN = 64
@@ -96,35 +97,53 @@ def dumps(obj: Any) -> bytes:
     try:
         data = _pickle(obj)
     except Exception:
-        return _cloudpickle(obj, None)
-    return _cloudpickle(obj, None) if b"__main__" in data else data
+        return _cloudpickle(obj)
+    return _cloudpickle(obj) if b"__main__" in data else data
 
 
-def _pickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+def _pickle(obj: Any) -> bytes:
     """Plain pickle, as it is without Twisted in the process."""
-    table = registered.table()
-    if table is None:
-        return pickle.dumps(obj, 5, buffer_callback=buffer_callback)
-    stream = io.BytesIO()
+    return pickle.dumps(obj, 5) if registered.table() is None else b"".join(_pickle_pieces(obj, None))
+
+
+def _cloudpickle(obj: Any) -> bytes:
+    return b"".join(_cloudpickle_pieces(obj, None))
+
+
+class _Pieces:
+    """A stream that keeps what is written to it.  Pickle writes large bytes, wherever they are in a value, without copying them
+    first, so a piece may be an object of the value itself."""
+
+    __slots__ = ("pieces", "write")
+
+    def __init__(self) -> None:
+        self.pieces: list[Buffer | bytearray] = []
+        self.write = self.pieces.append
+
+
+def _pickle_pieces(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> list[Buffer | bytearray]:
+    stream = _Pieces()
     pickler = pickle.Pickler(stream, 5, buffer_callback=buffer_callback)
-    pickler.dispatch_table = table
+    table = registered.table()
+    if table is not None:
+        pickler.dispatch_table = table
     pickler.dump(obj)
-    return stream.getvalue()
+    return stream.pieces
 
 
-def _cloudpickle(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+def _cloudpickle_pieces(obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> list[Buffer | bytearray]:
     import cloudpickle  # takes 27 ms to import, and most processes do not need it
 
     collected = _context.collected
     if collected:
         collected.clear()  # references left by the attempt with plain pickle
-    stream = io.BytesIO()
+    stream = _Pieces()
     pickler = _pickler_class(cloudpickle.Pickler)(stream, 5, buffer_callback)
     table = registered.table()
     if table is not None:
         pickler.dispatch_table = collections.ChainMap(cloudpickle.Pickler._dispatch_table, table)
     pickler.dump(obj)
-    return stream.getvalue()
+    return stream.pieces
 
 
 @functools.cache
@@ -213,26 +232,44 @@ def is_importable(obj: Any) -> bool:
     return found is obj
 
 
+#: Types of values in which nothing can be a future or need cloudpickle.
+_ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
+
+#: Bytes.  Pickle writes its instructions in frames of 64 KiB and a bit more; a larger piece is the content of one object.
+_MOST_INSTRUCTIONS = 256 << 10
+
+
+def _names_main(pieces: Sequence[Any]) -> bool:
+    """Return whether a pickle refers to something by its name in ``__main__``."""
+    if len(pieces) == 1:
+        return b"__main__" in pieces[0]
+    return any(b"__main__" in piece for piece in pieces if len(piece) <= _MOST_INSTRUCTIONS)
+
+
 def dump_value(value: Any) -> list[Buffer]:
     """Return the parts of a value's bytes in order; joined, they are what :func:`load_value` reads.
 
-    Raises whatever pickling raises.
+    Parts may be views of the value's own memory: it must not change before they have been written.  Raises whatever pickling
+    raises.
     """
+    if type(value) in _ATOMS and (not isinstance(value, bytes | str) or len(value) <= _MOST_INSTRUCTIONS):
+        return [pickle.dumps(value, 5)]
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = _pickle(value, buffers.append)
-        plain = b"__main__" not in data
+        pieces = _pickle_pieces(value, buffers.append)
+        plain = not _names_main(pieces)
     except Exception:
         plain = False
     if not plain:
         buffers = []
-        data = _cloudpickle(value, buffers.append)
+        pieces = _cloudpickle_pieces(value, buffers.append)
+    parts: list[Buffer] = [memoryview(piece) if isinstance(piece, bytearray) else piece for piece in pieces]
     if not buffers:
-        return [data]
-    raws = [buffer.raw() for buffer in buffers]
-    head = _FIXED.pack(_MAGIC, len(raws), len(data)) + b"".join(raw.nbytes.to_bytes(8, "little") for raw in raws) + data
-    parts: list[Buffer] = [head]
-    at = len(head)
+        return parts
+    raws, length = [buffer.raw() for buffer in buffers], sum(map(len, parts))
+    head = _FIXED.pack(_MAGIC, len(raws), length) + b"".join(raw.nbytes.to_bytes(8, "little") for raw in raws)
+    parts.insert(0, head)
+    at = len(head) + length
     for raw in raws:
         pad = -at % _ALIGN
         parts += [bytes(pad), raw]
@@ -247,7 +284,7 @@ def load_value(data: Buffer) -> Any:
     """
     view = memoryview(data)
     if view[:4] != _MAGIC:
-        return pickle.loads(view)
+        return _loads(view, ())
     if view.readonly:  # arrays must be writable, as they were
         view = memoryview(bytearray(view))
     _, count, length = _FIXED.unpack_from(view)
@@ -259,7 +296,54 @@ def load_value(data: Buffer) -> Any:
         at += -at % _ALIGN
         buffers.append(view[at : at + size])
         at += size
-    return pickle.loads(head, buffers=buffers)
+    return _loads(head, buffers)
+
+
+def _loads(view: memoryview, buffers: Sequence[memoryview]) -> Any:
+    if len(view) < HUGE_FROM_BYTES or not _is_mostly_bytes(view):
+        return pickle.loads(view, buffers=buffers)
+    return pickle.Unpickler(_Stream(view), buffers=buffers).load()
+
+
+#: Opcodes between the frames of a pickle, which precede a large object: (length of its size, whether it is bytes).
+_LARGE_OPCODES = {b"B": (4, True), b"\x8e": (8, True), b"\x96": (8, True), b"X": (4, False), b"\x8d": (8, False)}
+_FRAME, _MOST_FRAMES = b"\x95", 1000
+
+
+def _is_mostly_bytes(view: memoryview) -> bool:
+    """Return whether large bytes make up most of a pickle.  Looks at its first frames and at what is between them."""
+    at, large = 2, 0
+    for _ in range(_MOST_FRAMES):
+        opcode = bytes(view[at : at + 1])
+        width, is_bytes = (8, False) if opcode == _FRAME else _LARGE_OPCODES.get(opcode, (0, False))
+        if not width:
+            break
+        size = int.from_bytes(view[at + 1 : at + 1 + width], "little")
+        at += 1 + width + size
+        large += size if is_bytes and size >= HUGE_FROM_BYTES else 0
+    return 2 * large > len(view)
+
+
+class _Stream:
+    """A large pickle as a stream: pickle asks it to fill each large object, whose memory can be prepared for that."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view, self._at = view, 0
+
+    def read(self, size: int) -> bytes:
+        start, self._at = self._at, self._at + size
+        return bytes(self._view[start : self._at])
+
+    def readline(self) -> bytes:  # only pickles of protocol 0 have lines
+        raise pickle.UnpicklingError("the pickle is damaged")
+
+    def readinto(self, target: memoryview) -> int:
+        piece = self._view[self._at : self._at + len(target)]
+        self._at += len(piece)
+        if len(target) >= HUGE_FROM_BYTES:
+            use_huge_pages(target)
+        target[: len(piece)] = piece
+        return len(piece)
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any]]:
@@ -278,9 +362,6 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, lis
             return dumps((args, kwargs)), inputs
     except Exception as error:
         raise _name_argument(args, kwargs, error) from error
-
-
-_ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 
 
 def _name_argument(args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> SerializationError:
@@ -360,7 +441,7 @@ def dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
             except Exception:
                 by_name = False
             if not by_name or b"__main__" in data:
-                data, by_name = _cloudpickle(function, None), False
+                data, by_name = _cloudpickle(function), False
     except Exception as error:
         raise SerializationError(f"the function {shown(function)} can't be pickled: {said(error)}") from error
     if inputs:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from twistdist.core.client.effects import Answer, DropData, Effect, PeerTrouble, Supply
+from twistdist.core.client.effects import Answer, AttemptEnded, DropData, Effect, PeerTrouble, Supply
 from twistdist.core.client.records import FunctionRef, Record, State
 from twistdist.core.client.submits import Submits
 from twistdist.core.session import Dialer, Session
@@ -14,13 +15,14 @@ from twistdist.wire import messages as m
 
 
 class Client:
-    """The pure core of one session; ``parent`` is the task in which it was created, 0 outside of tasks.
+    """The pure core of one session; ``parent`` is the task in which it was created, 0 outside of tasks.  ``python`` is the
+    version that pickles.
 
     Values stay bytes here; the edge unpickles them on demand.  Messages for the scheduler are queued in the dialer's session.
     """
 
-    def __init__(self, session: int, name: str = "", parent: int = 0) -> None:
-        self.name, self.parent = name, parent
+    def __init__(self, session: int, name: str = "", parent: int = 0, python: str = "") -> None:
+        self.name, self.parent, self.python = name, parent, python
         self.dialer = Dialer(session)
         self.records: dict[int, Record] = {}
         self.peers: dict[int, m.Peer] = {}
@@ -50,6 +52,7 @@ class Client:
             m.Supply: self._supply,
             m.DropData: self._drop_data,
             m.Lacks: self._lacks,
+            m.Traced: lambda message: self._effects.append(AttemptEnded(message)),
         }
 
     # ---- requests ---------------------------------------------------------------------------
@@ -86,22 +89,20 @@ class Client:
             if record is not None:
                 record.orphan = True
                 known.append(cid)
-        if known:
-            self._submits.post(m.Release(known))
+        self._submits.post_about(known, m.Release)
 
     def cancel(self, cids: Sequence[int], unstarted: bool = False) -> None:
         """Stop these tasks if nobody else wants them; pending futures are cancelled once the scheduler says so."""
         pending = [cid for cid in cids if cid in self.records and self.records[cid].state is State.PENDING]
-        if pending:
-            self._submits.post(m.Cancel(pending, unstarted))
+        self._submits.post_about(pending, lambda some: m.Cancel(some, unstarted))
 
     def retry(self, cids: Sequence[int]) -> list[Record]:
         """Run these tasks again if they have failed; their futures are pending again.  Return the changed records."""
-        failed = [record for cid in cids if (record := self.records.get(cid)) is not None and record.state is State.ERROR]
+        known = [record for cid in cids if (record := self.records.get(cid)) is not None and not record.orphan]
+        failed = [record for record in known if record.state is State.ERROR]
         for record in failed:
             record.state, record.forgiven, record.error = State.PENDING, record.error, None
-        if failed:
-            self._submits.post(m.Retry([record.cid for record in failed]))
+        self._submits.post_about([record.cid for record in failed], m.Retry)
         return failed
 
     def unreachable(self, record: Record) -> None:
@@ -161,14 +162,17 @@ class Client:
                 self._start_over()
             else:  # nothing of it was ever acknowledged, so nothing is lost: everything is sent again
                 session.other_side_anew()
-        return m.HelloClient(self.dialer.number, self.name, self.parent)
+        return m.HelloClient(self.dialer.number, self.name, self.parent, self.python)
 
     def _start_over(self) -> None:
         self.questions_before = self._queries
         self._submits.start_over()
         self._open.clear()
+        if self._kept:  # nobody knows these futures any more
+            self._effects.append(DropData(sorted(self._kept)))
+            self._kept.clear()
         self.peers.clear()
-        self.dialer.session = Session()
+        self.dialer.session, self.dialer.number = Session(), _next_number(self.dialer.number)
         lost = m.ErrorInfo(
             "DataLost",
             "",
@@ -323,3 +327,13 @@ class Client:
     def _reply(self, message: m.Reply) -> None:
         self._open.pop(message.query, None)
         self._effects.append(Answer(message))
+
+
+def _next_number(number: int) -> int:
+    """The number of the session after a lost one, of 62 bits.
+
+    It is another one, since a scheduler that takes over may know the lost session from an older state of the journal: it would
+    take the first frames of the new session for repetitions.
+    """
+    digest = hashlib.blake2b(number.to_bytes(8, "big"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2

@@ -40,4 +40,11 @@ class PeerTrouble:
     gone: bool
 
 
-Effect: TypeAlias = Answer | Supply | DropData | PeerTrouble
+@attrs.frozen
+class AttemptEnded:
+    """An attempt of a traced task has ended: make its span."""
+
+    traced: m.Traced
+
+
+Effect: TypeAlias = Answer | Supply | DropData | PeerTrouble | AttemptEnded

@@ -21,6 +21,10 @@ class State(enum.Enum):
     LOST = "lost"
 
 
+#: ``Record.of`` of what was not submitted by this client.
+NOT_SUBMITTED = ("", "")
+
+
 @attrs.define(eq=False)
 class Record:
     """What the client knows about one future.
@@ -28,7 +32,7 @@ class Record:
     ``value`` is the pickled value if it arrived inline or was fetched; otherwise ``place`` says where it is stored.  The edge
     calls each of the ``callbacks`` once, in the order they were added, when the record is no longer pending.  An ``orphan``
     is unknown to the current session, or there is no session.  ``seen`` is the digest of a fetched value, ``forgiven`` the
-    error that it had before it was tried again.
+    error that it had before it was tried again.  ``of`` is (the name of its task's function, that of its group), for people.
     """
 
     cid: int
@@ -40,6 +44,7 @@ class Record:
     seen: bytes = b""
     forgiven: m.ErrorInfo | None = None
     callbacks: list[Callable[[Record], Any]] | None = None
+    of: tuple[str, str] = NOT_SUBMITTED
 
 
 @attrs.frozen

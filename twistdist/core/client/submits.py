@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from twistdist.core.client.records import FunctionRef, Record
-from twistdist.core.session import Dialer
+from twistdist.core.session import ENTRY_WEIGHT, FRAME_MESSAGES, Dialer
 from twistdist.wire import messages as m
 
-#: Bytes of arguments after which a batch of submits is closed and the next one begun.
+#: Bytes of arguments, and tasks, after which a batch of submits is closed and the next one begun.
 BATCH_BYTES = 1 << 20
+BATCH_TASKS = FRAME_MESSAGES
 
 #: Functions that a session keeps on the scheduler, and their bytes: beyond these, the least recently used are dropped.
 MAX_FUNCTIONS = 500
@@ -34,6 +35,12 @@ class Submits:
         """Post a message after everything that was submitted so far."""
         self.close_batch()
         self.dialer.session.post(message, weight)
+
+    def post_about(self, cids: Sequence[int], message: Callable[[list[int]], Any]) -> None:
+        """Post ``message(cids)``, for any number of futures as several messages."""
+        for at in range(0, len(cids), FRAME_MESSAGES):
+            some = list(cids[at : at + FRAME_MESSAGES])
+            self.post(message(some), len(some) * ENTRY_WEIGHT)
 
     def add(
         self,
@@ -57,6 +64,7 @@ class Submits:
             or (batch.keys is None) != (key is None)
             or batch.replace != replace
             or self._batch_bytes > BATCH_BYTES
+            or len(batch.args) >= BATCH_TASKS
         ):
             self.close_batch()
             keys: tuple[Any, Any] = (None, None) if key is None else ([], [])
@@ -76,7 +84,7 @@ class Submits:
         batch = self._batch
         if batch is not None:
             self._batch = None
-            self.dialer.session.post(batch, self._batch_bytes)
+            self.dialer.session.post(batch, max(self._batch_bytes, len(batch.args) * ENTRY_WEIGHT))
             self._batch_bytes = 0
 
     def start_over(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from twistdist.core.scheduler import placement, transitions
+from twistdist.core.scheduler import placement, tracing, transitions
+from twistdist.core.scheduler.activity import AGAIN, CRASHED, FAILED, RUN, Activity
+from twistdist.core.scheduler.ahead import Ahead
 from twistdist.core.scheduler.holdings import Holdings
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.lifecycle import Lifecycle
@@ -47,6 +49,8 @@ class Attempts:
     slots: Slots
     queues: Queues
     lifecycle: Lifecycle
+    ahead: Ahead
+    activity: Activity
 
     def current(self, worker: Worker, number: int, attempt: int) -> Task | None:
         """The task whose current attempt this is; None (and counted) if the message is stale."""
@@ -64,10 +68,17 @@ class Attempts:
                 self.holdings.refuse(worker, [message.attempt])
             return
         worker.progress_at = now
+        if task in self.ahead.behind:
+            if message.value is None:
+                self.holdings.refuse(worker, [message.attempt])
+            self._is_unsound(task, worker)
+            return
         function = task.function
         mean = function.mean_us
         us = min(max(message.us, 0), LONGEST_US)
         function.mean_us = mean + 0.2 * (us - mean) if mean >= 0 else float(us)
+        if task.options.trace:
+            tracing.tell(self.outputs, self.registry, now, task, worker, us, "value")
         self.slots.give_back(task)
         self.registry.statistics.done += 1
         if task.history is not None:
@@ -77,17 +88,27 @@ class Attempts:
             self._differs(task, worker, message)
             return
         self.lifecycle.end(task)
+        again = bool(task.value_attempt)
         task.value, task.size, task.digest = message.value, message.size, message.digest
         task.value_attempt = message.attempt
         self.timeline.computed(task, now, worker.name, us)
+        self.activity.ran(now, worker, task, us, AGAIN if again else RUN)
         if message.value is None:
             self.holdings.add(worker, task)
         if message.checkpointed:
             self.targets.of(task).checkpointed = True
+        if self.ahead.behind:
+            self.ahead.made(task)
         self.ledger.ended(task)
         if message.value is not None or message.checkpointed:
             self.lifecycle.cut_lineage(task)
         self.lifecycle.accept(task)
+
+    def _is_unsound(self, task: Task, worker: Worker) -> None:
+        """The task ran behind an attempt whose value was never accepted: its own outcome can't be either."""
+        self.registry.statistics.reruns += 1
+        self.timeline.note(task, f"{worker.name} computed it from an input that was given up meanwhile; it is run again")
+        self.lifecycle.requeue(task)
 
     def _differs(self, task: Task, worker: Worker, message: m.Done) -> None:
         """A second execution produced a different value: report that, and pass on neither value."""
@@ -113,6 +134,13 @@ class Attempts:
         if task is None:
             return
         worker.progress_at = now
+        if task in self.ahead.behind:
+            self._is_unsound(task, worker)
+            return
+        us = min(max(message.us, 0), LONGEST_US)
+        self.activity.ran(now, worker, task, us, FAILED)
+        if task.options.trace:
+            tracing.tell(self.outputs, self.registry, now, task, worker, us, "failed", message.error)
         history = history_of(task)
         history.raised += 1
         self._record_history(task, history, message.attempt)
@@ -133,6 +161,14 @@ class Attempts:
         if task is None:
             return
         worker.progress_at = now
+        if task in self.ahead.behind:
+            self._is_unsound(task, worker)
+            return
+        us = min(max(message.us, 0), LONGEST_US)
+        self.activity.ran(now, worker, task, us, CRASHED)
+        if task.options.trace:
+            error = m.ErrorInfo(message.kind or "TaskCrashed", "", message.exit, message.detail)
+            tracing.tell(self.outputs, self.registry, now, task, worker, us, "crashed", error)
         how = " ".join(
             part
             for part in (
@@ -157,7 +193,9 @@ class Attempts:
         again = len(history.crashes) < task.options.crash_limit and not message.kind
         rest = f"; it is run again (crash {len(history.crashes)} of {task.options.crash_limit})" if again else ""
         self.timeline.note(task, f"its process ended {how}: {message.exit}{rest}")
-        self.outputs.incident(Incident(now, "executor died", f"{task.key} on {worker.name}", message.exit, requeued=int(again)))
+        what = f"{task.key} on {worker.name}"
+        incident = Incident(now, "executor died", what, message.exit, requeued=int(again), key=task.key)
+        self.outputs.incident(incident, worker, task)
         if again:
             self.registry.statistics.reruns += 1
             self.lifecycle.requeue(task)
@@ -175,7 +213,8 @@ class Attempts:
     def expose(self, worker: Worker) -> Task | None:
         """The worker has died: each task running there may be the cause.  Return the one that ran alone there, if any."""
         assigned = list(worker.assigned)
-        running = [*worker.parked, *[task for task in assigned if task not in worker.parked][: worker.hello.slots]]
+        begun = [task for task in assigned if task not in worker.parked and task not in worker.following]
+        running = [*worker.parked, *begun[: worker.hello.slots]]
         for task in running:
             history_of(task).exposed += 1
             self.ledger.history(task)
@@ -183,6 +222,9 @@ class Attempts:
 
     def lost(self, now: float, task: Task, worker: Worker, cause: str, ran_alone: bool) -> None:
         """The attempt was lost with its worker.  A task that ran alone there is charged; any other is run again."""
+        if task.options.trace:
+            us, error = int(1e6 * max(0.0, now - task.given_at)), m.ErrorInfo("", "", f"{worker.name} was lost: {cause}")
+            tracing.tell(self.outputs, self.registry, now, task, worker, us, "lost", error)
         if task.options.beside:
             self.slots.give_back(task)
             text = f"{worker.name} was lost while it ran {task.function.name}: {cause}"
@@ -193,7 +235,7 @@ class Attempts:
         else:
             self.registry.statistics.reruns += 1
             self.timeline.note(task, f"{worker.name}, which had been given it, was lost: {cause}")
-            self.lifecycle.requeue(task, same=True)
+            self.lifecycle.requeue(task, same=task not in self.ahead.behind)
 
     def adopt(self, now: float, worker: Worker) -> None:
         """Continue attempts that were considered lost and have not been replaced; stop the others."""
@@ -230,6 +272,7 @@ class Attempts:
         self.timeline.note(task, f"{worker.name} came back and continues it")
         self.transitions.move(task, transitions.ADOPTED)
         self.queues.remove(task)
+        self.ahead.adopted(task, worker)
         self.slots.take(worker, task)
         worker.functions.add(task.function.number)
         return True
@@ -237,7 +280,10 @@ class Attempts:
     def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
         """Whether the attempt began before the scheduler was restarted, and nothing later is known about the task."""
         known = max(task.attempt, task.history.last if task.history is not None else 0)
-        return attempt >> ATTEMPT_BITS < self.registry.epoch and known < attempt and task.state in (READY, WAITING, ASSIGNED)
+        if attempt >> ATTEMPT_BITS >= self.registry.epoch or known >= attempt or task.state not in (READY, WAITING, ASSIGNED):
+            return False
+        # It may have been sent ahead: a value of an input that was made by a later attempt is not the one that it was given.
+        return all(max(one.attempt, one.value_attempt) < attempt for one in task.inputs)
 
 
 def _about(error: m.ErrorInfo, task: Task, worker: Worker, attempt: int) -> m.ErrorInfo:

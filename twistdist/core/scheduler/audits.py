@@ -78,7 +78,7 @@ class Audits:
             f"of the tasks assigned to it, it lacks {len(lost)} and has {len(unexpected)} others; of the results "
             f"that it held, it lacks {len(gone)} and has {len(unknown)} others"
         )
-        self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)))
+        self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)), worker)
         for task in lost:
             self.lifecycle.requeue(task)
         if unexpected:

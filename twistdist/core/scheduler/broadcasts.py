@@ -59,6 +59,10 @@ class Broadcasts:
         for broadcast in self.open.values():
             broadcast.silent.pop(worker, None)
 
+    def end(self, number: int) -> None:
+        """Nobody will ask for the answers any more."""
+        self.open.pop(number, None)
+
     def state(self, number: int) -> list[Any]:
         """The workers that have not answered, answers by name, errors by name.  ``ValueError`` if it is unknown."""
         broadcast = self.open.get(number)

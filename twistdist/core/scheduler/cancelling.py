@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.ahead import Ahead
 from twistdist.core.scheduler.copies import Copies
 from twistdist.core.scheduler.detours import Detours
 from twistdist.core.scheduler.lifecycle import Lifecycle
@@ -39,12 +40,13 @@ class Cancelling:
     lifecycle: Lifecycle
     copies: Copies
     detours: Detours
+    ahead: Ahead
 
     def cancel(self, now: float, client: Client, message: m.Cancel) -> None:
         """The client no longer wants these, nor anything that can't be computed without them."""
         for cid in message.cids:
             task = client.futures.get(cid)
-            if task is None or task.state not in UNFINISHED or (message.unstarted and task.state is ASSIGNED):
+            if task is None or task.state not in UNFINISHED or (message.unstarted and self._may_have_begun(task)):
                 continue
             for dependent in self._unfinished_dependents(task):
                 text = f"{dependent.key} was cancelled with its input {task.key}"
@@ -52,6 +54,10 @@ class Cancelling:
                 self._cancel_futures(client, dependent, cids, m.ErrorInfo("TaskCancelled", "", text, key=dependent.key))
             error = m.ErrorInfo("TaskCancelled", "", f"{task.key} was cancelled", key=task.key)
             self._cancel_futures(client, task, [cid], error)
+
+    def _may_have_begun(self, task: Task) -> bool:
+        """Whether a worker has the task and, as far as is known, its inputs."""
+        return task.state is ASSIGNED and task not in self.ahead.behind
 
     @staticmethod
     def _unfinished_dependents(task: Task) -> list[Task]:

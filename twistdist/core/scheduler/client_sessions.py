@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ from twistdist.core.alarms import Alarms
 from twistdist.core.scheduler import refusals
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.pace import Pace
 from twistdist.core.scheduler.records import (
     Client,
     Function,
@@ -29,9 +31,11 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class ClientSessions:
-    """``fatherless`` are the sessions that tasks have opened and that are away."""
+    """``fatherless`` are the sessions that tasks have opened and that are away.  ``ended`` ones, by number, still have futures,
+    which are dropped a slice at a time."""
 
     alarms: Alarms
+    pace: Pace
     settings: Settings
     outputs: Outputs
     registry: Registry
@@ -39,15 +43,18 @@ class ClientSessions:
     watchers: Watchers
     scattered: Scattered
     fatherless: dict[Client, None] = attrs.field(factory=dict)
+    ended: dict[int, Client] = attrs.field(factory=dict)
 
     def greet(self, hello: m.HelloClient) -> Client:
         """A new session; ``ProtocolError`` for a number that no client uses."""
         if not 0 <= hello.session < FIRST_PLACEHOLDER:
             raise ProtocolError("the session number is out of range")
         parent = hello.parent if hello.parent in self.registry.tasks else 0  # a later one would be its own child
-        client = Client(hello.session, hello.name, self.registry.new_session(), parent=parent)
+        client = Client(hello.session, hello.name, self.registry.new_session(), parent=parent, python=hello.python)
         if hello.session in self.registry.clients:  # its Ready never arrived, so it has not requested anything yet
             self.end(self.registry.clients[hello.session])
+        if hello.session in self.ended:  # the journal must not mix up the futures of the two
+            self._forget(self.ended[hello.session], len(self.ended[hello.session].futures))
         self.registry.add_client(client)
         return client
 
@@ -93,12 +100,36 @@ class ClientSessions:
             self.watchers.keep_wishes(client)
         self.registry.drop_client(client)
         self.ledger.session_gone(client)
-        for cid in list(client.futures):
-            self.watchers.remove(client, cid)
         self.scattered.sources_gone(client)
         for function in client.functions.values():
             self.registry.drop_function_user(function)
         self.outputs.drop(client)
+        self.ended[client.number] = client
+
+    def forget_ended(self, now: float) -> None:
+        """Drop a slice of the futures of sessions that have ended."""
+        left = self.pace.most
+        for client in list(self.ended.values()):
+            left -= self._forget(client, left)
+            if left <= 0:
+                break
+        if self.ended:
+            self.pace.go_on(now)
+
+    def forget_all_ended(self) -> None:
+        """Drop all futures of sessions that have ended, however long that takes."""
+        for client in list(self.ended.values()):
+            self._forget(client, len(client.futures))
+
+    def _forget(self, client: Client, most: int) -> int:
+        """Drop at most this many of an ended session's futures.  Return how many it were."""
+        cids = list(itertools.islice(client.futures, most))
+        for cid in cids:
+            self.watchers.remove(client, cid)
+        if not client.futures:
+            self.outputs.drop(client)  # it may have been told something meanwhile
+            del self.ended[client.number]
+        return len(cids)
 
     def clear(self) -> int:
         """Drop the sessions of clients that are not connected and need not outlive them.  Return how many there were."""

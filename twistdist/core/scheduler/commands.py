@@ -19,9 +19,13 @@ from twistdist.core.scheduler.records import Client
 from twistdist.core.scheduler.refusals import MAX_CIDS
 from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.restarts import Restarts
+from twistdist.core.scheduler.stories import story_of
 from twistdist.core.scheduler.uploads import Uploads
 from twistdist.core.scheduler.watchers import Watchers
 from twistdist.wire import messages as m
+
+#: Workers that are asked for the output of a task of which it is not known where it ran, if there are no more.
+MAX_ASKED = 20
 
 
 @attrs.define(eq=False)
@@ -74,7 +78,8 @@ class Commands:
         for name in args:
             self.durable.end_named_session(name)
         sessions = self.client_sessions.clear() + len(args)
-        self.garbage.collect()
+        self.client_sessions.forget_all_ended()
+        self.garbage.collect_all()
         return {"sessions": sessions, "tasks": before - len(self.registry.tasks)}
 
     def _replicate(self, now: float, client: Client, args: list[Any]) -> int:
@@ -103,7 +108,19 @@ class Commands:
             raise ValueError(f"{seconds} is not a number of seconds >= 0")
         chosen = [worker for worker in self.registry.workers.values() if worker.name in names]
         for worker in chosen:
-            self.leaving.retire(now, worker, float(seconds), f"retired by client {_name_of(client)}")
+            name = _name_of(client)
+            self.leaving.retire(now, worker, float(seconds), f"retired by client {name}", name)
+        return [worker.name for worker in chosen]
+
+    def _dismiss(self, now: float, client: Client, args: list[Any]) -> list[str]:
+        """``args``: seconds, then names of workers that leave unless something is lost by it; all others stay, also those that
+        were named before.  Return those that are part of the cluster."""
+        seconds, *names = args
+        if not 0 <= float(seconds) < float("inf"):
+            raise ValueError(f"{seconds} is not a number of seconds >= 0")
+        chosen = [worker for worker in self.registry.workers.values() if worker.name in names]
+        name = _name_of(client)
+        self.leaving.dismiss(now, chosen, float(seconds), f"there is no work for it, says client {name}", name)
         return [worker.name for worker in chosen]
 
     def _take_up(self, now: float, client: Client, args: list[Any]) -> list[int]:
@@ -127,7 +144,7 @@ class Commands:
         tasks = [client.futures.get(cid) for cid in cids]
         if any(task is None for task in tasks):
             raise ValueError("a future that was cancelled or released can't be published")
-        self.durable.publish(str(name), bytes(shape), [task for task in tasks if task is not None])
+        self.durable.publish(str(name), _as_bytes(shape), [task for task in tasks if task is not None])
 
     def _dataset(self, now: float, client: Client, args: list[Any]) -> list[Any]:
         """``args``: a name, then new cids or none.  The shape, and the keys in order, which the cids watch from now on."""
@@ -155,7 +172,17 @@ class Commands:
     def _upload(self, now: float, client: Client, args: list[Any]) -> int:
         """``args``: a name, a kind and the bytes.  Return the number of the broadcast."""
         name, kind, blob = args
-        return self.uploads.add(str(name), str(kind), bytes(blob))
+        return self.uploads.add(str(name), str(kind), _as_bytes(blob))
+
+    def _unplug(self, now: float, client: Client, args: list[Any]) -> int:
+        """``args``: the name of a plugin.  Return the number of the broadcast."""
+        return self.uploads.remove_plugin(str(args[0]))
+
+    def _unplug_again(self, now: float, client: Client, args: list[Any]) -> int:
+        """Nobody needs to be told if it was removed the first time; the answer is that of an empty broadcast."""
+        if str(args[0]) in self.uploads.plugins:
+            return self._unplug(now, client, args)
+        return self.broadcasts.send((), lambda number: None)
 
     def _logs(self, now: float, client: Client, args: list[Any]) -> int:
         """``args``: a number of lines, then names of workers, none: all.  Return the number of the broadcast."""
@@ -168,6 +195,22 @@ class Commands:
             raise ValueError(f"no worker of this cluster is named {', '.join(map(str, unknown))}; its workers: {here}")
         chosen = [worker for worker in self.registry.workers.values() if not names or worker.name in names]
         return self.broadcasts.send(chosen, lambda number: m.ReadLog(number, lines))
+
+    def _output(self, now: float, client: Client, args: list[Any]) -> int | None:
+        """``args``: a task's cid or key, and a number of lines.  Return the number of the broadcast that asks the workers that
+        ran it for what it has written; None if there is no such task, or none of them can be asked."""
+        name, lines = args
+        if type(lines) is not int or lines < 1:
+            raise ValueError("the number of lines must be an integer >= 1")
+        task = self.registry.find(client, name)
+        story = story_of(task) if task is not None else self.garbage.failures.get(name)
+        if story is None:
+            return None
+        key, names, workers = story["key"], story["ran_on"], [one for one in self.registry.workers.values() if one.reachable]
+        chosen = [worker for worker in workers if worker.name in names]
+        if not names and len(workers) <= MAX_ASKED:  # for example after a restart of this scheduler
+            chosen = workers
+        return self.broadcasts.send(chosen, lambda number: m.ReadLog(number, lines, key)) if chosen else None
 
     def _take_up_again(self, now: float, client: Client, args: list[Any]) -> list[int]:
         return [cid for cid, _ in args if cid in client.futures] or self._take_up(now, client, args)
@@ -198,6 +241,7 @@ COMMANDS: dict[str, Callable[[Commands, float, Client, list[Any]], Any]] = {
     "until_ended": Commands._until_ended,
     "rebalance": Commands._rebalance,
     "retire": Commands._retire,
+    "dismiss": Commands._dismiss,
     "take_up": Commands._take_up,
     "end_session": Commands._end_session,
     "publish": Commands._publish,
@@ -206,7 +250,9 @@ COMMANDS: dict[str, Callable[[Commands, float, Client, list[Any]], Any]] = {
     "shutdown": Commands._shutdown,
     "restart": Commands._restart,
     "upload": Commands._upload,
+    "unplug": Commands._unplug,
     "logs": Commands._logs,
+    "output": Commands._output,
 }
 
 #: Commands that could not be carried out a second time as they are.
@@ -216,4 +262,12 @@ _AGAIN: dict[str, Callable[[Commands, float, Client, list[Any]], Any]] = {
     "take_up": Commands._take_up_again,
     "publish": Commands._publish_again,
     "unpublish": Commands._unpublish_again,
+    "unplug": Commands._unplug_again,
 }
+
+
+def _as_bytes(value: Any) -> bytes:
+    """``TypeError`` for anything else: ``bytes(10**12)`` would allocate as many."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"bytes are needed, not {type(value).__name__}")
+    return value

@@ -70,9 +70,9 @@ class Copies:
                 task.retention.copying.pop(worker, None)
 
     def may_be_copied(self, task: Task) -> bool:
-        """Whether another copy is under way, or could be made."""
+        """Whether another copy is under way, could be made, or will be tried again."""
         retention = task.retention
-        return retention is not None and bool(retention.copying or self.free_for(task, retention))
+        return retention is not None and bool(retention.copying or retention.failed or self.free_for(task, retention))
 
     def arrived(self, task: Task, worker: Worker) -> None:
         """The worker has the value, whether or not a copy was on its way there."""

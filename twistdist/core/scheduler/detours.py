@@ -90,7 +90,8 @@ class Detours:
             other = self.registry.workers.get(holder)
             if other is not None and other.reachable:
                 name = peer.name or f"client {peer.number:x}"
-                self.outputs.incident(Incident(now, "link", f"{name} to {other.name}", "results could not be fetched over it"))
+                text = "results could not be fetched over it"
+                self.outputs.incident(Incident(now, "link", f"{name} to {other.name}", text), other)
 
     def _link_over(self, now: float, link: tuple[Peer, int]) -> None:
         self.reach.unmark(*link)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from twistdist.core.scheduler.attempts import Attempts
@@ -24,10 +26,11 @@ from twistdist.core.scheduler.scattered import Scattered
 from twistdist.core.scheduler.settings import Tuning
 from twistdist.core.scheduler.uploads import Uploads
 from twistdist.errors import ProtocolError
+from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
-#: The kind of incident for a worker that was told to stop and did: no fault.
-LEFT = "worker left"
+#: The kinds of incident for a worker that was told to stop and did, by a client or otherwise: no faults.
+RETIRED, LEFT = "worker retired", "worker left"
 
 
 @attrs.define(eq=False)
@@ -50,6 +53,27 @@ class Fleet:
     scattered: Scattered
     leaving: Leaving
     outlived: dict[int, None] = attrs.field(factory=dict)  # incarnations that were replaced by a later one
+
+    def refusal(self, hello: m.HelloClient | m.HelloWorker, expected: Mapping[str, j.Worker]) -> m.Refused | None:
+        """Why a Hello must be refused: another incarnation of that worker has registered since, or it runs another Python than
+        the workers, and those that are ``expected`` back after a restart: whoever comes first does not decide again."""
+        mine = isinstance(hello, m.HelloWorker)
+        if isinstance(hello, m.HelloWorker) and hello.incarnation in self.outlived:
+            return m.Refused(
+                "replaced",
+                f"another worker named {hello.name!r} has taken this one's place; give each worker a name of its own",
+            )
+        pythons = {one.hello.python: one.name for one in self.registry.workers.values() if one.connected and one.hello.python}
+        pythons |= {row.python: f"{name}, which is expected back" for name, row in expected.items() if row.python}
+        if not hello.python or not pythons or hello.python in pythons:
+            return None
+        python, worker = next(iter(pythons.items()))
+        who = f"the worker {hello.name}" if mine else "this client"
+        return m.Refused(
+            "python",
+            f"{who} runs Python {hello.python}, but the cluster's workers run Python {python} ({worker}): functions that one "
+            f"pickles can't be read by the other; start it with Python {python}",
+        )
 
     def greet(self, now: float, hello: m.HelloWorker) -> Worker:
         """A worker registers: for the first time, again after it was given up, or instead of another one with its name.
@@ -79,9 +103,19 @@ class Fleet:
         self.queues.offer_restricted(worker)
         self.placement.update(worker)
         if leaving is not None:  # a process that must leave must leave even if it says Hello again
-            self.leaving.retire(now, worker, max(0.0, leaving.deadline - now), leaving.why)
+            seconds = max(0.0, leaving.deadline - now)
+            self.leaving.retire(now, worker, seconds, leaving.why, leaving.by, leaving.patient, leaving.careful)
         self.came(worker)
+        self._compare(now, worker)
         return worker
+
+    def _compare(self, now: float, worker: Worker) -> None:
+        """The first worker decides on Python's version; clients that came before it may have another one."""
+        python = worker.hello.python
+        others = sorted({client.python for client in self.registry.clients.values() if client.connected and client.python})
+        if python and others and others != [python]:
+            text = f"it runs Python {python}, and clients that are connected run Python {', '.join(others)}: "
+            self.outputs.incident(Incident(now, "another Python", worker.name, text + "their functions can't be read there"))
 
     def came(self, worker: Worker) -> None:
         """A worker has joined or returned: check what waits for one."""
@@ -136,23 +170,28 @@ class Fleet:
         self.copies.not_to(worker)
         incident = self._incident_of(now, worker, cause, alive)
         attempts = list(worker.assigned)
-        alone = None if alive else self.attempts.expose(worker)
+        # A worker that was leaving was ended from outside: none of its tasks is suspected.
+        alone = None if alive or worker.retiring is not None else self.attempts.expose(worker)
         # Values come first, so that the plan for the tasks that were running sees what is missing.
         self.recovery.lose(worker, self.holdings.clear(worker), incident)
         for task in attempts:
             self.attempts.lost(now, task, worker, cause, ran_alone=task is alone)
         self.queues.offer_again()
-        self.outputs.incident(incident)
+        self.outputs.incident(incident, worker)
         self.copies.look_at_all()
         self.scattered.look_at_awaited()
         self.reach.tell_state(worker, "gone")
         self.reach.forget(worker)
 
+    def left(self, now: float, worker: Worker, message: m.Left) -> None:
+        """Its process has ended in order."""
+        self.gone(now, worker, "its process ended")
+
     @staticmethod
     def _incident_of(now: float, worker: Worker, cause: str, alive: bool) -> Incident:
         kind = "worker registered anew" if alive else "worker lost"
         if worker.retiring is not None and worker.retiring.told and not alive:
-            kind, cause = LEFT, worker.retiring.why
+            kind, cause = RETIRED if worker.retiring.by else LEFT, worker.retiring.why
         return Incident(now, kind, worker.name, cause, requeued=len(worker.assigned))
 
     def shut_down(self, text: str) -> None:
@@ -164,4 +203,4 @@ class Fleet:
     def log(self, now: float, worker: Worker, message: m.WorkerLog) -> None:
         """The worker reports trouble of its own."""
         worker.troubles.append(f"{message.kind}: {message.text}")
-        self.outputs.incident(Incident(now, message.kind, worker.name, message.text))
+        self.outputs.incident(Incident(now, message.kind, worker.name, message.text), worker)

@@ -10,6 +10,7 @@ from twistdist.core.scheduler.holdings import Holdings
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.pace import Pace
 from twistdist.core.scheduler.queues import Queues
 from twistdist.core.scheduler.records import (
     Task,
@@ -23,6 +24,7 @@ from twistdist.core.scheduler.transitions import (
     DONE,
     FAILED,
     UNFINISHED,
+    Transitions,
 )
 from twistdist.wire import messages as m
 
@@ -32,9 +34,11 @@ class Garbage:
     """``failures`` says, by key, what became of tasks that failed and were forgotten."""
 
     tuning: Tuning
+    pace: Pace
     outputs: Outputs
     registry: Registry
     ledger: Ledger
+    transitions: Transitions
     targets: Targets
     holdings: Holdings
     queues: Queues
@@ -42,22 +46,35 @@ class Garbage:
     lifecycle: Lifecycle
     failures: dict[str, dict[str, Any]] = attrs.field(factory=dict)
 
-    def collect(self) -> None:
-        """Drop what nobody wants: activity, then value, then record; then reconsider its inputs."""
+    def collect(self, now: float) -> None:
+        """Drop what nobody wants, inputs after what needed them; at most a slice of it."""
+        garbage = self.registry.unwanted
+        for _ in range(self.pace.most):
+            if not garbage:
+                return
+            self._reconsider(garbage.pop())
+        if garbage:
+            self.pace.go_on(now)
+
+    def collect_all(self) -> None:
+        """Drop all that nobody wants, however long that takes."""
         garbage = self.registry.unwanted
         while garbage:
-            task = garbage.pop()
-            if task.watchers or task.pending or task.number not in self.registry.tasks:
-                continue
-            if task.state in UNFINISHED:
-                self.lifecycle.stop(task)
-            if task.dependents:
-                if task.state is DONE and task.holders is not None and not _is_irreplaceable(task):
-                    self._free(task)
-                continue
-            if task.state is DONE:
+            self._reconsider(garbage.pop())
+
+    def _reconsider(self, task: Task) -> None:
+        """If nobody wants the task, drop its activity, then its value, then its record."""
+        if task.watchers or task.pending or task.number not in self.registry.tasks:
+            return
+        if task.state in UNFINISHED:
+            self.lifecycle.stop(task)
+        if task.dependents:
+            if task.state is DONE and task.holders is not None and not _is_irreplaceable(task):
                 self._free(task)
-            self._forget(task)
+            return
+        if task.state is DONE:
+            self._free(task)
+        self._forget(task)
 
     def _free(self, task: Task) -> None:
         """DONE and not needed: drop the bytes, keep the recipe."""
@@ -77,6 +94,7 @@ class Garbage:
         self.targets.forget(task)
         self.ledger.forget(task)
         self.queues.unpin(task)
+        self.transitions.forget(task)
         self.registry.forget(task)
         self.lifecycle.cut_lineage(task)
         self.registry.drop_function_user(task.function)
@@ -92,9 +110,21 @@ class Garbage:
         """The task with that key, unless nobody wants it any more."""
         task = self.registry.keys.get(key)
         if task is not None and not task.watchers and not task.pending:
-            self.collect()
+            self._reconsider(task)
             task = self.registry.keys.get(key)
         return task
+
+    def is_wanted(self, task: Task) -> bool:
+        """Whether a future of a session that has not ended wants the task, or something that needs it."""
+        clients, seen, todo = self.registry.clients, {task}, [task]
+        while todo:
+            one = todo.pop()
+            if any(clients.get(client.number) is client for client, _ in one.watchers):
+                return True
+            more = [other for other in one.dependents or () if other.state in UNFINISHED and other not in seen]
+            seen.update(more)
+            todo += more
+        return False
 
 
 def _is_irreplaceable(task: Task) -> bool:

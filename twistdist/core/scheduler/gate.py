@@ -94,6 +94,10 @@ class Gate:
         """Whether ``wanted(item)`` is true for an item that waits."""
         return any(wanted(item) for _, item in self._held)
 
+    def held(self) -> list[Any]:
+        """What waits, in order."""
+        return [item for _, item in self._held]
+
     def take_if(self, wanted: Any) -> list[Any]:
         """Remove and return the held items for which ``wanted(item)`` is true, in order."""
         taken = [item for _, item in self._held if wanted(item)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from twistdist.core.scheduler.backlog import ANY, kind_of
 from twistdist.core.scheduler.records import Task, TaskState
 from twistdist.core.scheduler.scheduler import Scheduler
 
@@ -34,16 +37,28 @@ def check_scheduler(scheduler: Scheduler) -> None:
         _check_task(scheduler, task, pending[task])
     _check_workers(scheduler)
     unfinished = sum(1 for task in scheduler.parts.registry.tasks.values() if task.state in _UNFINISHED)
+    states = Counter(task.state.value for task in scheduler.parts.registry.tasks.values())
+    _must(scheduler.parts.transitions.by_state(states.total()) == states, "tasks are counted by state", states)
     _must(scheduler.unfinished == unfinished, "unfinished tasks are counted", f"{scheduler.unfinished}, not {unfinished}")
+    _check_backlog(scheduler)
     for client in scheduler.parts.registry.clients.values():
         for cid, wanted in client.futures.items():
             _must(wanted is None or (client, cid) in wanted.watchers, "a future watches its task", cid)
 
 
+def _check_backlog(scheduler: Scheduler) -> None:
+    backlog = scheduler.parts.backlog
+    counted = {(kind, fn): n for kind, counts in [(ANY, backlog.any), *backlog.others.items()] for fn, n in counts.items()}
+    ready = [task for task in scheduler.parts.registry.tasks.values() if task.state is READY and not task.options.beside]
+    true = Counter((kind_of(task.options), task.function) for task in ready)
+    _must(counted == true, "ready tasks are counted by what they need", f"{counted}, not {dict(true)}")
+
+
 def _check_task(scheduler: Scheduler, task: Task, pending: int) -> None:
     _must(task.pending == pending, "pending counts the unfinished dependents", task)
     needed = bool(task.watchers or task.pending)
-    _must(needed or task.dependents, "a record that nobody wants and no lineage needs is forgotten", task)
+    kept = needed or task.dependents or task in scheduler.parts.registry.unwanted
+    _must(kept, "a record that nobody wants and no lineage needs is forgotten", task)
     _must(not (needed and task.state is IDLE), "what is needed is done or being done", task)
     _must((task.state is ASSIGNED) == (task.worker is not None), "exactly the assigned tasks have a worker", task)
     _must((task.error is not None) == (task.state is FAILED), "exactly the failed tasks have an error", task)
@@ -83,6 +98,8 @@ def _check_workers(scheduler: Scheduler) -> None:
             _must(task.worker is worker and task.state is ASSIGNED, "assigned tasks know their worker", task)
         _must(worker.load_us == sum(task.cost_us for task in worker.assigned), "load is the sum of costs", worker.name)
         _must(all(task in worker.assigned for task in worker.parked), "parked tasks are assigned", worker.name)
+        following = {task: None for task in worker.assigned if task in scheduler.parts.ahead.behind}
+        _must(worker.following.keys() == following.keys(), "tasks that were sent ahead are known to follow", worker.name)
         if worker.exclusive is not None:
             task = worker.exclusive
             _must(task in isolated or task in worker.assigned, "a reserved worker is reserved for a task", task)
@@ -109,4 +126,6 @@ def _check_workers(scheduler: Scheduler) -> None:
             and task not in scheduler.parts.queues.beside
             and task not in isolated
         ]
-        _must(not row, "no task is ready while a worker is idle", [task.key for task in row[:3]])
+        _must(
+            not row or scheduler.parts.pace.waiting, "no task is ready while a worker is idle", [task.key for task in row[:3]]
+        )

@@ -45,8 +45,11 @@ class Lacks:
             self._tell(change)
             if change.new:
                 tasks, unfinished = change.tasks, self.transitions.unfinished
-                some = f"{len(tasks)} tasks, {tasks[0].key} among them" if tasks else f"{unfinished} tasks"
-                self.outputs.incident(Incident(now, "tasks wait", some, change.text))
+                some = f"{unfinished} tasks"
+                if tasks:
+                    some = tasks[0].key if len(tasks) == 1 else f"{len(tasks)} tasks, {tasks[0].key} among them"
+                incident = Incident(now, "tasks wait", some, change.text, key=tasks[0].key if tasks else "")
+                self.outputs.incident(incident, task=tasks[0] if len(tasks) == 1 else None)
         self._looking = bool(self._tracker.any or self.queues.restricted)
         if self._looking:
             self.alarms.set(now + self.tuning.lacks_look_s, self._look, None)

@@ -13,8 +13,12 @@ from twistdist.core.scheduler.records import (
     Worker,
 )
 from twistdist.core.scheduler.registry import Registry
+from twistdist.core.scheduler.scattered import Scattered
 from twistdist.core.scheduler.targets import Targets
 from twistdist.wire import messages as m
+
+#: Seconds that a worker may take to leave by its own account.
+LONGEST_LEAVE_S = 3600.0
 
 
 @attrs.define(eq=False)
@@ -27,15 +31,38 @@ class Leaving:
     placement: Placement
     targets: Targets
     copies: Copies
+    scattered: Scattered
     retiring: dict[Worker, None] = attrs.field(factory=dict)
 
-    def retire(self, now: float, worker: Worker, seconds: float, why: str) -> None:
-        """``worker`` must leave: it gets no new work, unstarted tasks go elsewhere, sole copies are copied to others."""
-        if worker.retiring is not None:
-            if worker.retiring.told:  # it asks although it was told to stop: repeat that
-                self.outputs.post(worker, m.Stop(f"{worker.name} is leaving: {why}"))
+    def retire(
+        self,
+        now: float,
+        worker: Worker,
+        seconds: float,
+        why: str,
+        by: str = "",
+        patient: bool = False,
+        careful: bool = False,
+    ) -> None:
+        """``worker`` must leave: it gets no new work, unstarted tasks go elsewhere, sole copies are copied to others.
+
+        If it is leaving already, an earlier end replaces a later one, and one that is not careful replaces one that is.
+
+        ``by``: the client that has ordered it.  ``patient``: it waits for workers to copy to.  ``careful``: it stays if it
+        can't leave in that time without losing a running task or a value.
+        """
+        leaving = worker.retiring
+        if leaving is not None and leaving.told:  # it asks although it was told to stop: repeat that
+            self.outputs.post(worker, m.Stop(f"{worker.name} is leaving: {why}"))
             return
-        worker.retiring = Retiring(now + seconds, why)
+        stronger = leaving is not None and leaving.careful and not careful
+        if leaving is not None and now + seconds >= leaving.deadline and not stronger:
+            return
+        by = by or (leaving.by if leaving is not None else "")
+        worker.retiring = Retiring(now + seconds, why, by, patient, careful=careful)
+        self.alarms.set(now + seconds, self._time_is_up, worker)
+        if leaving is not None:
+            return
         self.retiring[worker] = None
         self.placement.update(worker)
         for task in list(worker.holds):
@@ -43,11 +70,29 @@ class Leaving:
         self.copies.look_at_all()
         if worker.assigned:
             self.outputs.post(worker, m.Recall([task.attempt for task in worker.assigned]))
-        self.alarms.set(now + seconds, self._time_is_up, worker)
+
+    def dismiss(self, now: float, workers: list[Worker], seconds: float, why: str, by: str) -> None:
+        """These workers leave if nothing is lost by it; of those that were dismissed before, all others stay."""
+        for worker in list(self.retiring):
+            leaving = worker.retiring
+            if leaving is not None and leaving.careful and not leaving.told and worker not in workers:
+                self._keep(worker)
+        for worker in workers:
+            if worker.retiring is None:
+                self.retire(now, worker, seconds, why, by, careful=True)
+
+    def _keep(self, worker: Worker) -> None:
+        """The worker stays, and is given work again."""
+        worker.retiring = None
+        self.retiring.pop(worker, None)
+        self.placement.update(worker)
+        self.copies.look_at_all()
+        self.scattered.look_at_awaited()
 
     def leaving(self, now: float, worker: Worker, message: m.Leaving) -> None:
-        """The worker itself was told to stop."""
-        self.retire(now, worker, max(0.0, min(message.seconds, 3600.0)), "it was told to stop")
+        """The worker itself must end."""
+        seconds = max(0.0, min(message.seconds, LONGEST_LEAVE_S))
+        self.retire(now, worker, seconds, message.why or "it was told to stop", patient=message.patient)
 
     def of_incarnation(self, incarnation: int) -> Retiring | None:
         """Whether, and until when, that process must leave."""
@@ -72,13 +117,17 @@ class Leaving:
         """Send Stop when nothing is left that could be saved, or when the time is up."""
         leaving = worker.retiring
         if leaving is None or worker.number not in self.registry.workers or leaving.told:
-            del self.retiring[worker]
+            self.retiring.pop(worker, None)
             return
         over = now >= leaving.deadline - 1e-6
-        others = any(other.reachable and other.retiring is None for other in self.registry.workers.values())
         sole = [task for task in worker.holds if not self.copies.staying(task, self.targets.of(task))]
         hopeful = any(self.copies.may_be_copied(task) for task in sole)
-        if not over and ((worker.assigned and others) or hopeful):
+        if leaving.careful and (over or (sole and not hopeful)):
+            self._keep(worker)
+            return
+        if leaving.careful and (worker.assigned or sole):
+            return
+        if not over and (worker.assigned or hopeful or (sole and leaving.patient)):
             return
         leaving.told = True
         left = f"; {len(sole)} results were held by it alone and could not be handed over" if sole else ""

@@ -88,7 +88,7 @@ class Ledger:
 
     def worker(self, worker: Worker) -> None:
         hello = worker.hello
-        row = j.Worker(hello.name, hello.incarnation, hello.host, hello.address, hello.store)
+        row = j.Worker(hello.name, hello.incarnation, hello.host, hello.address, hello.store, hello.python)
         self._put((j.WORKER, worker.number), lambda: row)
 
     def worker_gone(self, number: int) -> None:

@@ -244,7 +244,7 @@ class Lifecycle:
             self.transitions.move(task, transitions.RETRIED)
             # All is forgiven but not forgotten: a worker may report the attempt that failed once more.
             last = max(task.attempt, task.history.last if task.history is not None else 0)
-            task.error, task.history = None, History(last) if last else None
+            task.error, task.history, task.attempt = None, History(last) if last else None, 0
             self.ledger.history(task)
             self.timeline.note(task, "a client wants it to be run again")
             self.ledger.retried(task)

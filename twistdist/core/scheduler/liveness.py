@@ -56,7 +56,7 @@ class Liveness:
         """No new work for it; peers that know it use other workers."""
         worker.suspect = True
         if worker.retiring is None or not worker.retiring.told:  # else it does what it should
-            self.outputs.incident(Incident(now, "worker suspected", worker.name, cause))
+            self.outputs.incident(Incident(now, "worker suspected", worker.name, cause), worker)
         self.reach.tell_state(worker, "suspect")
         self.fleet.away(worker)
 

@@ -49,5 +49,6 @@ class Nested:
         if found is not None:
             worker, task = found
             text = f"{len(wanted)} tasks of {parent.key} can't begin: every slot is held by tasks that have tasks of their own"
-            self.outputs.incident(Incident(now, "slot lent", worker.name, f"{text}; {task.key} continues without its slot"))
+            text = f"{text}; {task.key} continues without its slot"
+            self.outputs.incident(Incident(now, "slot lent", worker.name, text, key=task.key), worker, task)
             self.outputs.post(worker, m.Park(task.attempt))

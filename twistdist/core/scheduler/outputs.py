@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from twistdist.core.scheduler.records import Client, Incident, Statistics, Worker
+from twistdist.core.scheduler.records import Client, Incident, Statistics, Task, Worker
 from twistdist.core.scheduler.settings import Tuning
 from twistdist.wire import messages as m
 
@@ -37,9 +37,12 @@ class Replaced:
 
 @attrs.frozen
 class Log:
-    """A fault that must be logged."""
+    """A fault that must be logged, and which ``worker``, task and attempt it is about ("" and 0: several, or none)."""
 
     incident: Incident
+    worker: str = ""
+    key: str = ""
+    attempt: int = 0
 
 
 @attrs.frozen
@@ -87,10 +90,14 @@ class Outputs:
         """The peer's session has ended: nothing more is sent to it."""
         self.dirty.pop(peer, None)
 
-    def incident(self, incident: Incident) -> None:
-        """Remember a fault and have it logged."""
+    def incident(self, incident: Incident, worker: Worker | None = None, task: Task | None = None) -> None:
+        """Remember a fault and have it logged, as one of this worker and of the current attempt of this task."""
         self.statistics.incidents.append(incident)
-        self._logs.append(Log(incident))
+        noticed = self.statistics.noticed
+        noticed[incident.kind] = noticed.get(incident.kind, 0) + 1
+        name = worker.name if worker is not None else ""
+        key, attempt = (task.key, task.attempt) if task is not None else ("", 0)
+        self._logs.append(Log(incident, name, key, attempt))
         if len(self._logs) > self.tuning.max_incidents:
             del self._logs[0]
 

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.activity import Activity
+from twistdist.core.scheduler.ahead import Ahead
 from twistdist.core.scheduler.attempts import Attempts
 from twistdist.core.scheduler.audits import Audits
+from twistdist.core.scheduler.backlog import Backlog
 from twistdist.core.scheduler.broadcasts import Broadcasts
 from twistdist.core.scheduler.cancelling import Cancelling
 from twistdist.core.scheduler.client_sessions import ClientSessions
@@ -26,6 +29,7 @@ from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.liveness import Liveness
 from twistdist.core.scheduler.nested import Nested
 from twistdist.core.scheduler.outputs import Outputs
+from twistdist.core.scheduler.pace import Pace
 from twistdist.core.scheduler.placement import Placement
 from twistdist.core.scheduler.queries import Queries
 from twistdist.core.scheduler.queues import Queues
@@ -58,30 +62,36 @@ class Parts:
         statistics = self.statistics
         self.alarms = alarms = Alarms()
         # The parts, in order: each is given those before it that it needs.
+        self.pace = pace = Pace(tuning, alarms)
         self.timeline = timeline = Timeline()
         self.outputs = outputs = Outputs(tuning, statistics)
-        self.registry = registry = Registry(outputs, ledger, epoch, statistics, timeline)
+        self.activity = activity = Activity()
+        self.registry = registry = Registry(outputs, ledger, epoch, statistics, timeline, activity)
         self.reach = reach = Reach(outputs, registry)
         self.targets = targets = Targets()
         self.holdings = holdings = Holdings(outputs, targets)
         self.placement = placement = Placement(tuning)
-        self.slots = slots = Slots(outputs, placement)
+        self.ahead = ahead = Ahead(placement)
+        self.slots = slots = Slots(outputs, placement, ahead)
         self.queues = queues = Queues(tuning, registry, reach, slots)
         self.watchers = watchers = Watchers(outputs, registry, reach, ledger)
         self.supplies = supplies = Supplies(outputs, registry, reach, ledger)
-        self.transitions = transitions = Transitions()
+        self.backlog = backlog = Backlog()
+        self.transitions = transitions = Transitions(activity, backlog)
         self.lifecycle = lifecycle = Lifecycle(
             outputs, registry, ledger, timeline, transitions, targets, slots, queues, watchers, supplies
         )
-        self.dispatch = Dispatch(
-            tuning, alarms, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle
+        self.dispatch = dispatch = Dispatch(
+            tuning, alarms, pace, settings, outputs, registry, reach, transitions, placement, slots, queues, lifecycle, ahead
         )
         self.attempts = attempts = Attempts(
-            outputs, registry, ledger, timeline, transitions, targets, holdings, slots, queues, lifecycle
+            outputs, registry, ledger, timeline, transitions, targets, holdings, slots, queues, lifecycle, ahead, activity
         )
-        self.garbage = garbage = Garbage(tuning, outputs, registry, ledger, targets, holdings, queues, supplies, lifecycle)
+        self.garbage = garbage = Garbage(
+            tuning, pace, outputs, registry, ledger, transitions, targets, holdings, queues, supplies, lifecycle
+        )
         self.copies = copies = Copies(tuning, alarms, outputs, registry, reach, ledger, targets, holdings, watchers, supplies)
-        self.recovery = recovery = Recovery(outputs, registry, timeline, reach, targets, holdings, lifecycle, copies)
+        self.recovery = recovery = Recovery(outputs, registry, timeline, reach, targets, holdings, lifecycle, copies, activity)
         self.scattered = scattered = Scattered(
             tuning, alarms, outputs, registry, ledger, targets, watchers, supplies, lifecycle, garbage
         )
@@ -90,7 +100,7 @@ class Parts:
         )
         self.broadcasts = broadcasts = Broadcasts(outputs, registry)
         self.uploads = uploads = Uploads(tuning, outputs, registry, ledger, broadcasts)
-        self.leaving = leaving = Leaving(alarms, outputs, registry, placement, targets, copies)
+        self.leaving = leaving = Leaving(alarms, outputs, registry, placement, targets, copies, scattered)
         self.fleet = fleet = Fleet(
             tuning,
             outputs,
@@ -113,12 +123,14 @@ class Parts:
         self.audits = Audits(tuning, outputs, registry, lifecycle, recovery)
         self.nested = nested = Nested(tuning, alarms, outputs, registry)
         self.client_sessions = client_sessions = ClientSessions(
-            alarms, settings, outputs, registry, ledger, watchers, scattered
+            alarms, pace, settings, outputs, registry, ledger, watchers, scattered
         )
-        self.cancelling = Cancelling(tuning, alarms, outputs, registry, watchers, lifecycle, copies, detours)
+        self.cancelling = Cancelling(tuning, alarms, outputs, registry, watchers, lifecycle, copies, detours, ahead)
         self.durable = durable = Durable(registry, ledger, watchers, client_sessions)
         self.lacks = Lacks(tuning, alarms, outputs, registry, transitions, queues)
-        self.submits = Submits(tuning, alarms, settings, registry, ledger, targets, watchers, lifecycle, garbage, nested)
+        self.submits = Submits(
+            tuning, alarms, settings, registry, ledger, targets, watchers, lifecycle, garbage, nested, dispatch
+        )
         self.rejoining = rejoining = Rejoining(
             tuning, alarms, settings, outputs, registry, ledger, transitions, lifecycle, copies
         )
@@ -153,7 +165,19 @@ class Parts:
         )
         self.commands = commands
         self.queries = Queries(
-            outputs, registry, transitions, queues, watchers, garbage, copies, durable, rejoining, broadcasts, commands
+            outputs,
+            registry,
+            transitions,
+            queues,
+            watchers,
+            garbage,
+            copies,
+            durable,
+            rejoining,
+            broadcasts,
+            commands,
+            activity,
+            backlog,
         )
 
     def table(self) -> dict[type, Callable[[float, Any, Any], None]]:
@@ -185,6 +209,7 @@ class Parts:
             m.Rescued: self.fleet.rescued,
             m.Locate: self.copies.locate,
             m.Leaving: self.leaving.leaving,
+            m.Left: self.fleet.left,
             m.Inventory: self.audits.inventory,
             m.Answered: self.broadcasts.answered,
             m.Beat: lambda now, peer, message: None,  # it only matters outside the numbered frames

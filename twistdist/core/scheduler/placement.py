@@ -18,6 +18,7 @@ class Placement:
 
     def __init__(self, tuning: Tuning) -> None:
         self._horizon_us, self._max_ahead = tuning.horizon_us, tuning.max_ahead
+        self._max_behind = tuning.max_behind
         self._recall_load_us, self._recall_stall_s = tuning.recall_load_us, tuning.recall_stall_s
         self.idle: dict[Worker, None] = {}
         self.open: dict[Worker, None] = {}
@@ -28,7 +29,7 @@ class Placement:
         self.remove(worker)
         if not worker.connected or worker.suspect or worker.resting:
             return
-        given, slots, most = len(worker.assigned) - len(worker.parked), worker.hello.slots, worker.most
+        given, slots, most = worker.given, worker.hello.slots, worker.most
         if given > slots:
             self.ahead[worker] = None
         if worker.exclusive is not None or worker.retiring is not None:
@@ -77,6 +78,19 @@ class Placement:
                 best = queue
         return heapq.heappop(best)[1] if best else None
 
+    @staticmethod
+    def next_bound(worker: Worker) -> Task | None:
+        """The next ready task without resources in ``worker``'s own queues, if no other worker may run it.
+
+        It can be given ahead of time: nobody would want it back.
+        """
+        queue = worker.own.get((), [])
+        while queue and queue[0][1].state is not TaskState.READY:
+            heapq.heappop(queue)
+        if queue and queue[0][1].options.workers == (worker.name,) and not queue[0][1].options.allow_other_workers:
+            return heapq.heappop(queue)[1]
+        return None
+
     def wished_for(self, task: Task, worker: Worker) -> Worker:
         """``worker``, or an idle one that the task prefers."""
         names = task.options.workers
@@ -86,6 +100,13 @@ class Placement:
 
     def has_room(self, worker: Worker) -> bool:
         return worker in self.idle or worker in self.open
+
+    def has_room_behind(self, worker: Worker) -> bool:
+        """Whether the worker may be sent a task ahead: one in any case, more within the same limits as other tasks."""
+        slots, following = worker.hello.slots, len(worker.following)
+        if not self.has_room(worker) or following >= slots * self._max_behind:
+            return False
+        return worker.load_us < slots * self._horizon_us or not following
 
     def overloaded(self, now: float) -> list[Worker]:
         """The workers from which tasks should be recalled for an idle one, most loaded first."""

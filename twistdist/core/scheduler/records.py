@@ -8,12 +8,15 @@ from typing import Any
 
 import attrs
 
+from twistdist.core.scheduler.sums import Sums
 from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
 
 class TaskState(enum.Enum):
     """See "Task states on the scheduler" in docs/architecture.rst."""
+
+    __hash__ = object.__hash__  # members are looked up several times for each task, and Enum's own is written in Python
 
     IDLE = "idle"
     WAITING = "waiting"
@@ -34,9 +37,10 @@ class Function:
     blob: bytes
     mean_us: float = -1.0
     users: int = 0
+    sums: Sums = attrs.field(factory=Sums)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Task:
     """One task.
 
@@ -81,6 +85,9 @@ class Task:
     given_at: float = 0.0
     made: tuple[float, str, int] | None = None
     events: deque[Event] | None = None
+
+    def __repr__(self) -> str:  # not the tasks that it needs, and those that they need
+        return f"<Task {self.key} {self.state.value}>"
 
     @property
     def key(self) -> str:
@@ -172,18 +179,24 @@ class Audit:
 
 @attrs.define(eq=False)
 class Retiring:
-    """A worker that must leave: it gets no work, and until ``deadline`` what only it holds is copied to others."""
+    """A worker that must leave, because client ``by`` has ordered it, if one has: it gets no work, and until ``deadline`` what
+    only it holds is copied to others.  If it is ``patient``, it waits for workers to copy to; if it is ``careful``, it stays
+    if it would take running tasks or values that nobody else has with it.  ``told``: Stop was sent."""
 
     deadline: float
     why: str
+    by: str = ""
+    patient: bool = False
     told: bool = False
+    careful: bool = False
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Worker:
     """One incarnation of one worker.
 
-    ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; ``parked`` tasks don't count.  ``exclusive``
+    ``most`` tasks may run at a time, fewer than its slots for the reason ``why``; ``parked`` tasks don't count, nor do
+    ``following`` ones, which were sent ahead and lack inputs.  ``exclusive``
     is a task that runs here alone, or will when the others have ended.  ``bytes_held`` is the size of ``holds``.  The last sign
     of life arrived at ``heard_at``; a ``suspect`` worker has been silent for a while, a ``resting`` one has done nothing with
     its tasks, and neither is given work.  The fields after these, up to ``audit_pause``, belong to :mod:`.audits` and
@@ -210,6 +223,7 @@ class Worker:
     why: str = ""
     assigned: dict[Task, None] = attrs.field(factory=dict)
     parked: dict[Task, None] = attrs.field(factory=dict)
+    following: dict[Task, None] = attrs.field(factory=dict)
     exclusive: Task | None = None
     retiring: Retiring | None = None
     bytes_held: int = 0
@@ -224,6 +238,9 @@ class Worker:
     resources: dict[str, int] = attrs.field(factory=dict)
     troubles: deque[str] = attrs.field(factory=lambda: deque(maxlen=20))
 
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} {self.number}>"
+
     @property
     def name(self) -> str:
         return self.hello.name
@@ -235,11 +252,11 @@ class Worker:
 
     @property
     def given(self) -> int:
-        """How many assigned tasks use a slot, or wait for one."""
-        return len(self.assigned) - len(self.parked)
+        """How many assigned tasks use a slot, or could."""
+        return len(self.assigned) - len(self.parked) - len(self.following)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Client:
     """One client session.
 
@@ -266,6 +283,10 @@ class Client:
     recorded: bool = False
     restored: bool = False
     look_after: float = 0.0
+    python: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Client {self.name or format(self.number, 'x')}>"
 
 
 @attrs.define(eq=False)
@@ -280,7 +301,7 @@ class Dataset:
 
 @attrs.frozen
 class Upload:
-    """A file that is importable on all workers: a ``"module"``, or an ``"archive"`` that is unpacked."""
+    """A file that is importable on all workers, a ``"module"`` or an ``"archive"``, or a pickled ``"plugin"``."""
 
     number: int
     name: str
@@ -294,7 +315,8 @@ class Incident:
     """A fault that was noticed, and what recovery from it cost.
 
     ``requeued`` tasks had been given to what died; ``lost`` values had no other copy and are needed; ``replayed`` tasks are
-    executed again to recover those; ``adopted`` values came back with a worker.
+    executed again to recover those; ``adopted`` values came back with a worker.  ``key`` is that of the task, or of one of the
+    tasks, that it is about.
     """
 
     at: float
@@ -305,6 +327,7 @@ class Incident:
     lost: int = 0
     replayed: int = 0
     adopted: int = 0
+    key: str = ""
 
 
 @attrs.define(eq=False)
@@ -319,7 +342,8 @@ class Statistics:
     stale: int = 0
     recalls: int = 0
     incidents: deque[Incident] = attrs.field(factory=lambda: deque(maxlen=10_000))
+    noticed: dict[str, int] = attrs.field(factory=dict)  # how many incidents of each kind there were
 
     def counters(self) -> dict[str, Any]:
         """The counters, by name."""
-        return {a.name: getattr(self, a.name) for a in attrs.fields(Statistics) if a.name != "incidents"}
+        return {a.name: getattr(self, a.name) for a in attrs.fields(Statistics) if a.name not in ("incidents", "noticed")}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from twistdist.core.scheduler.activity import Activity
 from twistdist.core.scheduler.copies import Copies
 from twistdist.core.scheduler.holdings import Holdings
 from twistdist.core.scheduler.lifecycle import Lifecycle
@@ -41,6 +42,7 @@ class Recovery:
     holdings: Holdings
     lifecycle: Lifecycle
     copies: Copies
+    activity: Activity
 
     def lose(self, worker: Worker, tasks: list[Task], incident: Incident) -> None:
         """``worker`` no longer holds these; those that no other worker holds are recovered if they are needed."""
@@ -57,6 +59,8 @@ class Recovery:
                 lost.append(task)
         needed = [task for task in lost if task.needed]
         incident.lost += len(needed)
+        if needed and not incident.key:
+            incident.key = needed[0].key
         self.lifecycle.recover(needed, incident)
         for task in lost:
             self.registry.reconsider(task)
@@ -68,17 +72,20 @@ class Recovery:
         if lost:
             incident = Incident(now, "files lost", f"{len(lost)} results of {worker.name}", "the worker has lost the files")
             self.lose(worker, lost, incident)
-            self.outputs.incident(incident)
+            self.outputs.incident(incident, worker)
 
     def have(self, now: float, worker: Worker, message: m.Have) -> None:
         """Values that the worker fetched from others."""
         unknown = []
+        source = self.registry.workers.get(message.holder) if message.holder else None
         for stored in message.stored:
             task = self.registry.tasks.get(stored.task)
             if task is not None and task.value_attempt == stored.attempt and stored.attempt and self._is_worth_keeping(task):
                 for holder in task.holders or ():  # it was fetched from one of these
                     self.reach.unmark(worker, holder.number)
                 self._take_in(task, worker)
+                if source is not None and source is not worker:
+                    self.activity.fetched(now, worker, source, max(0, message.us), task)
             else:
                 unknown.append(stored.attempt)
         if unknown:
@@ -99,7 +106,7 @@ class Recovery:
         if useless:
             self.holdings.refuse(worker, useless)
         if adopted:
-            self.outputs.incident(Incident(now, "worker back", worker.name, cause, adopted=adopted))
+            self.outputs.incident(Incident(now, "worker back", worker.name, cause, adopted=adopted), worker)
 
     def _take_in(self, task: Task, worker: Worker) -> None:
         """``worker`` has the accepted value: one more copy, or the first one again."""

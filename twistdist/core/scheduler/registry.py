@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from twistdist.core.scheduler.activity import Activity
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.outputs import Outputs, Peer
 from twistdist.core.scheduler.ready_queue import rank
@@ -20,6 +21,9 @@ from twistdist.core.scheduler.timeline import Timeline
 from twistdist.core.session import Session
 from twistdist.wire import messages as m
 
+#: Digits of the largest number of a future.
+CID_DIGITS = 19
+
 #: Bits of an attempt's counter; the epoch is above them.
 ATTEMPT_BITS = 36
 
@@ -33,6 +37,7 @@ class Registry:
     epoch: int
     statistics: Statistics
     timeline: Timeline
+    activity: Activity
     tasks: dict[int, Task] = attrs.field(factory=dict)
     keys: dict[str, Task] = attrs.field(factory=dict)
     functions: dict[bytes, Function] = attrs.field(factory=dict)
@@ -69,9 +74,17 @@ class Registry:
         if isinstance(name, int):
             return client.futures.get(name)
         task = self.keys.get(name)
-        if task is None and isinstance(name, str):
-            task = next((other for other in self.tasks.values() if other.key == name), None)
-        return task
+        return self._by_generated_name(name) if task is None and isinstance(name, str) else task
+
+    def _by_generated_name(self, name: str) -> Task | None:
+        """The task without a key that has this name: function, session and number of the future; see :attr:`.Task.key`."""
+        _, _, origin = name.rpartition("-")[0].rpartition("-")
+        number = name.rpartition("-")[2]
+        if not number.isdecimal() or len(number) > CID_DIGITS:
+            return None
+        cid = int(number)
+        named = (task for task in self.tasks.values() if task.cid == cid and task.origin == origin)  # fast: there may be many
+        return next((task for task in named if task.key == name), None)
 
     def peers(self) -> list[Client | Worker]:
         """All sessions."""
@@ -118,6 +131,7 @@ class Registry:
             del self.keys[task.chosen]
 
     def add_function(self, function: Function) -> None:
+        self.activity.known(function)
         self.functions[function.digest] = function
 
     def add_client(self, client: Client) -> None:

@@ -110,7 +110,7 @@ class Restoring:
             self.registry.drop_function_user(function)  # which kept it while the tasks that use it were made
         for number, worker in found[j.WORKER]:
             self.rejoining.expect(number, worker)
-        self.garbage.collect()
+        self.garbage.collect_all()
         self.rejoining.begin(now)
         if not lives:
             return
@@ -257,6 +257,8 @@ class Restoring:
                 upstream.dependents[task] = None
         for number in sorted(self.registry.tasks, reverse=True):
             task = self.registry.tasks[number]
+            if not task.needed:  # what was about to be dropped too
+                self.registry.reconsider(task)
             if task.error is not None:
                 self.transitions.move(task, transitions.READ_FAILED)
             elif task.value is not None:
@@ -269,8 +271,6 @@ class Restoring:
                 self.transitions.move(task, transitions.READ_WAITING)
                 for upstream in task.inputs:
                     upstream.pending += 1
-            else:
-                self.registry.reconsider(task)
         for number in sorted(self.registry.tasks):
             task = self.registry.tasks[number]
             if task.state is not WAITING:

@@ -60,28 +60,13 @@ class Scheduler:
         """The workers that are awaited after a restart, by name."""
         return self.parts.rejoining.expected
 
-    def observe(self, observer: Callable[[Peer, Any], None]) -> None:
-        """For tests: ``observer(peer, message)`` sees every message before it is handled."""
-        table = self.parts.table()
-
-        def handle(now: float, peer: Peer, message: Any) -> None:
-            observer(peer, message)
-            table[type(message)](now, peer, message)
-
-        self._handlers = dict.fromkeys(table, handle)
-
     def take(self, reads: Callable[[Peer], bool]) -> Bundle:
         """What the events since the last call lead to; frames only for peers for which ``reads(peer)`` is true."""
         return self.parts.outputs.take(reads)
 
     def refusal(self, hello: m.HelloClient | m.HelloWorker) -> m.Refused | None:
-        """Why a Hello must be refused: another incarnation of that worker has registered since."""
-        if isinstance(hello, m.HelloWorker) and hello.incarnation in self.parts.fleet.outlived:
-            return m.Refused(
-                "replaced",
-                f"another worker named {hello.name!r} has taken this one's place; give each worker a name of its own",
-            )
-        return None
+        """Why a Hello must be refused."""
+        return self.parts.fleet.refusal(hello, self.expected)
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
@@ -131,7 +116,7 @@ class Scheduler:
                 if not isinstance(peer, Client):
                     raise
                 self.parts.client_sessions.refuse(now, peer, message, str(error))
-            if kind is m.Bye:
+            if kind is m.Bye or kind is m.Left:
                 break  # nothing may follow it
         if isinstance(peer, Client) and peer.number in self.parts.registry.clients:
             self.ledger.session(peer)  # which frames were received: its side may be waiting with the next ones
@@ -197,12 +182,22 @@ class Scheduler:
         """What the edge reports about the journal, for queries."""
         self.parts.queries.journal_is(status)
 
+    def versions_are(self, versions: str) -> None:
+        """What the edge says that this process runs on."""
+        self.parts.queries.versions_are(versions)
+
+    def longest_events_are(self, longest: dict[str, float]) -> None:
+        """Where the edge keeps how long each kind of event has taken at most, in seconds, for queries."""
+        self.parts.queries.longest_events_are(longest)
+
     def _settle(self, now: float) -> None:
         """The end of every event: drop what nobody wants, then assign work."""
         if self.parts.client_sessions.fatherless:
             self.parts.client_sessions.end_with_parents()
+        if self.parts.client_sessions.ended:
+            self.parts.client_sessions.forget_ended(now)
         if self.parts.registry.unwanted:
-            self.parts.garbage.collect()
+            self.parts.garbage.collect(now)
         if self.parts.rejoining.active:
             return
         if self.parts.targets.to_check:

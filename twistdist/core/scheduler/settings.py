@@ -14,9 +14,12 @@ class Tuning:
 
     # placement: which worker gets the next task, and how many tasks it is given ahead of time
     horizon_us: int = count(
-        15_000, "µs", "work given to one slot ahead of time: several round trips of a loaded cluster (measured: 2 to 5 ms)"
+        30_000, "µs", "work given to one slot ahead of time: what a worker gives an executor, and as much that waits for it"
     )
     max_ahead: int = count(512, "tasks", "maximum number of tasks given to one slot ahead of time")
+    max_behind: int = count(
+        512, "tasks", "maximum number of tasks sent to one slot behind those that make their inputs; 0: none are sent ahead"
+    )
     overhead_us: int = count(15, "µs", "cost of a task besides its function: unpickling and bookkeeping")
     unknown_us: int = count(20_000, "µs", "assumed cost of a task whose function has not run yet")
     recall_load_us: int = count(
@@ -33,6 +36,9 @@ class Tuning:
     )
     max_upload_bytes: int = count(64 << 20, "bytes", "all files together that clients have uploaded for workers")
     batch_s: float = seconds(0.1, "submits of one session within this time form one batch in the priority order")
+    slice_tasks: int = count(
+        250, "tasks", "tasks that one event drops, or gives to workers, at most; the next ones follow after others were served"
+    )
     # inputs that could not be fetched
     max_lost_inputs: int = count(
         4,

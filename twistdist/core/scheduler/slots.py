@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from twistdist.core.scheduler.ahead import Ahead
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.placement import Placement
 from twistdist.core.scheduler.records import (
@@ -20,6 +21,7 @@ class Slots:
 
     outputs: Outputs
     placement: Placement
+    ahead: Ahead
 
     @staticmethod
     def take(worker: Worker, task: Task) -> None:
@@ -41,6 +43,8 @@ class Slots:
             return
         task.worker = None
         worker.assigned.pop(task, None)
+        if self.ahead.behind:
+            self.ahead.ended(task, worker)
         if worker.audit is not None:
             worker.audit.left.add(task.attempt)
         if worker.parked:
@@ -69,7 +73,7 @@ class Slots:
         worker.most, worker.why = max(0, min(message.most, worker.hello.slots)), message.why
         if message.why:
             worker.troubles.append(message.why)
-            self.outputs.incident(Incident(now, "worker takes less work", worker.name, message.why))
+            self.outputs.incident(Incident(now, "worker takes less work", worker.name, message.why), worker)
         self.placement.update(worker)
 
     def parked(self, now: float, worker: Worker, message: m.Parked) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from twistdist.core.alarms import Alarms
+from twistdist.core.scheduler.dispatch import Dispatch
 from twistdist.core.scheduler.garbage import Garbage
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.lifecycle import Lifecycle
@@ -51,6 +52,7 @@ class Submits:
     lifecycle: Lifecycle
     garbage: Garbage
     nested: Nested
+    dispatch: Dispatch
 
     def submit(self, now: float, client: Client, message: m.Submit) -> None:
         """Tasks of one function with the same options, or further futures for such tasks."""
@@ -76,6 +78,10 @@ class Submits:
                 known = self.garbage.find(key)
                 if known is not None and known.error is not None and not any(other.connected for other, _ in known.watchers):
                     self.registry.drop_key(known)  # it failed for processes that have died: compute it again
+                    known = None
+                useless = known is not None and (known.error is not None or known.recipe != recipe)
+                if known is not None and useless and not self.garbage.is_wanted(known):
+                    self.registry.drop_key(known)  # its turn to be dropped has not come yet
                     known = None
                 if known is not None and known.recipe == recipe:
                     self.lifecycle.watch(known, client, cid)
@@ -142,6 +148,8 @@ class Submits:
             self.lifecycle.fail(task, error)
             return task
         self.lifecycle.admit(task)
+        if inputs:
+            self.dispatch.admitted(task)
         if key is not None and client.name:
             self.watchers.keep(client.name, task)
         return task

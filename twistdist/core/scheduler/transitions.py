@@ -9,6 +9,8 @@ from collections import Counter
 
 import attrs
 
+from twistdist.core.scheduler.activity import Activity
+from twistdist.core.scheduler.backlog import Backlog
 from twistdist.core.scheduler.records import Task, TaskState
 
 IDLE, WAITING, READY, ASSIGNED, AWAITED, DONE, FAILED = TaskState
@@ -47,6 +49,12 @@ INPUTS_THERE = _cause(
 INPUT_LOST = _cause("input lost", (READY,), WAITING, "all copies of an input were lost")
 PAUSED = _cause("paused", (IDLE,), WAITING, "its worker could not fetch an input: it is tried again after a pause")
 PLACED = _cause("placed", (READY,), ASSIGNED, "a worker was given an attempt")
+SENT_AHEAD = _cause(
+    "sent ahead",
+    (WAITING,),
+    ASSIGNED,
+    "the worker that is making its last inputs was given an attempt, to start when they are there",
+)
 ADOPTED = _cause("adopted", (WAITING, READY), ASSIGNED, "a worker that came back continues an attempt that was considered lost")
 OUTRUN = _cause("outrun", (ASSIGNED,), READY, "a worker came back with a later attempt than the running one")
 ENDED = _cause(
@@ -70,10 +78,15 @@ READ_FAILED = _cause("read failed", (IDLE,), FAILED, "read from the journal with
 
 
 class Transitions:
-    """Moves tasks between states and counts the ``unfinished`` ones; with ``taken``, also how often each row was used."""
+    """Moves tasks between states and counts the ``unfinished`` ones; with ``taken``, also how often each row was used.
 
-    def __init__(self) -> None:
+    ``counts`` has the number of tasks in each state but IDLE, in which records begin and mostly end.
+    """
+
+    def __init__(self, activity: Activity, backlog: Backlog) -> None:
+        self.activity, self.backlog = activity, backlog
         self.unfinished = 0
+        self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
         self.taken: Counter[tuple[str, str]] | None = None
 
     def move(self, task: Task, cause: Cause) -> None:
@@ -82,9 +95,30 @@ class Transitions:
         if source not in cause.sources:
             raise RuntimeError(f"{task.key} can't go from {source.value} to {cause.target.value}: {cause.name}")
         task.state = cause.target
-        self.unfinished += cause.unfinished
+        if cause.unfinished:
+            self.unfinished += cause.unfinished
+            task.function.sums.unfinished += cause.unfinished
+            if task.options.group:
+                self.activity.group(task.options.group).unfinished += cause.unfinished
+        counts, target = self.counts, cause.target
+        counts[source] -= 1
+        counts[target] += 1
+        if target is READY:
+            self.backlog.add(task)
+        elif source is READY:
+            self.backlog.drop(task)
         if self.taken is not None:
             self.taken[source.value, cause.name] += 1
+
+    def forget(self, task: Task) -> None:
+        """The record is dropped."""
+        self.counts[task.state] -= 1
+        self.counts[IDLE] += 1
+
+    def by_state(self, total: int) -> dict[str, int]:
+        """How many of ``total`` tasks are in each state, without those in which there are none."""
+        counts = {**self.counts, IDLE: total - sum(self.counts[state] for state in TaskState if state is not IDLE)}
+        return {state.value: count for state, count in counts.items() if count}
 
 
 def rows() -> list[tuple[str, str, str, str]]:

@@ -56,7 +56,7 @@ class Watchdog:
         tasks = [task for task in worker.assigned if task not in worker.parked]
         self.placement.update(worker)
         text = f"it sends heartbeats but has done nothing for {self.tuning.stuck_s:g} s with its {len(tasks)} tasks"
-        self.outputs.incident(Incident(now, "worker stuck", worker.name, text, requeued=len(tasks)))
+        self.outputs.incident(Incident(now, "worker stuck", worker.name, text, requeued=len(tasks)), worker)
         self.outputs.post(worker, m.Abort([task.attempt for task in tasks], True))
         for task in tasks:
             self.lifecycle.requeue(task)

@@ -33,7 +33,8 @@ class Watchers:
 
     A durable session is represented by a placeholder: a ``Client`` without a process behind it, in ``placeholders`` by its
     name.  It keeps each task with a key chosen by the user from its submission on, and all others that its process still wants
-    when that ends; until the session is ended, or the task fails, so that the next run computes it again.
+    when that ends; until the session is ended, or the task fails, so that the next run computes it again.  Published names have
+    a placeholder too, which keeps tasks that have failed.
     """
 
     outputs: Outputs
@@ -77,7 +78,7 @@ class Watchers:
         early = error is None and task.retention is not None and not task.retention.announced
         for client, cid in list(watchers):
             if client.placeholder:
-                if error is not None or client.name == UNTIL_ENDED:
+                if (error is not None and client.name != PUBLISHED) or client.name == UNTIL_ENDED:
                     self.let_go(client, task)  # a failed task is computed again when it is requested again
             elif error is not None:
                 self.outputs.post(client, m.Erred(cid, error), len(error.pickled) + len(error.traceback))
@@ -102,7 +103,7 @@ class Watchers:
     def keep(self, name: str, task: Task) -> None:
         """The durable session wants the task from now on."""
         placeholder = self.placeholder(name)
-        if task in placeholder.kept or task.error is not None:
+        if task in placeholder.kept or (task.error is not None and name != PUBLISHED):
             return
         placeholder.next_cid += 1
         cid = placeholder.kept[task] = placeholder.next_cid

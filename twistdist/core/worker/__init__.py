@@ -9,6 +9,7 @@ Data: ``records``, ``effects``.  Decisions without a state of their own: ``memor
 ``outputs``      messages for the scheduler, effects for the edge
 ``files``        the results in the store
 ``jobs``         the assigned attempts, and the functions that they call
+``following``    jobs whose inputs are being made here
 ``inputs``       where inputs come from
 ``executors``    the processes
 ``intake``       how much the scheduler may have this worker run

@@ -18,7 +18,10 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Deaths:
-    """What the death of an executor means for the job that it was running, and for the others."""
+    """What the death of an executor means for the job that it was running, and for the others.
+
+    ``crashed`` counts the jobs that ended their executor, ``stopped`` those that were ended with it on purpose.
+    """
 
     tuning: Tuning
     outputs: Outputs
@@ -27,6 +30,8 @@ class Deaths:
     executors: Executors
     intake: Intake
     taking_back: TakingBack
+    crashed: int = 0
+    stopped: int = 0
 
     def executor_started(self, now: float, number: int) -> None:
         """The executor has reported that it is ready."""
@@ -62,10 +67,19 @@ class Deaths:
         self.executors.forget(executor)
         self.intake.adjust()
 
+    def executors_do_not_start(self, now: float, why: str) -> None:
+        """What all of them are forked from is not there: take no work until one has started."""
+        self.executors.can_not_start(self.tuning.max_failed_starts, why)
+        self.intake.adjust()
+
     def _crashed(self, job: Job, executor: Executor, death: Death) -> None:
         kind, text = "", death.exit
         if executor.ending is not None and executor.is_ending(job.attempt):
             kind, text = executor.ending.kind, executor.ending.text
+        if kind:
+            self.stopped += 1
+        else:
+            self.crashed += 1
         message = m.Crashed(job.compute.task, job.attempt, text, death.detail, kind, death.when, death.us)
         self.outputs.post(message, len(death.detail))
 
@@ -75,6 +89,8 @@ class Deaths:
         Anybody may have stopped it, so its task is charged only if that happens again.
         """
         for executor in self.executors.by_number.values():
+            if executor.stood_still and not executor.given:  # it has continued, or had begun nothing: nobody is to blame
+                self.outputs.do(effects.Kill(executor.number, 0))
             if executor.number not in stopped:
                 executor.stopped_at = None
             elif executor.stopped_at is None:
@@ -84,5 +100,6 @@ class Deaths:
                     executor.stood_still, executor.up = True, False
                     text = f"executor {executor.number} has been stopped by a signal for {limit:g} s and is replaced"
                     self.outputs.post(m.WorkerLog("executor stood still", text))
+                self.taking_back.take_back(executor)  # what it has not read can run elsewhere
                 for attempt in executor.given:  # whichever is running
                     self.outputs.do(effects.Kill(executor.number, attempt))

@@ -136,10 +136,11 @@ class InstallFile:
 
 @attrs.frozen
 class ReadLines:
-    """Report the last ``lines`` of the log with the event ``log_read``."""
+    """Report the last ``lines`` of the log with the event ``log_read``; with ``key``, those of the task of that name."""
 
     number: int
     lines: int
+    key: str = ""
 
 
 @attrs.frozen

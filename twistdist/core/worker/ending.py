@@ -36,7 +36,7 @@ class Endings:
             if job.executor is None:
                 self.taking_back.drop(job)
                 continue
-            job.doomed = True
+            self.jobs.doom(job)
             if kill:
                 self._interrupt(now, (job, "cancelled"))
             else:

@@ -128,6 +128,10 @@ class Executors:
             return self.starts_failed in REPORTED_STARTS
         return False
 
+    def can_not_start(self, failures: int, why: str) -> None:
+        """That counts like so many failed starts in a row, at least."""
+        self.starts_failed, self.why_no_start = max(self.starts_failed, failures), why
+
     def do_not_know(self, fn: int) -> None:
         """The number refers to a different function from now on."""
         for executor in self.by_number.values():

@@ -12,17 +12,27 @@ from twistdist.core.worker.tuning import Tuning
 from twistdist.wire import messages as m
 
 
+def path_in(store: str, attempt: int) -> str:
+    """Where the file of an attempt is in a store."""
+    return f"{store}/{attempt:x}"
+
+
 @attrs.define(eq=False)
 class Files:
     """``stored`` has the least recently used first; ``in_memory`` is the size in bytes of those not ``spilled`` to disk."""
 
     tuning: Tuning
     outputs: Outputs
+    store: str
     stored: dict[int, m.Stored] = attrs.field(factory=dict)
     spilled: set[int] = attrs.field(factory=set)
     in_memory: int = 0
     _spilling: bool = False
     _spill_after: float = 0.0
+
+    def path(self, attempt: int) -> str:
+        """Where the file of an attempt is."""
+        return path_in(self.store, attempt)
 
     def keep(self, stored: m.Stored) -> None:
         """The store has this file, in memory; it is the most recently used one."""

@@ -11,6 +11,7 @@ from twistdist.core.alarms import Alarms
 from twistdist.core.worker import effects
 from twistdist.core.worker.ending import Endings
 from twistdist.core.worker.executors import Executors
+from twistdist.core.worker.following import Following
 from twistdist.core.worker.intake import Intake
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
@@ -28,6 +29,7 @@ class Giving:
     alarms: Alarms
     outputs: Outputs
     jobs: Jobs
+    following: Following
     executors: Executors
     intake: Intake
     taking_back: TakingBack
@@ -36,12 +38,14 @@ class Giving:
 
     def feed(self, now: float) -> None:
         """Slots go to tasks that waited, then to queued ones; short tasks are given ahead of time."""
-        jobs, intake = self.jobs, self.intake
+        jobs, intake, following = self.jobs, self.intake, self.following
+        while lost := following.look():  # what waited for those is lost too
+            self.taking_back.give_back([job.attempt for job in lost])
         if self.executors.stale:
             self.executors.replace_stale()
         if jobs.beside or self.executors.beside:
             self._feed_beside(now)
-        if not jobs.queue and not self.executors.resuming:
+        if not jobs.queue and not self.executors.resuming and not following.fresh:
             if jobs.by_attempt and len(self.executors.active) > 1:
                 self._level(now)
             return
@@ -50,6 +54,8 @@ class Giving:
         busy, lonely = self._give_to_idle(now, busy, packets)
         if intake.most == intake.slots and not lonely:
             self._give_ahead(now, packets)
+            self._give_behind(now, packets)
+        following.fresh.clear()
         for executor, messages in packets.items():
             self.outputs.do(effects.Give(executor.number, messages))
         if jobs.queue and intake.most < intake.slots and (busy or not intake.most):
@@ -103,6 +109,19 @@ class Giving:
             while queue and executor.up and self._may_have_more(executor, queue[0]):
                 self._give(now, executor, self.jobs.take_next(), packets)
 
+    def _give_behind(self, now: float, packets: dict[Executor, list[Any]]) -> None:
+        """Put jobs into an executor's socket behind those that make their inputs, if that executor has them all."""
+        for job in self.following.fresh:  # which grows, since others may wait for what is given here
+            if job.executor is not None or job.fetching or not job.awaiting or self.jobs.by_attempt.get(job.attempt) is not job:
+                continue
+            makers = [self.jobs.by_attempt.get(attempt) for attempt in job.awaiting]
+            executor = self.executors.has(makers[0]) if makers[0] is not None else None
+            if executor is None or not executor.up or executor.parked is not None:
+                continue
+            together = all(maker is not None and self.executors.has(maker) is executor for maker in makers)
+            if together and self._may_have_more(executor, job):
+                self._give(now, executor, job, packets)
+
     def _fresh(self, executor: Executor, idle: list[Executor]) -> Executor | None:
         """A task that was exposed runs where no other has been: on another idle executor, or on a new one instead of this."""
         for other in idle:
@@ -138,6 +157,8 @@ class Giving:
         executor.given[job.attempt] = job
         executor.expected_us += job.cost
         job.executor = executor
+        if self.jobs.followers:
+            self.following.given(job)
         if job.compute.limit:
             job.deadline = now + job.compute.limit
             self.alarms.set(job.deadline, self.ending.time_over, job.attempt)  # not the job: it may have ended long before

@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 
 from twistdist.core.worker import effects
-from twistdist.core.worker.files import Files
+from twistdist.core.worker.files import Files, path_in
+from twistdist.core.worker.following import Following
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
 from twistdist.core.worker.records import Job, Transfer
@@ -20,47 +21,47 @@ class Inputs:
     outputs: Outputs
     files: Files
     jobs: Jobs
+    following: Following
     peers: dict[int, m.Peer] = attrs.field(factory=dict)
     transfers: dict[int, Transfer] = attrs.field(factory=dict)
     unmappable: set[str] = attrs.field(factory=set)
     suspects: set[int] = attrs.field(factory=set)
 
-    def take_up(self, message: m.Compute) -> None:
+    def take_up(self, now: float, message: m.Compute) -> None:
         """Create a job for this attempt, which can run when all its inputs are on this host."""
         job = self.jobs.add(message)
-        if message.inputs is not None:
-            for source in message.inputs:
-                if source.value is None:
-                    self._locate(job, source)
-        if not job.fetching:
+        if message.inputs is None:
+            self.jobs.ready(job)
+            return
+        for source in message.inputs:
+            if source.value is None and not source.awaited:
+                self._locate(now, job, source)
+        self.following.take_up(job)
+        if not job.waits:
             self.jobs.ready(job)
 
-    def _locate(self, job: Job, source: m.Input) -> None:
+    def _locate(self, now: float, job: Job, source: m.Input) -> None:
         """Find a path for a stored input: our own file, or one of a worker on this host; otherwise fetch it."""
         if self.files.use(source.attempt):
-            source.path = self._path(self.identity.store, source.attempt)
+            source.path = self.files.path(source.attempt)
             return
         for number in source.holders:
             peer = self.peers.get(number)
             if peer is not None and peer.host == self.identity.host and peer.store not in self.unmappable:
-                source.path = self._path(peer.store, source.attempt)
+                source.path = path_in(peer.store, source.attempt)
                 return
-        self._fetch(job, source)
+        self._fetch(now, job, source)
 
-    @staticmethod
-    def _path(store: str, attempt: int) -> str:
-        return f"{store}/{attempt:x}"
-
-    def _fetch(self, job: Job, source: m.Input) -> None:
+    def _fetch(self, now: float, job: Job, source: m.Input) -> None:
         if source.attempt in job.fetching:
             return  # the same input a second time
         job.fetching.add(source.attempt)
-        self._transfer(source).jobs.append(job)
+        self._transfer(now, source).jobs.append(job)
 
-    def _transfer(self, source: m.Input) -> Transfer:
+    def _transfer(self, now: float, source: m.Input) -> Transfer:
         transfer = self.transfers.get(source.attempt)
         if transfer is None:
-            transfer = self.transfers[source.attempt] = Transfer(source, list(source.holders))
+            transfer = self.transfers[source.attempt] = Transfer(source, list(source.holders), now)
             self.outputs.do(effects.StartFetch(source.attempt, source.size, source.digest, self._in_turn(source.holders)))
         return transfer
 
@@ -77,7 +78,7 @@ class Inputs:
         if stored is not None:
             self.outputs.post(m.Have([stored]))
         else:
-            self._transfer(source).copy = True
+            self._transfer(now, source).copy = True
 
     def all_busy(self, now: float, attempt: int) -> None:
         """All known holders of the file are busy: ask who else has it."""
@@ -92,19 +93,21 @@ class Inputs:
             transfer.holders = list(dict.fromkeys([*transfer.holders, *message.holders]))
             self.outputs.do(effects.MoreHolders(message.attempt, self._in_turn(message.holders)))
 
-    def fetched(self, now: float, attempt: int) -> None:
-        """The file of ``attempt`` is in our store, verified."""
+    def fetched(self, now: float, attempt: int, address: str = "") -> None:
+        """The file of ``attempt`` is in our store, verified.  It came over the network from ``address``; "": it did not."""
         transfer = self.transfers.pop(attempt)
         source = transfer.source
         stored = m.Stored(source.task, attempt, source.size, source.digest)
         self.files.keep(stored)
-        self.outputs.post(m.Have([stored]))
+        known = (peer.worker for number in transfer.holders if (peer := self.peers.get(number)) and peer.address == address)
+        holder = next(known, 0)
+        self.outputs.post(m.Have([stored], holder, round((now - transfer.since) * 1e6)) if holder else m.Have([stored]))
         for job in transfer.jobs:
             job.fetching.discard(attempt)
             for given in job.compute.inputs or ():
                 if given.attempt == attempt:
-                    given.path = self._path(self.identity.store, attempt)
-            if not job.fetching:
+                    given.path = self.files.path(attempt)
+            if not job.waits:
                 self.jobs.ready(job)
 
     def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
@@ -130,14 +133,14 @@ class Inputs:
         for attempt in job.fetching:
             self.transfers[attempt].jobs.remove(job)
 
-    def unmapped(self, job: Job, outcome: m.InputLost) -> None:
+    def unmapped(self, now: float, job: Job, outcome: m.InputLost) -> None:
         """An executor could not open inputs: our own are gone; those of another worker are fetched instead of mapped."""
         if job.doomed:
             return
         gone, compute = [], job.compute
         failed = {attempt for attempt, _ in outcome.inputs}
         for source in compute.inputs or ():
-            if source.attempt not in failed:
+            if source.attempt not in failed or source.awaited:
                 continue
             if source.attempt in self.files.stored:
                 gone.append(source.attempt)
@@ -151,7 +154,7 @@ class Inputs:
             self.outputs.post(m.InputLost(compute.task, compute.attempt, []))
             return
         job.executor = None
-        self.take_up(compute)
+        self.take_up(now, compute)
 
     def peer(self, now: float, message: m.Peer) -> None:
         """Where another worker can be reached."""

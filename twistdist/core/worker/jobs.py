@@ -16,7 +16,8 @@ from twistdist.wire import messages as m
 class Jobs:
     """A job is *fetching* while inputs are on their way from other hosts, in the ``queue`` when it can run, *given* when it is
     in an executor's socket or running, *parked* when it waits for other tasks.  Those ``beside`` the slots have a queue
-    of their own.
+    of their own.  ``followers`` wait for the value of an attempt; since :class:`.Following` last looked, attempts that had some
+    have ``ended``, and ``unready`` jobs have come back from executors without their inputs.
     """
 
     tuning: Tuning
@@ -24,6 +25,9 @@ class Jobs:
     queue: deque[Job] = attrs.field(factory=deque)
     beside: deque[Job] = attrs.field(factory=deque)
     functions: dict[int, m.WorkerFunction] = attrs.field(factory=dict)
+    followers: dict[int, list[Job]] = attrs.field(factory=dict)
+    ended: list[int] = attrs.field(factory=list)
+    unready: list[Job] = attrs.field(factory=list)
 
     def add(self, compute: m.Compute) -> Job:
         """The attempt is assigned to this worker, or begins again; one of unknown duration is assumed to fill the window."""
@@ -36,6 +40,10 @@ class Jobs:
         """The job can run."""
         (self.beside if job.compute.beside else self.queue).append(job)
 
+    def ready_first(self, job: Job) -> None:
+        """The job can run, before the others."""
+        (self.beside if job.compute.beside else self.queue).appendleft(job)
+
     def take_next(self) -> Job:
         """Remove and return the job that runs next."""
         return self.queue.popleft()
@@ -47,12 +55,29 @@ class Jobs:
     def drop(self, job: Job) -> None:
         """Forget a job that no executor has."""
         self.forget(job)
-        if not job.fetching:
+        if not job.waits:
             (self.beside if job.compute.beside else self.queue).remove(job)
 
     def forget(self, job: Job) -> None:
         """The attempt has ended, or belongs to another worker now."""
-        self.by_attempt.pop(job.attempt, None)
+        attempt = job.compute.attempt
+        self.by_attempt.pop(attempt, None)
+        if self.followers and attempt in self.followers:
+            self.ended.append(attempt)
+
+    def follow(self, job: Job, attempt: int) -> None:
+        """The job waits for the value of an attempt that is here."""
+        self.followers.setdefault(attempt, []).append(job)
+
+    def take_followers(self, attempt: int) -> list[Job]:
+        """The jobs that waited for an attempt, which has ended."""
+        return [job for job in self.followers.pop(attempt, ()) if self.by_attempt.get(job.attempt) is job]
+
+    def doom(self, job: Job) -> None:
+        """Nobody wants the outcome of a job that an executor has."""
+        job.doomed = True
+        if job.attempt in self.followers:
+            self.ended.append(job.attempt)
 
     def wanted(self) -> list[Job]:
         """The jobs whose outcome somebody wants."""
@@ -77,5 +102,7 @@ class Jobs:
             job.executor = None
             if job.doomed:
                 self.forget(job)
+            elif job.awaiting:
+                self.unready.append(job)
             else:
                 (self.beside if job.compute.beside else self.queue).appendleft(job)

@@ -32,6 +32,8 @@ class Membership:
     _finished: list[m.Done | m.Failed | m.Crashed] = attrs.field(factory=list)
     _told_at: int = 0
     _early: list[m.WorkerLog] = attrs.field(factory=list)
+    _leaving: m.Leaving | None = None
+    _leave_at: float = 0.0
 
     def hello(self, now: float) -> m.HelloWorker:
         """The registration with the whole inventory, for a new session; the lease begins at this moment."""
@@ -59,6 +61,8 @@ class Membership:
             list(self.files.stored.values()),
             running,
             list(finished),
+            who.python,
+            who.versions,
         )
 
     def _tell_again(self) -> None:
@@ -74,6 +78,8 @@ class Membership:
         """The scheduler has answered Hello: what it knows about this worker is right again."""
         if self.intake.fenced:
             self.intake.fence(False)
+        if self._leaving is not None:  # it may be a scheduler that was restarted
+            self._say_leaving(now, self._leaving)
 
     def heard_beat(self, now: float, beat: m.Beat) -> None:
         """A heartbeat from the scheduler."""
@@ -122,6 +128,16 @@ class Membership:
         self.files.spilled_files(now, spilled)
         self.outputs.post(m.Rescued(worker, dead, stored))
 
-    def leave(self, now: float, seconds: float) -> None:
-        """The process was told to stop: what only it holds must be handed over."""
-        self.outputs.post(m.Leaving(seconds))
+    def leave(self, now: float, seconds: float, why: str = "", patient: bool = False) -> None:
+        """The process must end: what only it holds must be handed over.  Of several ends, the earliest counts."""
+        if self._leaving is None or now + seconds < self._leave_at:
+            self._leaving, self._leave_at = m.Leaving(seconds, why, patient), now + seconds
+            self._say_leaving(now, self._leaving)
+
+    def _say_leaving(self, now: float, leaving: m.Leaving) -> None:
+        self.outputs.post(m.Leaving(max(0.0, self._leave_at - now), leaving.why, leaving.patient))
+
+    def left(self) -> None:
+        """The executors have ended, and the process is about to: the last thing that is said."""
+        if self.dialer.fresh:
+            self.outputs.post(m.Left())

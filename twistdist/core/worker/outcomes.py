@@ -10,6 +10,7 @@ import attrs
 from twistdist.core.worker import effects
 from twistdist.core.worker.executors import Executors
 from twistdist.core.worker.files import Files
+from twistdist.core.worker.following import Following
 from twistdist.core.worker.inputs import Inputs
 from twistdist.core.worker.jobs import Jobs
 from twistdist.core.worker.outputs import Outputs
@@ -20,14 +21,18 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Outcomes:
-    """Each job has one outcome."""
+    """Each job has one outcome.  ``values``, ``failed`` and ``stopped`` count those that are passed on."""
 
     outputs: Outputs
     files: Files
     jobs: Jobs
+    following: Following
     inputs: Inputs
     executors: Executors
     waiting: Waiting
+    values: int = 0
+    failed: int = 0
+    stopped: int = 0
 
     def executor_outcomes(self, now: float, number: int, outcomes: Iterable[Any]) -> None:
         """What an executor sent, in order."""
@@ -60,13 +65,14 @@ class Outcomes:
         if isinstance(outcome, m.Done) and outcome.value is None:
             self.outputs.do(effects.DeleteFiles([outcome.attempt]))
         if not job.doomed and executor.ending is not None:
+            self.stopped += 1
             ending, detail = executor.ending, outcome.error.traceback if isinstance(outcome, m.Failed) else ""
             self.outputs.post(m.Crashed(job.compute.task, job.attempt, ending.text, detail, ending.kind, "", 0), len(detail))
         executor.ending = None
 
     def _outcome(self, now: float, job: Job, outcome: Any) -> None:
         if isinstance(outcome, m.InputLost):
-            self.inputs.unmapped(job, outcome)
+            self.inputs.unmapped(now, job, outcome)
             return
         stored = isinstance(outcome, m.Done) and outcome.value is None
         if job.doomed:
@@ -76,6 +82,9 @@ class Outcomes:
         if isinstance(outcome, m.Done):
             if stored:
                 self.files.keep(m.Stored(outcome.task, outcome.attempt, outcome.size, outcome.digest))
+            self.following.made(outcome)
+            self.values += 1
             self.outputs.post(outcome)
         else:
+            self.failed += 1
             self.outputs.post(outcome, len(outcome.error.pickled) + len(outcome.error.traceback))

@@ -12,13 +12,17 @@ class Job:
     """One attempt on this worker.
 
     ``cost`` is its expected duration in microseconds; a ``short`` one may wait behind another that runs; ``doomed``: nobody
-    wants its outcome any more; ``lonely``: it must be the only one that runs, so that the next death has one suspect.
+    wants its outcome any more; ``lonely``: it must be the only one that runs, so that the next death has one suspect.  It is
+    ``fetching`` the files of these attempts and ``awaiting`` the values of those, which are being made here; if one of them
+    ended without a value, the job ``is_lost``.
     """
 
     compute: m.Compute
     cost: int
     short: bool
     fetching: set[int] = attrs.field(factory=set)
+    awaiting: set[int] = attrs.field(factory=set)
+    is_lost: bool = False
     executor: Executor | None = None
     doomed: bool = False
     exposed: int = 0
@@ -28,6 +32,11 @@ class Job:
     @property
     def attempt(self) -> int:
         return self.compute.attempt
+
+    @property
+    def waits(self) -> bool:
+        """Whether inputs are missing here."""
+        return bool(self.fetching or self.awaiting)
 
 
 @attrs.frozen
@@ -78,9 +87,11 @@ class Death:
 
 @attrs.define(eq=False)
 class Transfer:
-    """A file on its way from another worker, the jobs that wait for it, and whether it was asked for as a ``copy``."""
+    """A file on its way from another worker ``since`` a time, the jobs that wait for it, and whether it was asked for as a
+    ``copy``."""
 
     source: m.Input
     holders: list[int]
+    since: float
     jobs: list[Job] = attrs.field(factory=list)
     copy: bool = False

@@ -15,13 +15,15 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Renewal:
-    """``renewing`` are the executors of which each Renew waits until they are gone, by its number."""
+    """``renewing`` are the executors of which each Renew waits until they are gone, by its number; ``plugins`` are the digests
+    of plugins, by name."""
 
     outputs: Outputs
     jobs: Jobs
     executors: Executors
     taking_back: TakingBack
     renewing: dict[int, list[Executor]] = attrs.field(factory=dict)
+    plugins: dict[str, bytes] = attrs.field(factory=dict)
 
     def renew(self, now: float, message: m.Renew) -> None:
         """Kill all executors, whatever they are doing; what they have not begun is run by others."""
@@ -44,6 +46,11 @@ class Renewal:
 
     def install(self, now: float, message: m.Install) -> None:
         """Tasks that start from now on find the file: what was given to executors and has not begun is given again."""
+        if message.kind == m.PLUGIN:
+            if self.plugins.get(message.name, b"") == message.digest:  # a scheduler that was restarted sends it again
+                self.installed(now, message.number, "")
+                return
+            self.plugins[message.name] = message.digest
         self.outputs.do(effects.InstallFile(message))
         self.executors.make_stale()
         for executor in self.executors.by_number.values():

@@ -13,7 +13,7 @@ class Tuning:
 
     # giving tasks to executors
     window_us: int = count(
-        6_000, "µs", "expected work given to an executor ahead of time: three pauses between checks of its outcomes"
+        15_000, "µs", "expected work given to an executor ahead of time: three pauses between checks of its outcomes"
     )
     ahead_us: int = count(50_000, "µs", "a task known to be shorter than this may wait behind a running task")
     stall_s: float = seconds(0.02, "time without an outcome after which tasks behind the running one go to an idle executor")

@@ -12,6 +12,7 @@ from twistdist.core.worker.deaths import Deaths
 from twistdist.core.worker.ending import Endings
 from twistdist.core.worker.executors import MAX_PARKED, Executors
 from twistdist.core.worker.files import Files
+from twistdist.core.worker.following import Following
 from twistdist.core.worker.giving import Giving
 from twistdist.core.worker.inputs import Inputs
 from twistdist.core.worker.intake import Intake
@@ -55,17 +56,18 @@ class Worker:
         self._alarms = alarms = Alarms()
         # The parts, in order: each is given those before it that it needs.
         self.outputs = outputs = Outputs(dialer)
-        self.files = files = Files(tuning, outputs)
+        self.files = files = Files(tuning, outputs, identity.store)
         self.work = jobs = Jobs(tuning)
-        self.inputs = inputs = Inputs(identity, outputs, files, jobs)
+        self.following = following = Following(files, jobs)
+        self.inputs = inputs = Inputs(identity, outputs, files, jobs, following)
         self.processes = executors = Executors(tuning, slots, outputs, min(most_parked, MAX_PARKED))
         self.intake = intake = Intake(tuning, slots, limits, outputs, executors)
         self.taking_back = taking_back = TakingBack(outputs, jobs, inputs)
         self.ending = ending = Endings(tuning, alarms, outputs, jobs, executors, taking_back)
         self.waiting = waiting = Waiting(outputs, jobs, executors, intake, taking_back)
-        self.giving = giving = Giving(tuning, alarms, outputs, jobs, executors, intake, taking_back, ending, waiting)
+        self.giving = giving = Giving(tuning, alarms, outputs, jobs, following, executors, intake, taking_back, ending, waiting)
         self.usage = Usage(tuning, limits, files, intake, ending, giving)
-        self.outcomes = Outcomes(outputs, files, jobs, inputs, executors, waiting)
+        self.outcomes = Outcomes(outputs, files, jobs, following, inputs, executors, waiting)
         self.deaths = Deaths(tuning, outputs, files, jobs, executors, intake, taking_back)
         self.renewal = Renewal(outputs, jobs, executors, taking_back)
         self.membership = Membership(tuning, identity, dialer, outputs, files, jobs, executors, intake)
@@ -101,7 +103,7 @@ class Worker:
             m.Audit: self.membership.audit,
             m.Renew: self.renewal.renew,
             m.Install: self.renewal.install,
-            m.ReadLog: lambda now, message: self.outputs.do(effects.ReadLines(message.number, message.lines)),
+            m.ReadLog: lambda now, message: self.outputs.do(effects.ReadLines(message.number, message.lines, message.key)),
             m.Park: lambda now, message: self.waiting.park(message.attempt),
             m.Beat: lambda now, message: None,  # it only matters outside the numbered frames
         }
@@ -123,6 +125,15 @@ class Worker:
         """Bytes of stored results that are not on disk."""
         return self.files.in_memory
 
+    def outcomes_so_far(self) -> dict[str, int]:
+        """How many attempts have ended here, and how."""
+        return {
+            "value": self.outcomes.values,
+            "failed": self.outcomes.failed,
+            "crashed": self.deaths.crashed,
+            "stopped": self.deaths.stopped + self.outcomes.stopped,
+        }
+
     def take(self) -> list[effects.Effect]:
         """The effects of the events since the last call, in order."""
         return self.outputs.take()
@@ -138,9 +149,13 @@ class Worker:
         self._alarms.ring(now)
         self.giving.feed(now)
 
-    def leave(self, now: float, seconds: float) -> None:
-        """The process was told to stop: what only it holds must be handed over."""
-        self.membership.leave(now, seconds)
+    def leave(self, now: float, seconds: float, why: str = "", patient: bool = False) -> None:
+        """The process must end in ``seconds``; see :class:`~twistdist.wire.messages.Leaving`."""
+        self.membership.leave(now, seconds, why, patient)
+
+    def left(self, now: float) -> None:
+        """The executors have ended, and the process is about to."""
+        self.membership.left()
 
     def memory_used(self, now: float, executors: dict[int, int], running: dict[int, int], stored: int) -> float:
         """Check memory; see :meth:`.Usage.look`."""
@@ -186,9 +201,11 @@ class Worker:
             raise ProtocolError(f"attempt {message.attempt} was assigned twice, or has an invalid number")
         if message.fn not in self.work.functions:
             raise ProtocolError(f"a task of the unknown function {message.fn} was assigned")
+        if message.inputs and any(source.awaited and source.attempt == message.attempt for source in message.inputs):
+            raise ProtocolError(f"attempt {message.attempt} was assigned to follow itself")
         if not 0 <= message.limit < float("inf"):  # NaN too
             raise ProtocolError("a task with an invalid time limit was assigned")
-        self.inputs.take_up(message)
+        self.inputs.take_up(now, message)
 
     def _function(self, now: float, message: m.WorkerFunction) -> None:
         if not self.work.know(message):  # a scheduler that has lost its memory reuses numbers
@@ -222,6 +239,11 @@ class Worker:
         self.deaths.executor_ended(now, number, death)
         self.giving.feed(now)
         self.renewal.look()
+
+    def executors_do_not_start(self, now: float, why: str) -> None:
+        """No executor can be started for the time being, because of ``why``."""
+        self.deaths.executors_do_not_start(now, why)
+        self.giving.feed(now)
 
     def executors_stopped(self, now: float, stopped: set[int], limit: float) -> None:
         """These executors have work and are stopped by a signal."""
@@ -259,14 +281,15 @@ class Worker:
         """The answer to RescueStore."""
         self.membership.rescued(now, worker, dead, stored, spilled)
 
-    def fetched(self, now: float, attempt: int) -> None:
-        """The file of ``attempt`` is in our store, verified."""
-        self.inputs.fetched(now, attempt)
+    def fetched(self, now: float, attempt: int, address: str = "") -> None:
+        """The file of ``attempt`` is in our store, verified; it came from ``address``, "" if not over the network."""
+        self.inputs.fetched(now, attempt, address)
         self.giving.feed(now)
 
     def fetch_failed(self, now: float, attempt: int, own: str = "") -> None:
         """No holder provided it; ``own``: why it can't be stored here."""
         self.inputs.fetch_failed(now, attempt, own)
+        self.giving.feed(now)  # what waits for the jobs that are lost goes back too
 
     def all_busy(self, now: float, attempt: int) -> None:
         """All known holders of the file are busy."""
