@@ -130,6 +130,19 @@ def test_a_start_fails_with_what_the_engine_says_at_every_look(engine, monkeypat
     until(lambda: not running(engine))
 
 
+def test_a_start_fails_if_the_scheduler_can_not_be_reached(engine, monkeypatch):
+    """Nothing is started for a scheduler that does not answer, so that a start without a limit would wait for ever."""
+
+    async def nobody(self):
+        return None, []
+
+    monkeypatch.setattr("twistdist.clusters.jobs.TROUBLE_S", 2.0)
+    monkeypatch.setattr("twistdist.clusters.jobs.JobCluster._ask_scheduler", nobody)
+    with pytest.raises(TwistdistError, match=r"the scheduler at tls:127\.0\.0\.1:\d+ has not answered for \d s"):
+        JobCluster(engine, 1, slots=1, host="127.0.0.1")
+    assert engine.calls.count("start") == 0
+
+
 def test_jobs_of_a_queue_that_fail_are_heard_of(engine, caplog):
     engine.queues, engine.python = True, "/bin/false"
     with JobCluster(engine, 1, host="127.0.0.1") as cluster:

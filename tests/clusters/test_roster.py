@@ -169,6 +169,17 @@ def test_nothing_is_decided_while_the_scheduler_does_not_answer(world):
     assert world.alive() == ["w0", "w1"]
 
 
+def test_nothing_is_started_while_the_scheduler_does_not_answer(world):
+    """The last of a cluster that a client shuts down: the worker ends in order, and the scheduler soon after it."""
+    world.states["job-0"] = JobState("ended", "exit status 0", True)
+    world.workers.pop("w0")
+    assert world.look().start == []
+    world.answers = False
+    assert world.look(r.TOLD_S + 1.0).start == []
+    world.answers = True
+    assert world.look().start == ["w0"]
+
+
 def test_a_worker_that_is_lost_while_its_job_runs_is_replaced(world):
     del world.workers["w0"]
     world.look()

@@ -128,6 +128,23 @@ def test_a_worker_started_again_alone_on_its_store_computes_nothing_again(tmp_pa
         until(lambda: any(one.kind == "damaged files" for one in client.incidents()))
 
 
+def test_a_damaged_result_is_found_when_another_host_needs_it_and_made_again(tmp_path):
+    """Its holder said that the file was there, so that it was asked for again and again until the link counted as broken."""
+    log = str(tmp_path / "log")
+    with LocalCluster(n_workers=1, dead_after=600) as cluster, far_worker(cluster, "far"), Client(cluster.address) as client:
+        client.wait_for_workers(2, 60)
+        future = client.submit(make, log, 1, workers=["w0"])
+        assert wait([future], 60).not_done == set()
+        (there,) = (path for path in (stores(cluster) / "w0").iterdir() if not path.name.startswith("."))
+        with open(there, "r+b") as stream:
+            stream.seek(1000)
+            stream.write(b"flipped")
+        assert client.submit(len, future, workers=["far"]).result(60) == 200_000
+        assert client.submit(bytes.count, future, b"\1", workers=["far"]).result(60) == 200_000
+        assert len(lines(log)) == 2
+        assert any(one.kind == "damaged files" and one.what == "w0" for one in client.incidents())
+
+
 # ---- scatter -------------------------------------------------------------------------------------
 
 

@@ -45,9 +45,7 @@ def test_the_parts_of_a_value_are_one_file(store):
 def test_the_inventory_has_what_is_whole_and_removes_the_rest(store):
     good, cut, flipped = put(store, 1), put(store, 2, b"x" * 100), put(store, 3, b"y" * 100)
     os.truncate(file_path(store.path, cut.attempt), 120)
-    with open(file_path(store.path, flipped.attempt), "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"z")
+    _flip(file_path(store.path, flipped.attempt))
     with open(f"{store.path}/.4-half", "wb") as file:
         file.write(b"half")
     with open(f"{store.path}/notes.txt", "w") as file:
@@ -72,6 +70,30 @@ def test_a_spilled_file_is_read_by_the_same_path_and_deleted_with_its_link(store
     assert store.take_inventory()[0] == [stored]
     store.delete([9])
     assert not store.has(9) and os.listdir(store.spill_path) == []
+
+
+def test_a_flipped_byte_of_a_spilled_file_is_noticed_when_it_is_read(store):
+    put(store, 9, b"large" * 1000)
+    store.spill(9)
+    _flip(file_path(store.path, 9))
+    with pytest.raises(ValueError, match="does not match its digest"):
+        read_file(file_path(store.path, 9), 9)
+
+
+def test_files_that_nobody_could_read_are_looked_at_by_their_digest(store):
+    for attempt in (1, 2, 3):
+        put(store, attempt, b"value" * 1000)
+    store.spill(3)
+    _flip(file_path(store.path, 2))
+    _flip(file_path(store.path, 3))
+    assert store.look_for([1, 2, 3, 4]) == ([2, 3, 4], ["2 does not match its digest", "3 does not match its digest"])
+    assert store.has(1) and not store.has(2) and not store.has(3) and os.listdir(store.spill_path) == []
+
+
+def _flip(path):
+    with open(path, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
 
 
 def test_a_value_without_room_in_the_store_goes_to_the_spill_folder(store, monkeypatch):

@@ -53,7 +53,7 @@ STARTING_POLL_S = 0.5
 #: Seconds without an answer of the scheduler after which a worker ends: the program that owns the cluster has died.
 GIVE_UP_S = 600.0
 
-#: Seconds for which an engine may fail at each look before a cluster that starts gives up.
+#: Seconds for which an engine may fail at each look, or the scheduler not answer, before a cluster that starts gives up.
 TROUBLE_S = 30.0
 
 #: Seconds that a worker takes to start, until that has been seen.
@@ -295,6 +295,7 @@ class JobCluster(Cluster):
         else:
             self._scheduler = OwnScheduler(self._reactor, self._host, self.tls, self.secret, self._scheduler_options)
         self.address = await self._scheduler.start()
+        self._asked_at = self._reactor.seconds()
         while self._stopping is None and not self._ended:
             await self._round()
             await self._pause(STARTING_POLL_S if self._starting is not None else self._engine.poll_s)
@@ -457,6 +458,10 @@ class JobCluster(Cluster):
             self._log.info("cluster {name} has ended: {why}", name=self._name, why=self._ended)
             return
         workers, retired = await self._ask_scheduler()
+        silent_s = self._reactor.seconds() - self._asked_at
+        if workers is None and self._starting is not None and silent_s >= TROUBLE_S:
+            self._fail_start(Failure(TwistdistError(f"the scheduler at {self.address} has not answered for {silent_s:.0f} s")))
+            return
         steps = self._roster.look(self._reactor.seconds(), states, workers, retired)
         for line in steps.news:
             self.on_news(line)

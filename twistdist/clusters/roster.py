@@ -140,9 +140,8 @@ class Roster:
         if workers is not None:
             self._shrink(now, steps)
         self._grow(now)
-        for entry in self.jobs.values():
-            if not entry.id and not entry.leaving and now >= entry.at:
-                steps.start.append(entry.name)
+        if workers is not None:  # otherwise nobody could join now, and the whole cluster may be ending
+            steps.start += [entry.name for entry in self.jobs.values() if not entry.id and not entry.leaving and now >= entry.at]
         return steps
 
     def _look_at(

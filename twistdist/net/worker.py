@@ -636,8 +636,16 @@ class WorkerService(Service):
         self._spares.touch()
 
     def _look_for_files(self, effect: effects.LookForFiles) -> None:
-        absent = [attempt for attempt in effect.attempts if not self._store.has(attempt)]
-        self._event(self._the_core.verified, effect.attempts, absent)
+        """Check files in a thread: somebody could not fetch them, perhaps because they are damaged."""
+        looking = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._store.look_for, effect.attempts)
+        looking.addCallback(self._looked, effect.attempts)
+
+    def _looked(self, found: tuple[list[int], list[str]], attempts: list[int]) -> None:
+        absent, wrong = found
+        if wrong:
+            self._event(self._the_core.damaged, [], "; ".join(wrong))
+        # What has arrived since then is here.
+        self._event(self._the_core.verified, attempts, [attempt for attempt in absent if not self._store.has(attempt)])
 
     def _install_file(self, effect: effects.InstallFile) -> None:
         file, error = effect.install, ""

@@ -182,10 +182,20 @@ def read_file(path: str, attempt: int) -> memoryview:
     """Return the value's bytes in the result file of ``attempt``.  Large ones are mapped; what is written to them stays private
     to the reader.
 
+    A spilled file is checked by its digest, since disks and their drivers flip bits; one in memory is trusted as memory is.
+
     Raises:
         OSError: the file can't be opened or read; ``FileNotFoundError`` if it does not exist.
-        ValueError: it is not a result file, is truncated, or is that of another attempt, written over this one.
+        ValueError: it is not a result file, is truncated or damaged, or is that of another attempt, written over this one.
     """
+    value, digest = _read(path, attempt)
+    if os.path.islink(path) and digest_of(value) != digest:
+        raise ValueError(f"{path} does not match its digest")
+    return value
+
+
+def _read(path: str, attempt: int) -> tuple[memoryview, bytes]:
+    """Return the value's bytes in a result file, and the digest that they should have."""
     with open(path, "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= _READ_UP_TO:
@@ -198,7 +208,7 @@ def read_file(path: str, attempt: int) -> memoryview:
         raise ValueError(f"{path} is truncated")
     if _HEADER.unpack_from(view)[2] != attempt:
         raise ValueError(f"{path} is the result of another attempt")
-    return view[HEADER_BYTES:]
+    return view[HEADER_BYTES:], _HEADER.unpack_from(view)[4]
 
 
 def digest_of(data: Any) -> bytes:
@@ -209,10 +219,10 @@ def digest_of(data: Any) -> bytes:
 def is_right(path: str, stored: Stored) -> bool:
     """Return whether a result file's bytes match the digest in its header."""
     try:
-        view = read_file(path, stored.attempt)
+        value, _ = _read(path, stored.attempt)
     except (OSError, ValueError):
         return False
-    return digest_of(view) == stored.digest
+    return digest_of(value) == stored.digest
 
 
 def is_ours(path: str) -> bool:

@@ -248,6 +248,28 @@ class Store:
     def has(self, attempt: int) -> bool:
         return os.path.exists(file_path(self.path, attempt))
 
+    def look_for(self, attempts: Iterable[int]) -> tuple[list[int], list[str]]:
+        """Look for files that somebody could not fetch or read.  Damaged ones are removed.  Blocks while digests are computed.
+
+        Returns:
+            (the attempts whose files are not here, what was wrong with those that were removed, in words).
+        """
+        absent: list[int] = []
+        wrong: list[str] = []
+        for attempt in attempts:
+            path = file_path(self.path, attempt)
+            try:
+                stored = described(path)
+            except OSError:
+                absent.append(attempt)
+                continue
+            if stored is None or not is_right(path, stored):
+                if self.has(attempt):  # it may have been deleted, and written over, meanwhile
+                    wrong.append(f"{attempt:x} does not match its digest")
+                self.delete([attempt])
+                absent.append(attempt)
+        return absent, wrong
+
     def delete(self, attempts: Iterable[int]) -> None:
         """Remove files; missing ones are ignored.  Large ones may be kept as spare files."""
         for attempt in attempts:
