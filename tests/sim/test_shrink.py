@@ -30,6 +30,6 @@ def test_a_seed_that_does_not_fail_says_so(capsys):
 def test_a_run_with_everything_is_the_same_run():
     whole = World(3)
     whole.run()
-    again = World(3, only=range(whole.outsiders))
+    again = World(3, only=range(whole.outside.outsiders))
     again.run()
     assert whole.trace_digest() == again.trace_digest()

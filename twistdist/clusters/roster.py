@@ -141,7 +141,8 @@ class Roster:
             self._shrink(now, steps)
         self._grow(now)
         if workers is not None:  # otherwise nobody could join now, and the whole cluster may be ending
-            steps.start += [entry.name for entry in self.jobs.values() if not entry.id and not entry.leaving and now >= entry.at]
+            due = (entry for entry in self.jobs.values() if not entry.id and not entry.leaving and now >= entry.at)
+            steps.start += [entry.name for entry in due]
         return steps
 
     def _look_at(

@@ -57,7 +57,7 @@ class Shrinker:
     def shrink(self) -> Short:
         """Return the shortest run that was found: to leave out any one thing more makes it succeed."""
         quiet: tuple[str, ...] = ()
-        only = list(range(self.world.outsiders))
+        only = list(range(self.world.outside.outsiders))
         for fault in EVERYWHERE:
             if self._fails(only, (*quiet, fault)):
                 quiet = (*quiet, fault)
@@ -78,7 +78,7 @@ class Shrinker:
                 quiet = (*quiet, fault)
         world = World(self.seed, only=only, quiet=quiet)
         wrong = self._failure(world)
-        return Short(self.seed, tuple(only), quiet, wrong, world.story, world.outsiders, self.runs)
+        return Short(self.seed, tuple(only), quiet, wrong, world.outside.story, world.outside.outsiders, self.runs)
 
 
 def _kind(failure: str) -> str:

@@ -32,28 +32,20 @@ from typing import Any
 import attrs
 import msgspec
 
-from twistdist.core.client import Record, State
 from twistdist.core.scheduler import Scheduler, transitions
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.settings import Settings
 from twistdist.testing import swarm
+from twistdist.testing.checks import Checks
+from twistdist.testing.clients import SimClient
 from twistdist.testing.coverage_by_state import Met, Totals
-from twistdist.testing.parties import (
-    FROM_SCHEDULER,
-    TO_SCHEDULER,
-    Link,
-    Party,
-    Plan,
-    SimClient,
-    SimulationFailed,
-    SimWorker,
-    value_of,
-)
+from twistdist.testing.outside import Outside
+from twistdist.testing.parties import FAULT_S, Link, Plan, SimulationFailed
 from twistdist.testing.schedulers import Disk, SimScheduler
+from twistdist.testing.workers import SimWorker
 from twistdist.wire import messages as m
 
-#: Simulated seconds during which faults happen, and the number of events after which a run counts as stuck.
-FAULT_S = 4.0
+#: The number of events after which a run counts as stuck.
 MAX_EVENTS = 60_000
 
 #: Seconds with nothing but heartbeats after which the cluster is at rest; long enough for silence to be noticed and for audits.
@@ -88,11 +80,7 @@ class World:
     ) -> None:
         self.rng = random.Random(seed)
         self.trace = trace
-        self.only = None if only is None else frozenset(only)
         self.quiet = frozenset(quiet)
-        #: How many outside events there are, and what became of those that happened: (time, text).
-        self.outsiders = 0
-        self.story: list[tuple[float, str]] = []
         self.now = 0.0
         self._trace = hashlib.blake2b(digest_size=8)
         self.latency = self.rng.choice((0.0005, 0.005, 0.05))
@@ -116,6 +104,7 @@ class World:
         self.disk = Disk(self)
         #: Randomness of what was added later.
         self.more, self.later = random.Random(~seed), later
+        self.outside = Outside(self, only)
         self.swarm = swarm.draw(self.more, self.journaled, self.faulty, self.restarts_only)
         self.client_grace = SHORT_GRACE_S if later and self.swarm.ends_sessions else Settings().client_grace
         self.named = later and self.more.random() < 0.2
@@ -129,17 +118,17 @@ class World:
         self.start_scheduler()
         self.every = self.core.settings.look_every
         self._incarnations = 0
-        self._hit = ""
         self.plans = self._make_plans()
         if later and self.more.random() < 0.2:
             self.plans = [self._perhaps_saved(plan) for plan in self.plans]
         self.keyed = self.rng.random() < 0.4
         self.scatters = not self.keyed and self.rng.random() < 0.3
-        self.clients += [SimClient(self, number, name=self._name(number)) for number in range(self.rng.choice((1, 1, 2)))]
-        self._sessions = 0
+        self.clients += [
+            SimClient(self, number, name=self.session_name(number)) for number in range(self.rng.choice((1, 1, 2)))
+        ]
         self.published: dict[str, list[int]] = {}
 
-    def _name(self, number: int) -> str:
+    def session_name(self, number: int) -> str:
         """The durable session that the client of that number is part of, "" for none."""
         return f"durable {number}" if self.named else ""
 
@@ -239,7 +228,7 @@ class World:
             scheduler.end(bool(writing) and self.rng.random() < 0.5)
             self.after(self.rng.choice((0.01, 0.3, 1.0, 3.0)), self.start_scheduler)
 
-    def _take_over(self) -> None:
+    def take_over(self) -> None:
         """Another scheduler takes the journal over, while the one that had it goes on until it notices."""
         old = self._latest
         if old.up and old.journal is not None:
@@ -308,12 +297,6 @@ class World:
         if worker.alive:
             self.end_worker(worker, self.rng.random() < 0.4)
 
-    def _leave(self, worker: SimWorker) -> None:
-        """A worker must end: it tells the scheduler, and ends at the latest when its time is up."""
-        seconds = self.rng.choice((0.0, 0.3, 1.0, 3.0))
-        worker.event(worker.core.leave, seconds, "its lifetime is over", self.rng.random() < 0.5)
-        self.after(seconds + 0.1, lambda: self.end_worker(worker, True) if worker.alive else None)
-
     def end_worker(self, worker: SimWorker, wiped: bool, in_order: bool = False) -> None:
         """The process of a worker ends, and another one is started later, on its store or, if it is ``wiped``, an empty one.
 
@@ -335,125 +318,6 @@ class World:
         link.open = False
         link.scheduler.lost(link)
 
-    def _fault(self) -> None:
-        self._hit = ""
-        now = self.journaled and (self.restarts_only or self.rng.random() < 0.25)
-        if now and (not self.later or "kill scheduler" in self.swarm.faults):
-            self.fault("kill scheduler")
-            self.kill_scheduler()
-            return
-        kind = self.rng.choice(self.swarm.faults if self.later else swarm.FIRST_FAULTS)
-        self.fault(kind)
-        worker = self.workers[self.rng.choice(sorted(self.workers))]
-        if kind in swarm.MORE_FAULTS:
-            self._more_fault(kind, worker)
-            return
-        self._hit = worker.name if kind != "cut client" else ""
-        if kind == "cut" and worker.link is not None:
-            worker.link.cut()
-        elif kind == "kill worker":
-            self.kill_worker(worker.name)
-        elif kind == "kill executor" and worker.alive:
-            up = [number for number, executor in worker.core.executors.items() if executor.up]
-            if up:
-                worker.kill_executor(self.rng.choice(up))
-        elif kind == "memory" and worker.alive:
-            worker.use_memory(self.rng.choice((700, 900, 990, 1100)))
-            self.after(self.rng.choice((0.1, 1.0)), lambda: worker.use_memory(0))
-        elif kind == "silence" and worker.link is not None:
-            worker.link.silent(self.rng.choice((0.5, 1.0, 2.0, 4.0)))
-        elif kind == "drift":
-            self._drift(worker)
-        elif kind == "park":
-            self._park_one(worker.name)
-        elif kind == "leave" and worker.alive:
-            self._leave(worker)
-        elif kind == "lose file" and worker.store:
-            del worker.store[self.rng.choice(sorted(worker.store))]
-        elif kind == "cut client":
-            link = self.rng.choice(self.clients).link
-            if link is not None:
-                link.cut()
-
-    def _more_fault(self, kind: str, worker: SimWorker) -> None:
-        """Have one of the faults happen that were added later."""
-        rng = self.more
-        seconds = rng.choice((0.1, 0.5, 1.0, 3.0))
-        party = rng.choice((worker, worker, *self.clients))
-        if kind == "kill scheduler":
-            self.kill_scheduler()
-        elif kind == "take over":
-            self._take_over()
-        elif kind == "journal fails":
-            self.disk.fails_until = self.now + seconds
-        elif kind == "pause scheduler":
-            self._latest.paused_until = self.now + seconds
-        elif kind == "pause worker":
-            self._hit, worker.paused_until = worker.name, self.now + seconds
-        elif kind == "stop executor" and worker.alive and worker.living:
-            self._hit = worker.name
-            worker.stop_executor(rng.choice(sorted(worker.living)), rng.choice((0.1, 1.0, 6.0)))
-        elif kind in ("one-way cut", "swallow"):
-            self._hit = party.name
-            self._swallow(party, rng.choice(([TO_SCHEDULER], [FROM_SCHEDULER])) if kind == "one-way cut" else None)
-        elif kind in swarm.ENDING_SESSIONS:
-            self._client_leaves(rng.choice(self.clients), kind == "client leaves")
-
-    def _client_leaves(self, client: SimClient, said: bool) -> None:
-        """A client's process ends, and another one is started instead, which submits the same tasks."""
-        if not client.alive:
-            return
-        self._hit = client.name
-        wanted = list(client.futures)
-        client.leave(said)
-        self._sessions += 1
-        session = 2000 + self._sessions
-        other = SimClient(self, client.number, session, self._name(client.number))
-        other.cancelled, other.uploaded = client.cancelled, client.uploaded
-        self.clients[self.clients.index(client)] = other
-
-        def begins() -> None:
-            other.dial()
-            for node in wanted:
-                if self._is_scattered(node):
-                    other.scatter(node, 2)
-                else:
-                    other.submit(node, f"node-{node}" if self.keyed else None)
-
-        self.after(self.more.choice((0.01, 0.5, 2.0)), begins)
-
-    def _swallow(self, party: Party, sides: list[int] | None) -> None:
-        """Let nothing through a connection any more, without an error, as a host that was switched off or a firewall does.
-
-        In one direction first, if ``sides`` names it: what goes the other way is not acknowledged, so TCP stops sending.
-        """
-        link = party.link
-        if link is not None:
-            both = (TO_SCHEDULER, FROM_SCHEDULER)
-            link.swallows.update(sides or both)
-            self.after(self.more.choice((0.05, 0.5)), lambda: link.swallows.update(both))
-
-    def _park_one(self, name: str) -> None:
-        """Have a task of a worker parked as if it were waiting, whether it is or not."""
-        peer = next((worker for worker in self.core.workers.values() if worker.name == name), None)
-        if peer is not None and peer.assigned:
-            self.core.parts.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
-            self._latest.flush()
-
-    def _drift(self, worker: SimWorker) -> None:
-        """Corrupt a worker's books, as a bug might."""
-        if not worker.alive:
-            return
-        jobs = [job for job in worker.core.queue if not job.fetching]
-        if jobs:
-            job = self.rng.choice(jobs)
-            worker.core.queue.remove(job)
-            del worker.core.jobs[job.attempt]
-        elif worker.core.stored:
-            attempt = self.rng.choice(sorted(worker.core.stored))
-            del worker.core.stored[attempt]
-            worker.store.pop(attempt, None)
-
     def open_path(self, path: str) -> bytes | None:
         """Return what an executor finds at a path, in the store of any worker on the same host, alive or not."""
         store, _, attempt = path.partition("/")
@@ -463,152 +327,17 @@ class World:
 
     # a run
 
-    def prepare(self) -> None:
-        """Schedule all random external events."""
-        rng = self.rng
-        self.pulse()
-        for number in range(rng.choice((1, 2, 2, 3))):
-            start = rng.uniform(0, 0.5)
-            self._outside(start, f"w{number} starts", lambda name=f"w{number}": self.start_worker(name), always=True)  # type: ignore[misc]
-        for client in self.clients:
-            client.dial()
-            at = 0.0
-            for plan in self.plans:
-                at += rng.choice((0.0, 0.0, 0.0, 0.05))
-                key = f"node-{plan.node}" if self.keyed else None
-                who, node = client.name, plan.node
-                if self._is_scattered(node):
-                    copies = rng.choice((0, 1, 2, 2))
-                    text = f"{who} scatters node {node} with {copies} copies"
-                    self._outside(at, text, lambda c=client, n=node, r=copies: c.scatter(n, r))  # type: ignore[misc]
-                else:
-                    self._outside(at, f"{who} submits {plan}", lambda c=client, n=node, k=key: c.submit(n, k))  # type: ignore[misc]
-                if rng.random() < 0.2:
-                    self._outside(at + rng.uniform(0, 2), f"{who} drops node {node}", lambda c=client, n=node: c.drop(n))  # type: ignore[misc]
-                elif rng.random() < 0.05:
-                    self._outside(at + rng.uniform(0, 1), f"{who} cancels node {node}", lambda c=client, n=node: c.cancel(n))  # type: ignore[misc]
-                elif rng.random() < 0.3:
-                    self._outside(at + rng.uniform(0, 4), f"{who} retries node {node}", lambda c=client, n=node: c.retry(n))  # type: ignore[misc]
-        if rng.random() < 0.15:
-            for version in range(rng.randint(1, 3)):
-                text = f"client 0 uploads version {version}"
-                self._outside(rng.uniform(0.1, 3), text, lambda v=version: self.clients[0].upload(v))  # type: ignore[misc]
-        if rng.random() < 0.08:
-            self._outside(rng.uniform(0.2, 3), "the cluster is restarted", self._restart_cluster)
-        moments = []
-        if self.faulty:
-            for _ in range(rng.randint(1, 8)):
-                moments.append(rng.uniform(0.6, FAULT_S))
-                self._outside(moments[-1], "fault", self._fault)
-        if self.later:
-            self._prepare_more(moments)
-
-    def _prepare_more(self, moments: list[float]) -> None:
-        """Schedule what was added later: chains of faults that began at these ``moments``, and orders."""
-        rng = self.more
-        if rng.random() < 0.4:
-            self._submit_later()
-        for began in list(moments):
-            while rng.random() < self.swarm.chain and len(moments) < 20:  # during recovery from the one before
-                began += rng.choice((0.0, 0.005, 0.05, 0.2, 0.6))
-                moments.append(began)
-                self._outside(began, "fault", self._fault)
-        for _ in range(rng.randint(1, 6) if self.swarm.orders else 0):
-            at, what = rng.uniform(0.1, FAULT_S), rng.choice(self.swarm.orders)
-            if moments and rng.random() < 0.5:
-                at = rng.choice(moments) + rng.choice((0.0, 0.01, 0.1, 0.5))
-            self._outside(at, f"a client orders: {what}", partial(self._order, what))
-
-    def _submit_later(self) -> None:
-        """Have clients submit further tasks while faults happen, so that a restarted scheduler gets some too."""
-        rng = self.more
-        for _ in range(rng.randint(1, 6)):
-            node = len(self.plans)
-            inputs = tuple(rng.sample(range(node), rng.choice((0, 1, 2))))
-            large, seconds = rng.random() < 0.5, rng.choice((0.0001, 0.001, 0.02, 0.2))
-            plan = Plan(node, inputs, large, False, 0, False, seconds, 0.0, m.Options(crash_limit=3))
-            self.plans.append(plan)
-            for client in self.clients:
-                key, text = f"node-{node}" if self.keyed else None, f"{client.name} submits {plan}"
-                at = rng.uniform(0.6, FAULT_S + 1)
-                self._outside(at, text, lambda c=client, n=node, k=key: c.submit(n, k))  # type: ignore[misc]
-
-    def _outside(self, at: float, text: str, what: Callable[[], None], always: bool = False) -> None:
-        """Schedule what somebody outside does to the cluster, unless it is left out.  ``always``: nothing ends without it."""
-        number, self.outsiders = self.outsiders, self.outsiders + 1
-
-        def happens() -> None:
-            before = Counter(self.faults)
-            at = len(self.story)
-            what()
-            found = self.faults - before
-            told = f"fault: {next(iter(found), 'nothing')} {self._hit}".rstrip() if text == "fault" else text
-            self.story.insert(at, (self.now, told))
-
-        if always or self.only is None or number in self.only:
-            self.at(at, happens)
-
-    def _restart_cluster(self) -> None:
-        """A client has all tasks and data dropped."""
-        self.fault("restart")
-        self.clients[-1].core.query("restart")
-        self.clients[-1].flush()
-
-    def _order(self, what: str) -> None:
-        """A client orders something, or asks."""
-        rng = self.more
-        client = rng.choice(self.clients)
-        if not client.alive:
-            return
-        known = client.known()
-        chosen = rng.sample(known, rng.randint(1, len(known))) if known else []
-        cids = [client.futures[node].cid for node in chosen]
-        names = sorted(self.workers)
-        if what == "restart":
-            self._restart_cluster()
-            return
-        self.fault(what)
-        if what == "publish" and cids:
-            name = f"name {self.faults[what]}"
-            client.ask(what, [name, b"shape", cids], lambda reply: self._published(name, chosen, reply))
-        elif what == "unpublish" and self.published:
-            name = rng.choice(sorted(self.published))
-            del self.published[name]
-            client.ask(what, [name])
-        elif what in ("retire", "dismiss") and names:
-            client.ask(what, [rng.choice((0.0, 0.3, 1.0, 3.0)), *rng.sample(names, rng.randint(1, len(names)))])
-        elif what == "rebalance":
-            client.ask(what, [])
-        elif what == "replicate":
-            client.ask(what, [rng.choice((0, 1, 2, 3)), *cids])
-        elif what == "until_ended":
-            client.ask(what, cids)
-        elif what == "logs":
-            client.ask(what, [rng.choice((1, 100))])
-        elif what == "clear":
-            client.ask(what, [])
-        elif what == "upload":
-            self.clients[0].upload(100 + self.faults[what])
-        elif what == "cancel unstarted" and chosen:
-            client.cancel(chosen[0], True)
-        elif what == "status":
-            for question in ("status", "snapshot", "workers", "incidents", "datasets", "demand", "keys"):
-                client.ask(question, [])
-
-    def _published(self, name: str, nodes: list[int], reply: m.Reply) -> None:
-        if not reply.error:
-            self.published[name] = nodes
-
     def run(self) -> None:
         """Do the whole run.  Raises :class:`SimulationFailed`, or whatever error occurred."""
-        self.prepare()
-        self._drain("the cluster does not come to rest")
-        self._check_files()
-        self._check_replicas()
-        self._check_uploads()
-        self._check_results()
-        self._check_published()
-        self._check_books()
+        self.outside.prepare()
+        self.drain("the cluster does not come to rest")
+        checks = Checks(self)
+        checks.files()
+        checks.replicas()
+        checks.uploads()
+        checks.results()
+        checks.published()
+        checks.books()
         for name in list(self.core.parts.durable.datasets):
             self.clients[0].ask("unpublish", [name])
         for client in self.clients:
@@ -616,10 +345,10 @@ class World:
                 client.drop(node)
             if client.core.name:
                 client.ask("end_session", [])
-        self._drain("the cluster does not come to rest after everything was released")
-        self._check_clean()
+        self.drain("the cluster does not come to rest after everything was released")
+        checks.clean()
 
-    def _drain(self, what: str) -> None:
+    def drain(self, what: str) -> None:
         busy_at = self.now
         for _ in range(MAX_EVENTS):
             if self._foreground:
@@ -642,159 +371,9 @@ class World:
         states = " ".join(f"{t.args.decode()}:{t.state.value}{t.attempt & 0xFFF or ''}" for t in self.core.tasks.values())
         print(f"{self.now:9.4f} workers {[w.name for w in self.core.workers.values()]} {states}")
 
-    def _check_files(self) -> None:
-        """Check that at rest every holder has what it should hold, except for what a fault took away."""
-        if self._excuses_files():
-            return
-        for task in self.core.tasks.values():
-            for holder in task.holders or ():
-                if task.value_attempt not in self.workers[holder.name].store:
-                    raise SimulationFailed(f"{holder.name} does not hold {task.key}, attempt {task.value_attempt}")
-
-    def _check_books(self) -> None:
-        """Check that books were found to differ only because of a fault, and that they agree at rest."""
-        if self.echoes:
-            return
-        kinds = ("drift", "worker stuck", "no progress")
-        drifts = [incident for incident in self.core.statistics.incidents if incident.kind in kinds]
-        if drifts and not (self.faults["drift"] or self.faults["lose file"]):
-            raise SimulationFailed(f"books differ without a cause: {drifts[0]}")
-        for worker in self.core.workers.values():
-            there = self.workers[worker.name]
-            if there.alive and {task.value_attempt for task in worker.holds} != set(there.core.stored):
-                raise SimulationFailed(f"the books about the files of {worker.name} differ at rest")
-
-    def _check_replicas(self) -> None:
-        """Check that at rest every value has as many copies as it should, or as there are workers, and that all are equal."""
-        for task in self.core.tasks.values():
-            if task.holders is None:
-                continue
-            values = {self.workers[holder.name].store.get(task.value_attempt, (b"", 0))[0] for holder in task.holders}
-            if len(values) > 1 and not self._excuses_files():
-                raise SimulationFailed(f"the copies of {task.key} differ")
-            if task.retention is None:
-                continue
-            most = len(self.core.workers)
-            if len(task.holders) < min(task.retention.copies or most, most):
-                raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.retention.copies or most}")
-
-    def _check_uploads(self) -> None:
-        """Check that at rest every worker has the last version of the file that was uploaded."""
-        last = self.clients[0].uploaded
-        if any(self.faults[kind] for kind in swarm.ENDING_SESSIONS) or self.clients[0].began_anew:
-            return  # an upload may have been carried out whose answer nobody got
-        for worker in self.core.workers.values():
-            there = self.workers[worker.name]
-            if there.alive and last is not None and there.installed.get("mod.py") != last:
-                raise SimulationFailed(f"{worker.name} has {there.installed}, not the uploaded version {last!r}")
-
-    def _is_scattered(self, node: int) -> bool:
+    def is_scattered(self, node: int) -> bool:
         """Whether the value of a node is not computed, but scattered by its client."""
         return self.scatters and not self.plans[node].inputs and node % 2 == 1
-
-    def _check_published(self) -> None:
-        """Check that at rest everything published is there, with the right values."""
-        if self.faults["restart"]:
-            return
-        memo: dict[int, bytes | None] = {}
-        for name, nodes in self.published.items():
-            dataset = self.core.parts.durable.datasets.get(name)
-            if dataset is None:
-                raise SimulationFailed(f"{name} was published and is gone")
-            for node, task in zip(nodes, dataset.tasks, strict=True):
-                if task.error is not None:
-                    continue  # its client has checked that
-                value = task.value
-                if value is None and task.holders:
-                    value = self.workers[next(iter(task.holders)).name].store.get(task.value_attempt, (None, 0))[0]
-                if value != self._expected(node, memo) and not self._excuses_files():
-                    raise SimulationFailed(f"node {node}, published as {name}, has a wrong value or none")
-
-    def _excuses_files(self) -> bool:
-        """Whether a fault explains that a file is not where it should be."""
-        return bool(self.faults["lose file"] or self.faults["drift"] or self.echoes)
-
-    def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
-        """Return the right value of a node; None if it or one of its inputs must fail."""
-        if node not in memo:
-            plan = self.plans[node]
-            inputs = [self._expected(source, memo) for source in plan.inputs]
-            bad = not self._is_scattered(node) and (plan.raises or plan.poison or None in inputs)
-            memo[node] = None if bad else value_of(plan, [value for value in inputs if value is not None])
-        return memo[node]
-
-    def _check_results(self) -> None:
-        memo: dict[int, bytes | None] = {}
-        cancelled = self._tainted()
-        for client in self.clients:
-            for node, record in client.futures.items():
-                expected = self._expected(node, memo)
-                if record.state is State.PENDING:
-                    raise SimulationFailed(f"node {node} never ended")
-                if self._excuses_session(client, record):
-                    continue
-                if node in cancelled and record.state in (State.CANCELLED, State.ERROR):
-                    continue
-                if record.state is State.FINISHED:
-                    value = self._fetch(client, node)
-                    if record.error is not None and self._crashed_too_often(record):
-                        continue  # lost, and then the replay was hit by as many faults as a task is allowed
-                    if value != expected:
-                        raise SimulationFailed(f"node {node} has a wrong value")
-                elif expected is not None and not self._crashed_too_often(record):
-                    raise SimulationFailed(f"node {node} failed: {record.error}")
-        if (not self.faulty or self.restarts_only) and not any(p.flaky or p.poison for p in self.plans):
-            again = {node: runs for node, runs in self.executions.items() if runs > 1}
-            if again and not self.keyed and len(self.clients) == 1 and not (self.faults["retry"] or self.faults["restart"]):
-                raise SimulationFailed(f"run more than once without a fault: {again}")
-
-    def _excuses_session(self, client: SimClient, record: Record) -> bool:
-        """Return whether a future is lost with its session, which may happen, or was not accepted, as its client was told."""
-        if record.state is State.LOST:
-            return client.began_anew and (self.swarm.ends_sessions or self.faults["clear"] > 0)
-        return record.error is not None and record.error.kind == "JournalError" and self.faults["failed write"] > 0
-
-    def _crashed_too_often(self, record: Record) -> bool:
-        """Return whether random faults explain the error: kills up to the crash_limit, others' memory, a lost worker."""
-        kind, kills = record.error.kind if record.error is not None else "", self.faults["kill executor"]
-        kills += self.faults["stop executor"] + self.faults["pause worker"]
-        if kind == "NoValidWorker" and any(plan.options.beside for plan in self.plans):
-            return True  # a task beside the slots is not run again when its worker is lost
-        return (kind == "TaskCrashed" and kills + self.faults["kill worker"] >= 3) or (
-            kind == "MemoryLimitExceeded" and self.faults["memory"] > 0
-        )
-
-    def _tainted(self) -> set[int]:
-        """Return the cancelled nodes and all nodes that depend on them."""
-        tainted: set[int] = set().union(*(client.cancelled for client in self.clients))
-        if self.faults["restart"]:
-            tainted.update(plan.node for plan in self.plans)
-        for plan in self.plans:
-            if tainted.intersection(plan.inputs):
-                tainted.add(plan.node)
-        return tainted
-
-    def _fetch(self, client: SimClient, node: int) -> bytes | None:
-        for _ in range(10):
-            if client.futures[node].state is State.ERROR:
-                return None
-            value = client.fetch(node)
-            if value is not None:
-                return value
-            self._drain("the cluster does not come to rest after a value could not be fetched")
-        raise SimulationFailed(f"the value of node {node} could not be fetched")
-
-    def _check_clean(self) -> None:
-        if self.core.tasks:
-            raise SimulationFailed(f"tasks left: {[task.key for task in self.core.tasks.values()]}")
-        for worker in self.workers.values():
-            if worker.store and worker.alive:
-                raise SimulationFailed(f"files left on {worker.name}: {sorted(worker.store)}")
-            if worker.core.jobs or worker.core.transfers:
-                raise SimulationFailed(f"jobs left on {worker.name}")
-        for client in self.clients:
-            if client.data:
-                raise SimulationFailed(f"scattered data left that nobody needs: {client.data}")
 
 
 @attrs.define
