@@ -28,22 +28,24 @@ def test_each_table_is_described():
 
 def test_totals_add_up_and_survive_a_file(tmp_path):
     one, other = Totals(), Totals()
-    one.add(7, Counter({DONE: 3}))
-    other.add(5, Counter({DONE: 2}))
-    other.add(6, Counter())
+    one.add(7, Counter({DONE: 3}), Counter(cut=1))
+    other.add(5, Counter({DONE: 2}), Counter(cut=2, status=1))
+    other.add(6, Counter(), Counter())
     one.merge(other)
     one.write(tmp_path / "met.json")
     read = Totals.read(tmp_path / "met.json")
-    assert read.runs == 3 and read.met == {DONE: (2, 5, 5)}
+    assert read.runs == 3 and read.met == {DONE: (2, 5, 5)} and read.faults == Counter(cut=3, status=1)
+    told = read.kinds()
+    assert told[0].split() == ["cut", "3"] and told[-1].split() == ["all", "3"]
 
 
 def test_what_was_not_met_is_named(tmp_path, capsys):
     totals = Totals()
-    totals.add(1, Counter(dict.fromkeys(set(pairs.expected(False)) - {DONE}, 1)))
+    totals.add(1, Counter(dict.fromkeys(set(pairs.expected(False)) - {DONE}, 1)), Counter())
     totals.write(tmp_path / "met.json")
     assert coverage_by_state.main([str(tmp_path / "met.json")]) == 1
     assert "never met: Done, assigned (task)\n" in capsys.readouterr().out
-    totals.add(2, Counter({DONE: 1}))
+    totals.add(2, Counter({DONE: 1}), Counter())
     totals.write(tmp_path / "met.json")
     assert coverage_by_state.main([str(tmp_path / "met.json")]) == 0
     assert coverage_by_state.main(["--rare", str(tmp_path / "met.json")]) == 1
@@ -52,7 +54,7 @@ def test_what_was_not_met_is_named(tmp_path, capsys):
 def test_what_can_t_happen_and_does_is_named_with_its_seed():
     impossible = next(pair for pair in pairs.universe() if pairs.why_not(pair))
     totals = Totals()
-    totals.add(11, Counter({impossible: 1, ("task", "Done", "on holiday"): 1}))
+    totals.add(11, Counter({impossible: 1, ("task", "Done", "on holiday"): 1}), Counter())
     told = "\n".join(totals.report(False))
     assert f"met in seed 11: {impossible[1]}, {impossible[2]} ({impossible[0]}), which can't happen, because " in told
     assert "met in seed 11: Done, on holiday (task), which is not listed" in told

@@ -28,7 +28,7 @@ FOUND = {
 
 @pytest.mark.parametrize("seed", FOUND, ids=lambda seed: f"seed {seed}")
 def test_a_seed_that_found_a_bug(seed):
-    World(seed, later=False).run()
+    World(seed, version=1).run()
 
 
 #: The same, of seeds that draw a part of all features and faults.
@@ -44,7 +44,7 @@ FOUND_BY_SWARMS = {
 
 @pytest.mark.parametrize("seed", FOUND_BY_SWARMS, ids=lambda seed: f"seed {seed}")
 def test_a_seed_of_a_swarm_that_found_a_bug(seed):
-    World(seed).run()
+    World(seed, version=2).run()
 
 
 def test_many_schedules(capsys, tmp_path):

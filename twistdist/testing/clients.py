@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twistdist.core import client as client_core
-from twistdist.core.client import FunctionRef, Record
+from twistdist.core.client import FunctionRef, Record, State
 from twistdist.core.client import effects as client_effects
-from twistdist.testing.parties import Party, SimulationFailed, value_of
+from twistdist.testing.parties import Party, SimulationFailed, is_right, value_of
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
@@ -25,9 +25,9 @@ class SimClient(Party):
 
     decoder = framing.TO_CLIENT
 
-    def __init__(self, world: World, number: int, session: int = 0, name: str = "") -> None:
+    def __init__(self, world: World, number: int, session: int = 0, name: str = "", parent: int = 0) -> None:
         self.number = number
-        self.core: client_core.Client = client_core.Client(session or 1000 + number, name)
+        self.core: client_core.Client = client_core.Client(session or 1000 + number, name, parent)
         super().__init__(world, f"client {number}", self.core)
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
@@ -46,6 +46,8 @@ class SimClient(Party):
 
     def ask(self, what: str, args: list[Any], then: Callable[[m.Reply], None] = lambda reply: None) -> None:
         """Ask the scheduler something or order something; ``then`` gets the answer."""
+        if self.asleep(lambda: self.ask(what, args, then)):
+            return
         self._asked[self.core.query(what, args)] = then
         self.flush()
 
@@ -78,6 +80,9 @@ class SimClient(Party):
             self.world.after(0.3, link.cut)
 
     def submit(self, node: int, key: str | None) -> None:
+        """Submit the task of a node."""
+        if self.asleep(lambda: self.submit(node, key)):
+            return
         plan = self.world.plans[node]
         if not self.alive or node in self.futures or not {*self.known()}.issuperset(plan.inputs):
             return
@@ -88,6 +93,9 @@ class SimClient(Party):
         self.flush()
 
     def drop(self, node: int) -> None:
+        """Release a future."""
+        if self.asleep(lambda: self.drop(node)):
+            return
         record = self.futures.pop(node, None)
         if record is not None:
             self.core.let_go(record.cid)
@@ -95,24 +103,33 @@ class SimClient(Party):
             self.flush()
 
     def cancel(self, node: int, unstarted: bool = False) -> None:
+        """Cancel a future."""
+        if self.asleep(lambda: self.cancel(node, unstarted)):
+            return
         if node in self.futures:
             self.cancelled.add(node)
             self.core.cancel([self.futures[node].cid], unstarted)
             self.flush()
 
     def upload(self, version: int) -> None:
+        """Upload a file."""
+        if self.asleep(lambda: self.upload(version)):
+            return
         blob = b"version %d" % version
         self._uploads[self.core.query("upload", ["mod.py", "module", blob])] = blob
         self.flush()
 
     def retry(self, node: int) -> None:
+        """Retry a future, if it has failed."""
+        if self.asleep(lambda: self.retry(node)):
+            return
         if node in self.futures and self.core.retry([self.futures[node].cid]):
             self.world.fault("retry")
             self.flush()
 
     def scatter(self, node: int, replicas: int) -> None:
         """Scatter the client's own data, with the value that the node's task would compute."""
-        if not self.alive or node in self.futures:
+        if not self.alive or node in self.futures or self.asleep(lambda: self.scatter(node, replicas)):
             return
         self._cid += 1
         record = self.futures[node] = Record(self._cid)
@@ -172,8 +189,57 @@ class SimClient(Party):
         assert record.place is not None
         for number in record.place.holders:
             worker = self.world.workers.get(self.core.peers[number].name)
-            if worker is not None and worker.alive and record.place.attempt in worker.store:
-                return worker.store[record.place.attempt][0]
+            found = worker.store.get(record.place.attempt) if worker is not None and worker.alive else None
+            if found is not None and is_right(found[0]):
+                return found[0]
         self.core.unreachable(record)
         self.flush()
         return None
+
+
+class TaskClient(SimClient):
+    """The client of a running task, in its executor's process.  It submits the task's children, under keys that are the same
+    when the task runs again, and calls ``then`` when all have ended: ``values`` and ``errors`` say how, by node."""
+
+    def __init__(self, world: World, number: int, parent: int, nodes: tuple[int, ...], then: Callable[[], None]) -> None:
+        super().__init__(world, number, 100_000 + number, parent=parent)
+        self.parent, self.nodes, self._then = parent, nodes, then
+        self.values: dict[int, bytes] = {}
+        self.errors: dict[int, m.ErrorInfo] = {}
+        world.children[self] = None
+
+    def begin(self) -> None:
+        """Connect, and submit all children."""
+        self.dial()
+        for node in self.nodes:
+            self.submit(node, f"{self.parent}-{node}")
+
+    def messages(self, messages: list[Any]) -> None:
+        super().messages(messages)
+        self._look()
+
+    def _look(self) -> None:
+        if not self.alive or len(self.futures) < len(self.nodes) or self._ended() or self.asleep(self._look):
+            return
+        for node, record in self.futures.items():
+            if node in self.values or node in self.errors or record.state is State.PENDING:
+                continue
+            if record.state is State.LOST:
+                self.errors[node] = m.ErrorInfo("SessionLost", "", "")
+            elif record.state is not State.FINISHED:
+                self.errors[node] = record.error or m.ErrorInfo("TaskCancelled", "", "")
+            else:
+                value = self.fetch(node)
+                if value is not None:
+                    self.values[node] = value
+                else:
+                    self.world.after(0.3, self._look)  # its holders are asked meanwhile
+        if self._ended():
+            self._then()
+
+    def _ended(self) -> bool:
+        return len(self.values) + len(self.errors) == len(self.nodes)
+
+    def leave(self, said: bool) -> None:
+        self.world.children.pop(self, None)
+        super().leave(said)

@@ -22,7 +22,7 @@ from twistdist.core.scheduler import Scheduler, records
 from twistdist.core.scheduler.outputs import Peer
 from twistdist.core.scheduler.records import Task, TaskState
 from twistdist.core.worker import Worker as WorkerCore
-from twistdist.testing import pairs
+from twistdist.testing import pairs, swarm
 from twistdist.testing.pairs import Pair
 from twistdist.wire import messages as m
 
@@ -243,15 +243,18 @@ def _phases(world: World) -> list[str]:
 
 
 class Totals:
-    """What many runs have met: for each pair (in how many runs, how often, the first seed that met it)."""
+    """What many runs have met: for each pair (in how many runs, how often, the first seed that met it).  ``faults`` counts what
+    happened, by kind."""
 
     def __init__(self) -> None:
         self.runs = 0
+        self.faults: Counter[str] = Counter()
         self.met: dict[Pair, tuple[int, int, int]] = {}
 
-    def add(self, seed: int, met: Counter[Pair]) -> None:
+    def add(self, seed: int, met: Counter[Pair], faults: Counter[str]) -> None:
         """Add one run."""
         self.runs += 1
+        self.faults += faults
         for pair, times in met.items():
             runs, before, first = self.met.get(pair, (0, 0, seed))
             self.met[pair] = (runs + 1, before + times, min(first, seed))
@@ -259,22 +262,23 @@ class Totals:
     def merge(self, other: Totals) -> None:
         """Add the runs of ``other``."""
         self.runs += other.runs
+        self.faults += other.faults
         for pair, (runs, times, first) in other.met.items():
             mine = self.met.get(pair, (0, 0, first))
             self.met[pair] = (mine[0] + runs, mine[1] + times, min(mine[2], first))
 
     def write(self, path: pathlib.Path) -> None:
-        """Write a JSON file: ``pairs`` has, by table, row and column, the three numbers of each pair."""
+        """Write a JSON file: ``pairs`` has the three numbers of each pair, by table, row and column; ``faults`` has counts."""
         tables: dict[str, dict[str, dict[str, list[int]]]] = {}
         for (table, row, column), numbers in sorted(self.met.items()):
             tables.setdefault(table, {}).setdefault(row, {})[column] = list(numbers)
-        path.write_text(json.dumps({"runs": self.runs, "pairs": tables}, indent=1))
+        path.write_text(json.dumps({"runs": self.runs, "faults": dict(sorted(self.faults.items())), "pairs": tables}, indent=1))
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Totals:
         """Read what ``write`` has written."""
         found, totals = json.loads(path.read_text()), cls()
-        totals.runs = found["runs"]
+        totals.runs, totals.faults = found["runs"], Counter(found["faults"])
         for table, rows in found["pairs"].items():
             for row, columns in rows.items():
                 for column, (runs, times, first) in columns.items():
@@ -306,19 +310,25 @@ class Totals:
             for (table, row, column), (runs, times, seed) in sorted(self.met.items())
         ]
 
+    def kinds(self) -> list[str]:
+        """Return in lines how many faults of each kind were injected, and how many in all."""
+        count = {kind: self.faults[kind] for kind in swarm.INJECTED}
+        return [*(f"{kind:26} {n:12,}" for kind, n in count.items()), f"{'all':26} {sum(count.values()):12,}"]
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command.  The exit status is 1 if an expected pair was not met, or one that can't happen was."""
     parser = argparse.ArgumentParser(prog="python -m twistdist.testing.coverage_by_state", description=__doc__.split("\n\n")[0])
     parser.add_argument("--rare", action="store_true", help="name also the pairs that are met rarely, or that nobody has met")
     parser.add_argument("--table", action="store_true", help="print how often each pair was met")
+    parser.add_argument("--faults", action="store_true", help="print how many faults of each kind were injected")
     parser.add_argument("file", nargs="+", type=pathlib.Path)
     options = parser.parse_args(argv)
     totals = Totals()
     for path in options.file:
         totals.merge(Totals.read(path))
     wrong = totals.report(options.rare)
-    print("\n".join([*(totals.table() if options.table else ()), *wrong]))
+    print("\n".join([*(totals.kinds() if options.faults else ()), *(totals.table() if options.table else ()), *wrong]))
     print(f"{len(totals.met)} pairs met in {totals.runs} runs, {len(pairs.expected(True))} expected, {len(wrong)} wrong")
     return 1 if wrong else 0
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
+
 from twistdist.testing import swarm
 from twistdist.testing.clients import SimClient
-from twistdist.testing.parties import FAULT_S, FROM_SCHEDULER, TO_SCHEDULER, Party, Plan
+from twistdist.testing.parties import FAULT_S, FROM_SCHEDULER, TO_SCHEDULER, Party, Plan, flipped
 from twistdist.testing.workers import SimWorker
 from twistdist.wire import messages as m
 
@@ -70,6 +72,8 @@ class Outside:
                 self._schedule(moments[-1], "fault", self._fault)
         if self.world.later:
             self._prepare_more(moments)
+        if self.world.nesting:
+            self._prepare_newest(moments)
 
     def _prepare_more(self, moments: list[float]) -> None:
         """Schedule what was added later: chains of faults that began at these ``moments``, and orders."""
@@ -86,6 +90,36 @@ class Outside:
             if moments and rng.random() < 0.5:
                 at = rng.choice(moments) + rng.choice((0.0, 0.01, 0.1, 0.5))
             self._schedule(at, f"a client orders: {what}", partial(self._order, what))
+
+    def _prepare_newest(self, moments: list[float]) -> None:
+        """Schedule what was added last, some of it during recovery from the faults at these ``moments``."""
+        rng, drawn = self.world.newest, self.world.swarm
+        if drawn.nests:
+            self._nest()
+        for _ in range(drawn.storm):
+            self._schedule(rng.uniform(0.6, FAULT_S), "fault", self._fault)
+        for _ in range(rng.randint(1, 5) if drawn.newest else 0):
+            at = rng.uniform(0.6, FAULT_S)
+            if moments and rng.random() < 0.6:
+                at = rng.choice(moments) + rng.choice((0.0, 0.005, 0.05, 0.3, 1.0))
+            self._schedule(at, "fault", partial(self._newest_fault, rng.choice(drawn.newest)))
+
+    def _nest(self) -> None:
+        """Have some tasks submit tasks of their own, some of which do so too."""
+        rng, plans = self.world.newest, self.world.plans
+        self.world.first_child = len(plans)
+        calm = [plan for plan in plans if not (plan.poison or plan.options.beside or self.world.is_scattered(plan.node))]
+        parents = [(plan.node, 1) for plan in rng.sample(calm, min(len(calm), rng.randint(1, 3)))]
+        while parents:
+            parent, depth = parents.pop()
+            children = list(range(len(plans), len(plans) + rng.randint(1, 3)))
+            for node in children:
+                inputs = tuple(rng.sample(children[: node - children[0]], rng.choice((0, 0, 1)) if node > children[0] else 0))
+                raises, large, seconds = rng.random() < 0.03, rng.random() < 0.5, rng.choice((0.0001, 0.02, 0.2))
+                plans.append(Plan(node, inputs, large, raises, 0, False, seconds, 0.0, m.Options(crash_limit=3)))
+                if depth < 4 and rng.random() < 0.25:
+                    parents.append((node, depth + 1))
+            plans[parent] = attrs.evolve(plans[parent], children=tuple(children))
 
     def _submit_later(self) -> None:
         """Have clients submit further tasks while faults happen, so that a restarted scheduler gets some too."""
@@ -236,6 +270,24 @@ class Outside:
             self._swallow(party, rng.choice(([TO_SCHEDULER], [FROM_SCHEDULER])) if kind == "one-way cut" else None)
         elif kind in swarm.ENDING_SESSIONS:
             self._client_leaves(rng.choice(self.world.clients), kind == "client leaves")
+
+    def _newest_fault(self, kind: str) -> None:
+        """Have one of the faults happen that were added last."""
+        world, rng = self.world, self.world.newest
+        worker, seconds = world.workers[rng.choice(sorted(world.workers))], rng.choice((0.1, 0.5, 1.0, 3.0))
+        world.fault(kind)
+        self._hit = worker.name
+        if kind == "pause client":
+            party = rng.choice((*world.clients, *world.children))
+            self._hit, party.paused_until = party.name, world.now + seconds
+        elif kind == "disk full":
+            worker.full_until = world.now + seconds
+        elif kind == "flip" and worker.store:
+            attempt = rng.choice(sorted(worker.store))
+            value, task = worker.store[attempt]
+            worker.store[attempt] = (flipped(value), task)
+        elif kind == "rolling restart":
+            world.rolling_restart()
 
     def _client_leaves(self, client: SimClient, said: bool) -> None:
         """A client's process ends, and another one is started instead, which submits the same tasks."""

@@ -91,7 +91,6 @@ _PHASES = (
     "scheduler down",
     "nothing to do",
 )
-_EVERYWHERE = ("lose", "repeat", "reorder", "cut greeting", "executor does not start", "echo")
 _REACTIONS = ("gap", "redialed", "retry", "fenced", "given up", "stood down")
 
 
@@ -125,8 +124,7 @@ def universe() -> tuple[Pair, ...]:
         ("released", "pending", "finished", "error", "cancelled", "lost"),
     )
     add("future", ("Peer", "PeerState"), ("known worker", "unknown worker"))
-    faults = dict.fromkeys((*swarm.FIRST_FAULTS, *swarm.MORE_FAULTS, "failed write", *swarm.ORDERS, *_EVERYWHERE, *_REACTIONS))
-    add("fault", tuple(faults), _PHASES)
+    add("fault", (*swarm.INJECTED, *swarm.ORDERS, *_REACTIONS), _PHASES)
     for source, _, cause, _ in transitions.rows():
         found.append(("transition", cause, source))
     return tuple(found)

@@ -27,6 +27,9 @@ FAULT_S = 4.0
 FROM_SCHEDULER, TO_SCHEDULER = 0, 1
 
 
+_FLIPPED = b"flipped "
+
+
 class SimulationFailed(AssertionError):
     """A run broke a guarantee."""
 
@@ -44,6 +47,7 @@ class Plan:
     seconds: float
     waits: float
     options: m.Options
+    children: tuple[int, ...] = ()  # the nodes whose tasks it submits itself, and waits for
 
     def __str__(self) -> str:
         ways = {
@@ -52,6 +56,7 @@ class Plan:
             "kills its process": self.poison,
             "fails once": self.flaky,
             "waits": self.waits,
+            f"submits {', '.join(map(str, self.children))}": self.children,
         }
         options = [
             f"{name}={getattr(self.options, name)!r}"
@@ -63,8 +68,18 @@ class Plan:
 
 
 def value_of(plan: Plan, inputs: list[bytes]) -> bytes:
-    """Return what the task computes: a digest of its number and its inputs."""
+    """Return what the task computes: a digest of its number, its inputs and its children's values."""
     return hashlib.blake2b(repr((plan.node, inputs)).encode(), digest_size=8).digest()
+
+
+def flipped(value: bytes) -> bytes:
+    """Return the value with a byte that is not as it was written."""
+    return _FLIPPED + value
+
+
+def is_right(value: bytes) -> bool:
+    """Return whether a value matches the digest that is kept with it."""
+    return not value.startswith(_FLIPPED)
 
 
 class Link:
@@ -250,6 +265,8 @@ class Party(Process):
                 self.world.after(ACK_S, self._acknowledge)
 
     def _acknowledge(self) -> None:
+        if self.world.nesting and self.asleep(self._acknowledge):
+            return
         self._ack_due = False
         if self.link is not None and self.exchange.owes_ack:
             self.link.send(True, self.exchange.ack())

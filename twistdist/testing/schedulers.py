@@ -220,7 +220,7 @@ class SimScheduler(Process):
         if self.journal is not None:
             self.journal.crash(lands)
         world = self.world
-        for party in (*world.workers.values(), *world.clients):
+        for party in (*world.workers.values(), *world.clients, *world.children):
             link = party.link
             if link is not None and link.open and link.scheduler is self:
                 link.open = False

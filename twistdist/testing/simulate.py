@@ -37,10 +37,10 @@ from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.settings import Settings
 from twistdist.testing import swarm
 from twistdist.testing.checks import Checks
-from twistdist.testing.clients import SimClient
+from twistdist.testing.clients import SimClient, TaskClient
 from twistdist.testing.coverage_by_state import Met, Totals
 from twistdist.testing.outside import Outside
-from twistdist.testing.parties import FAULT_S, Link, Plan, SimulationFailed
+from twistdist.testing.parties import FAULT_S, Link, Plan, SimulationFailed, is_right
 from twistdist.testing.schedulers import Disk, SimScheduler
 from twistdist.testing.workers import SimWorker
 from twistdist.wire import messages as m
@@ -64,9 +64,11 @@ EVERYWHERE = ("frames", "greetings", "starts", "echoes")
 class World:
     """The simulated cluster of one seed.
 
-    Without what was added ``later`` a seed means what it did in the simulator's first version.  A shortened run has ``only``
-    these of its outside events, by their numbers, and none of the faults in ``quiet``, which are some of ``EVERYWHERE``;
-    :mod:`.shrink` looks for the shortest that still fails.  With ``count`` it is counted what happens in which state.
+    A seed means the same as in the simulator's first ``version``, in which everything was switched on, in the second, which had
+    a part of more features and faults (:mod:`.swarm`), or in the third, with tasks that submit tasks and the newest faults.  A
+    shortened run has ``only`` these of its outside events, by their numbers, and none of the faults in ``quiet``, some of
+    ``EVERYWHERE``; :mod:`.shrink` looks for the shortest that still fails.  With ``count`` it is counted what happens in which
+    state.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class World:
         trace: bool = False,
         only: Iterable[int] | None = None,
         quiet: Iterable[str] = (),
-        later: bool = True,
+        version: int = 3,
         count: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
@@ -103,11 +105,14 @@ class World:
         self.slice = self.rng.choice((500, 500, 500, 3, 1))
         self.disk = Disk(self)
         #: Randomness of what was added later.
-        self.more, self.later = random.Random(~seed), later
+        self.more, self.later = random.Random(~seed), version > 1
+        self.newest, self.nesting = random.Random(f"newest {seed}"), version > 2
         self.outside = Outside(self, only)
         self.swarm = swarm.draw(self.more, self.journaled, self.faulty, self.restarts_only)
-        self.client_grace = SHORT_GRACE_S if later and self.swarm.ends_sessions else Settings().client_grace
-        self.named = later and self.more.random() < 0.2
+        if self.nesting:
+            self.swarm = swarm.draw_newest(self.newest, self.swarm, self.faulty, self.restarts_only)
+        self.client_grace = SHORT_GRACE_S if self.later and self.swarm.ends_sessions else Settings().client_grace
+        self.named = self.later and self.more.random() < 0.2
         #: Values in the checkpoint store, by their place.
         self.checkpoints: dict[str, bytes] = {}
         self.lives = 0
@@ -115,11 +120,15 @@ class World:
         self.touched: dict[SimScheduler, None] = {}
         self.workers: dict[str, SimWorker] = {}
         self.clients: list[SimClient] = []
+        #: The clients of running tasks.
+        self.children: dict[TaskClient, None] = {}
+        self.nested = 0
+        self.first_child = 1_000_000  # the nodes from here on are submitted by tasks
         self.start_scheduler()
         self.every = self.core.settings.look_every
         self._incarnations = 0
         self.plans = self._make_plans()
-        if later and self.more.random() < 0.2:
+        if self.later and self.more.random() < 0.2:
             self.plans = [self._perhaps_saved(plan) for plan in self.plans]
         self.keyed = self.rng.random() < 0.4
         self.scatters = not self.keyed and self.rng.random() < 0.3
@@ -297,6 +306,19 @@ class World:
         if worker.alive:
             self.end_worker(worker, self.rng.random() < 0.4)
 
+    def rolling_restart(self) -> None:
+        """Have each worker end in turn, with its time to hand over; then, perhaps, the scheduler is killed."""
+        pause = self.newest.choice((0.2, 0.6, 1.5))
+        for turn, name in enumerate(sorted(self.workers)):
+            self.after(turn * pause, lambda name=name: self._leaves_in_turn(self.workers[name]))  # type: ignore[misc]
+        if self.journaled and self.newest.random() < 0.5:
+            self.after(len(self.workers) * pause, self.kill_scheduler)
+
+    def _leaves_in_turn(self, worker: SimWorker) -> None:
+        if worker.alive:
+            worker.event(worker.core.leave, 1.0, "rolling restart", True)
+            self.after(1.1, lambda: self.end_worker(worker, True) if worker.alive else None)
+
     def end_worker(self, worker: SimWorker, wiped: bool, in_order: bool = False) -> None:
         """The process of a worker ends, and another one is started later, on its store or, if it is ``wiped``, an empty one.
 
@@ -306,6 +328,7 @@ class World:
             worker.link.last_words = True
             worker.event(worker.core.left)
         name, worker.alive = worker.name, False
+        worker.end_children()
         if wiped:
             worker.store = {}
         link, worker.link = worker.link, None
@@ -323,7 +346,7 @@ class World:
         store, _, attempt = path.partition("/")
         worker = self.workers.get(store.removeprefix("store-"))
         found = worker.store.get(int(attempt, 16)) if worker is not None else None
-        return found[0] if found is not None else None
+        return found[0] if found is not None and is_right(found[0]) else None
 
     # a run
 
@@ -373,7 +396,7 @@ class World:
 
     def is_scattered(self, node: int) -> bool:
         """Whether the value of a node is not computed, but scattered by its client."""
-        return self.scatters and not self.plans[node].inputs and node % 2 == 1
+        return self.scatters and not self.plans[node].inputs and node % 2 == 1 and node < self.first_child
 
 
 @attrs.define
@@ -421,7 +444,7 @@ def run_seeds(first: int, count: int, trace: bool = False, until_failure: bool =
         report.taken += world.taken
         if world.met is not None:
             world.met.transitions(world.taken)
-            report.totals.add(seed, world.met.pairs)
+            report.totals.add(seed, world.met.pairs, world.faults)
     return report
 
 
@@ -467,8 +490,10 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
     seconds = time.monotonic() - began
     faults = dict(sorted(report.faults.items()))
+    injected = sum(report.faults[kind] for kind in swarm.INJECTED)
     print(
-        f"{report.schedules} schedules in {seconds:.1f} s, {report.faults.total()} faults {faults}, {len(report.failed)} failed"
+        f"{report.schedules} schedules in {seconds:.1f} s, {injected} faults injected, all that happened: {faults}, "
+        f"{len(report.failed)} failed"
     )
     for source, name in report.never_taken():
         print(f"never taken: from {source}, {name}")

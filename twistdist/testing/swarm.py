@@ -41,6 +41,15 @@ MORE_FAULTS = (
     "client dies",
 )
 
+#: The newest ones.
+NEWEST_FAULTS = ("pause client", "disk full", "flip", "rolling restart")
+
+#: Faults that hit frames, greetings, executors, messages or writes at random, all over a run.
+FAULTS_ALL_OVER = ("lose", "repeat", "reorder", "cut greeting", "executor does not start", "echo", "failed write")
+
+#: Everything that is injected, without what the cluster does in reply.
+INJECTED = tuple(dict.fromkeys((*FIRST_FAULTS, *MORE_FAULTS, *NEWEST_FAULTS, *FAULTS_ALL_OVER)))
+
 #: Faults that need a journal.
 NEED_JOURNAL = ("kill scheduler", "journal fails", "take over")
 
@@ -72,13 +81,17 @@ HARSH = ("retire", "dismiss", "clear", "restart", "cancel unstarted")
 class Swarm:
     """What one run has: kinds of ``faults``, ``orders`` of clients, a disk that is ``slow``.
 
-    ``chain`` is the probability that another fault or order follows soon after one, during recovery from it.
+    ``chain`` is the probability that another fault or order follows soon after one, during recovery from it.  With
+    ``nests``, some tasks submit tasks; a ``storm`` has so many faults more.
     """
 
     faults: tuple[str, ...]
     orders: tuple[str, ...]
     chain: float
     slow: bool
+    newest: tuple[str, ...] = ()
+    nests: bool = False
+    storm: int = 0
 
     @property
     def ends_sessions(self) -> bool:
@@ -98,3 +111,13 @@ def draw(rng: random.Random, journaled: bool, faulty: bool, restarts_only: bool)
     if restarts_only or not faulty:
         return Swarm(("kill scheduler",), orders, chain, slow)
     return Swarm(faults, orders, chain, slow)
+
+
+def draw_newest(rng: random.Random, drawn: Swarm, faulty: bool, restarts_only: bool) -> Swarm:
+    """Draw a random part of what was added last, to what was ``drawn`` before."""
+    nests = rng.random() < 0.3
+    if restarts_only or not faulty:
+        return attrs.evolve(drawn, nests=nests)
+    share = rng.choice((0.0, 0.3, 0.7))
+    kinds = tuple(kind for kind in NEWEST_FAULTS if rng.random() < share)
+    return attrs.evolve(drawn, newest=kinds, nests=nests, storm=rng.choice((0, 0, 0, 10, 40)))

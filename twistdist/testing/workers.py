@@ -11,7 +11,8 @@ from twistdist.core.worker import Death, effects
 from twistdist.core.worker.memory import Limits
 from twistdist.errors import ProtocolError
 from twistdist.executors import packets
-from twistdist.testing.parties import Party, Plan, SimulationFailed, value_of
+from twistdist.testing.clients import TaskClient
+from twistdist.testing.parties import Party, Plan, SimulationFailed, is_right, value_of
 from twistdist.wire import framing
 from twistdist.wire import messages as m
 
@@ -41,6 +42,7 @@ class SimWorker(Party):
             [],
             [],
         )
+        self._drop_damaged(list(store))
         stored = [m.Stored(task, attempt, len(value), b"d") for attempt, (value, task) in store.items()]
         self.core: worker_core.Worker = worker_core.Worker(identity, stored, limits=Limits(1000, 1000))
         super().__init__(world, name, self.core)
@@ -54,12 +56,31 @@ class SimWorker(Party):
         self.lives: Counter[int] = Counter()
         self.installed: dict[str, bytes] = {}
         self.stopped: dict[int, list[Callable[[], None]]] = {}  # executors, and what they do when they continue
+        self.children: dict[int, TaskClient] = {}  # the clients of running tasks, by executor
+        self.full_until = 0.0
         self._stops = False  # whether any executor was ever stopped
         self._ending: set[int] = set()  # executors that are ended by the effects that are being carried out
         self._wake: float | None = None
         self.core.start(world.now)
         self.carry_out()
         self.pulse()
+
+    def _drop_damaged(self, attempts: list[int]) -> list[int]:
+        """Remove those of these files that do not match their digests, and return them."""
+        damaged = [attempt for attempt in attempts if attempt in self.store and not is_right(self.store[attempt][0])]
+        for attempt in damaged:
+            del self.store[attempt]
+        return damaged
+
+    def is_full(self) -> bool:
+        """Whether there is no room for another file."""
+        return self.world.now < self.full_until
+
+    def end_children(self) -> None:
+        """The clients of the running tasks end with their processes."""
+        for child in self.children.values():
+            child.leave(False)
+        self.children.clear()
 
     def beat(self) -> m.Beat | None:
         self.event(self.core.look_at_lease)
@@ -72,6 +93,8 @@ class SimWorker(Party):
         """Stop an executor's process by a signal, as a debugger or a batch system does, and let it continue later."""
         held = self.stopped[number] = list(self.stopped.get(number, ()))  # it may have been stopped already
         self._stops = True
+        if number in self.children:
+            self.children[number].paused_until = self.world.now + seconds
         self.world.after(seconds, lambda: self._continue(number, held))
 
     def _continue(self, number: int, held: list[Callable[[], None]]) -> None:
@@ -157,6 +180,8 @@ class SimWorker(Party):
         self.living.discard(number)
         self.stopped.pop(number, None)
         self.lives[number] += 1
+        if number in self.children:
+            self.children.pop(number).leave(False)
         self.inboxes[number], self.running[number] = [], None
         self.waiting.pop(number, None)
         self.world.after(0.001, lambda: self.event(self.core.executor_ended, number, death))
@@ -211,7 +236,7 @@ class SimWorker(Party):
         self.core.log_read(self.world.now, effect.number, ["a line"])
 
     def do_Spill(self, effect: effects.Spill) -> None:
-        ok = self.world.rng.random() < 0.8
+        ok = self.world.rng.random() < 0.8 and not self.is_full()
         answer = (effect.attempts, "") if ok else ([], "disk full")
         self.world.after(0.05, lambda: self.event(self.core.spilled_files, *answer))
 
@@ -228,11 +253,15 @@ class SimWorker(Party):
         self.world.after(self.world.rng.uniform(0.001, 0.05), lambda: self._fetch(effect))
 
     def _fetch(self, effect: effects.StartFetch) -> None:
+        if self.is_full():
+            self.event(self.core.fetch_failed, effect.attempt, "no room")
+            return
         for peer in effect.holders:
             holder = self.world.workers.get(peer.name)
             works = self.world.rng.random() > 0.2 or not self.world.faulty
-            if holder is not None and holder.alive and effect.attempt in holder.store and works:
-                self.store[effect.attempt] = holder.store[effect.attempt]
+            found = holder.store.get(effect.attempt) if holder is not None and holder.alive and works else None
+            if found is not None and is_right(found[0]):
+                self.store[effect.attempt] = found
                 self.event(self.core.fetched, effect.attempt, peer.address)
                 return
         self.event(self.core.fetch_failed, effect.attempt)
@@ -257,8 +286,10 @@ class SimWorker(Party):
         stored = []
         if self.alive and not other.alive:
             for attempt, (value, task) in list(other.store.items()):
-                self.store[attempt] = (value, task)
                 del other.store[attempt]
+                if not is_right(value):
+                    continue
+                self.store[attempt] = (value, task)
                 stored.append(m.Stored(task, attempt, len(value), b"d"))
             self.world.faults["rescued"] += len(stored)
         self.event(self.core.rescued, effect.worker, not other.alive, stored, [])
@@ -268,6 +299,8 @@ class SimWorker(Party):
             self.store.pop(attempt, None)
 
     def do_LookForFiles(self, effect: effects.LookForFiles) -> None:
+        if self._drop_damaged(effect.attempts):
+            self.core.damaged(self.world.now, [], "a file does not match its digest")
         absent = [attempt for attempt in effect.attempts if attempt not in self.store]
         self.core.verified(self.world.now, effect.attempts, absent)
 
@@ -305,7 +338,8 @@ class SimWorker(Party):
         self._check_place(plan.options)
         self.world.executions[plan.node] += 1
         duration = plan.seconds * self.world.rng.uniform(0.5, 1.5)
-        then = self._wait if plan.waits else self._end_task
+        saved = compute.checkpoint and compute.checkpoint in self.world.checkpoints
+        then = self._nest if plan.children and not saved else self._wait if plan.waits else self._end_task
         self.world.after(duration, lambda: then(number, plan, life))
 
     def _check_place(self, options: m.Options) -> None:
@@ -321,19 +355,41 @@ class SimWorker(Party):
             return
         if self._stands_still(number, lambda: self._wait(number, plan, life)):
             return
+        self._gives_up_slot(number)
+        self.world.after(plan.waits, lambda: self._resumes(number, plan, life))
+
+    def _gives_up_slot(self, number: int) -> None:
         compute = self.running[number]
         assert compute is not None
         unstarted, self.packets[number] = [one.attempt for one in self.packets[number]], []
         self.event(self.core.executor_outcomes, number, [m.Waits(compute.attempt, unstarted)])
 
-        def resumes() -> None:
-            if self.alive and self.lives[number] == life and not self._stands_still(number, resumes):
-                while self.inboxes[number]:  # what arrived before the other side knew
-                    self._read(number)
-                self.waiting[number] = lambda: self._end_task(number, plan, life)
-                self.event(self.core.executor_outcomes, number, [m.Resumes(compute.attempt)])
+    def _resumes(self, number: int, plan: Plan, life: int) -> None:
+        if not self.alive or self.lives[number] != life:
+            return
+        if self._stands_still(number, lambda: self._resumes(number, plan, life)):
+            return
+        compute = self.running[number]
+        assert compute is not None
+        while self.inboxes[number]:  # what arrived before the other side knew
+            self._read(number)
+        self.waiting[number] = lambda: self._end_task(number, plan, life)
+        self.event(self.core.executor_outcomes, number, [m.Resumes(compute.attempt)])
 
-        self.world.after(plan.waits, resumes)
+    def _nest(self, number: int, plan: Plan, life: int) -> None:
+        """Let the task submit its children, and wait for them as for any others."""
+        if not self.alive or self.lives[number] != life:
+            return
+        if self._stands_still(number, lambda: self._nest(number, plan, life)):
+            return
+        compute = self.running[number]
+        assert compute is not None
+        self.world.nested += 1
+        ended = lambda: self._resumes(number, plan, life)  # noqa: E731
+        child = TaskClient(self.world, self.world.nested, compute.task, plan.children, ended)
+        self.children[number] = child
+        child.begin()
+        self._gives_up_slot(number)
 
     def _end_task(self, number: int, plan: Plan, life: int) -> None:
         if not self.alive or self.lives[number] != life:
@@ -345,13 +401,18 @@ class SimWorker(Party):
         if plan.poison:
             self.kill_executor(number)
             return
-        outcome = self._outcome(number, compute, plan)
+        child = self.children.pop(number, None)
+        outcome = self._outcome(number, compute, plan, child)
+        if child is not None:
+            child.leave(True)
         self.running[number] = None
         self.event(self.core.executor_outcomes, number, [outcome])
         if self.alive and self.lives[number] == life:
             self._run_next(number)
 
-    def _outcome(self, number: int, compute: m.Compute, plan: Plan) -> m.Done | m.Failed | m.InputLost:
+    def _outcome(
+        self, number: int, compute: m.Compute, plan: Plan, child: TaskClient | None
+    ) -> m.Done | m.Failed | m.InputLost:
         saved = self.world.checkpoints.get(compute.checkpoint) if compute.checkpoint else None
         if saved is not None:
             self.world.executions[plan.node] -= 1  # the function was not called
@@ -374,16 +435,23 @@ class SimWorker(Party):
         runs = self.world.executions[plan.node]
         if plan.raises or runs <= plan.flaky:
             return m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", f"node {plan.node}"), 10)
+        if child is not None:
+            for node in plan.children:
+                if node in child.errors:
+                    return m.Failed(compute.task, compute.attempt, child.errors[node], 10)
+                inputs.append(child.values[node])
         value = value_of(plan, inputs)
         if compute.checkpoint:
             self.world.checkpoints[compute.checkpoint] = value
         return self._done(number, compute, plan, value)
 
-    def _done(self, number: int, compute: m.Compute, plan: Plan, value: bytes) -> m.Done:
+    def _done(self, number: int, compute: m.Compute, plan: Plan, value: bytes) -> m.Done | m.Failed:
         us, saved = int(plan.seconds * 1e6), bool(compute.checkpoint)
         if not plan.large:
             self.made[number][compute.attempt] = value
             return m.Done(compute.task, compute.attempt, value, len(value), b"", us, saved)
+        if self.is_full():
+            return m.Failed(compute.task, compute.attempt, m.ErrorInfo("StoreError", "", "no room"), us)
         self.store[compute.attempt] = (value, compute.task)
         return m.Done(compute.task, compute.attempt, None, len(value), b"d", us, saved)
 
