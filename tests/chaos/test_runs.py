@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.integration.habits import until
+from tests.integration.habits import gone, until
 from twistdist.chaos import disks
 
 pytestmark = pytest.mark.slow
@@ -103,6 +103,18 @@ def test_the_answer_is_right_under_each_kind_of_fault(scripts, kind):
     assert told["reference"]["tasks"]["done"] == told["reference"]["tasks"]["submitted"] == 140
     assert run["tasks"]["done"] >= 140 or kind in ("kill", "stop")  # a scheduler that was killed may not have told its last
     assert told["seed"] == 5 and told["kinds"] == [kind] and not told["unavailable"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the script is not ended by the kernel")
+def test_a_script_ends_with_the_program_that_runs_it(tmp_path):
+    """It waited for a cluster that was gone."""
+    script, note = tmp_path / "waits.py", tmp_path / "pid"
+    script.write_text(f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(f'{{os.getpid()}} ')\ntime.sleep(600)\n")
+    command = [sys.executable, "-m", "twistdist.cli", "chaos", "--workers", "1", str(script)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: note.exists() and note.read_text().endswith(" "))
+        process.kill()
+    until(lambda: gone(int(note.read_text())))
 
 
 def test_all_kinds_together_with_a_random_seed_that_is_told(scripts):

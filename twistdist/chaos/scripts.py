@@ -30,6 +30,14 @@ MAX_ERROR_BYTES, SHOWN_LINES = 16 << 10, 20
 #: Characters of a line that differs that are shown.
 SHOWN_CHARACTERS = 200
 
+#: Runs a script in such a way that the kernel ends it with this program (``prctl(2)``, ``PR_SET_PDEATHSIG``), even if that is
+#: killed: the script would wait for a cluster that is gone.
+_ENDS_WITH_US = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 #: Seconds that workers may take to register.
 START_S = 60.0
 
@@ -131,7 +139,8 @@ class Script:
             "TWISTDIST_SECRET_FILE": str(secret_file),
             HOST: f"chaos-{os.getpid()}-client",
         }
-        command = [sys.executable, str(self.path), *self.arguments]
+        wrapper = ["-c", _ENDS_WITH_US] if sys.platform == "linux" else []
+        command = [sys.executable, *wrapper, str(self.path), *self.arguments]
         with open(output, "wb") as out, tempfile.TemporaryFile() as errors:
             began = time.monotonic()
             # Its own group: whatever it has started ends with it, and Ctrl-C reaches this program alone.
