@@ -109,7 +109,8 @@ def test_the_answer_is_right_under_each_kind_of_fault(scripts, kind):
 def test_a_script_ends_with_the_program_that_runs_it(tmp_path):
     """It waited for a cluster that was gone."""
     script, note = tmp_path / "waits.py", tmp_path / "pid"
-    script.write_text(f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(f'{{os.getpid()}} ')\ntime.sleep(600)\n")
+    told = f"pathlib.Path({str(note)!r}).write_text(f'{{os.getpid()}} ')"
+    script.write_text(f"import os, pathlib, time\n{told}\ntime.sleep(600)\n")
     command = [sys.executable, "-m", "twistdist.cli", "chaos", "--workers", "1", str(script)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until(lambda: note.exists() and note.read_text().endswith(" "))
