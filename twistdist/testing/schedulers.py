@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,13 +43,14 @@ class Disk:
     """The journal's rows, and whose they are: ``holder`` is the only scheduler that may write.
 
     Writes fail until ``fails_until``; one that fails may have taken effect all the same.  ``durable`` are the attempts whose
-    value has been on disk.
+    value has been on disk, and ``ended`` the sessions that no longer are.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.rows: dict[j.Key, bytes] = {}
         self.durable: set[int] = set()
+        self.ended: set[int] = set()
         self.holder: SimJournal | None = None
         self.fails_until = 0.0
 
@@ -56,6 +58,8 @@ class Disk:
         """Write rows.  ``unsure``: some may be there already, because a write failed before."""
         for key, body in rows.items():
             self.world.record(f"row {key}", body or b"")
+            if body is None and key[0] == j.SESSION:
+                self.ended.add(key[1])
             if body is not None:
                 self.rows[key] = body
                 if key[0] == j.OUTCOMES:
@@ -72,7 +76,10 @@ class Disk:
         return [(key, j.decode(key[0], body)) for key, body in self.rows.items()]
 
     def frames_of(self, session: int) -> int:
-        """Return how many frames of a client's session have consequences that are on disk."""
+        """Return how many frames of a client's session have consequences that are on disk; all, if the session has ended since
+        they were acknowledged."""
+        if session in self.ended:
+            return sys.maxsize
         row = self.rows.get((j.SESSION, session))
         return j.decode(j.SESSION, row).received if row is not None else 0
 
@@ -100,7 +107,8 @@ class SimJournal:
         if self._dead:
             return
         self.writing, world = None, self.disk.world
-        if self.disk.holder is not self and self._in_time is not rows:
+        in_time, self._in_time = self._in_time is rows, None
+        if self.disk.holder is not self and not in_time:
             done.errback(Failure(LeaseLost("another scheduler has the journal")))
         elif world.now < self.disk.fails_until:
             if world.more.random() < 0.3:
@@ -109,7 +117,7 @@ class SimJournal:
             world.fault("failed write")
             done.errback(Failure(JournalError("the disk is full")))
         else:
-            if self._in_time is not rows:
+            if not in_time:
                 self.disk.apply(rows, self._unsure)
             self._unsure = False
             done.callback(None)
