@@ -550,6 +550,15 @@ def test_a_session_is_not_kept_by_a_task_of_its_own(story):
     assert 2 not in story.core.clients and not story.core.tasks
 
 
+def test_a_session_of_a_task_that_is_gone_ends_with_its_connection(story):
+    """It was kept as long as that of any client, although nobody would ever resume it (seed 510596)."""
+    child = story.core.greet(story.now, m.HelloClient(2, parent=77))
+    story.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"late"]))
+    assert story.core.tasks
+    story.core.connection_lost(story.now, child)
+    assert 2 not in story.core.clients and not story.core.tasks
+
+
 @pytest.mark.says.with_args(m.Copy)
 def test_an_attempt_recalled_twice_goes_back_once(story):
     a, b = story.worker("a"), story.worker("b")

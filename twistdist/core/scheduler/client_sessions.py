@@ -28,6 +28,9 @@ from twistdist.core.scheduler.watchers import FIRST_PLACEHOLDER, Watchers
 from twistdist.errors import ProtocolError
 from twistdist.wire import messages as m
 
+#: Stands for a task that is not known any more, so that no later one of its number becomes the session's parent.
+GONE = -1
+
 
 @attrs.define(eq=False)
 class ClientSessions:
@@ -49,7 +52,7 @@ class ClientSessions:
         """A new session; ``ProtocolError`` for a number that no client uses."""
         if not 0 <= hello.session < FIRST_PLACEHOLDER:
             raise ProtocolError("the session number is out of range")
-        parent = hello.parent if hello.parent in self.registry.tasks else 0  # a later one would be its own child
+        parent = hello.parent if not hello.parent or hello.parent in self.registry.tasks else GONE
         client = Client(hello.session, hello.name, self.registry.new_session(), parent=parent, python=hello.python)
         if hello.session in self.registry.clients:  # its Ready never arrived, so it has not requested anything yet
             self.end(self.registry.clients[hello.session])
