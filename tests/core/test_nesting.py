@@ -107,3 +107,15 @@ def test_what_a_child_waits_for_counts(family):
     family.tell(client, m.Release([1]))
     family.later()
     assert family.parked(worker) == [compute.attempt]
+
+
+def test_clear_leaves_the_session_of_a_running_task_alone(family):
+    """Its connection was broken at that moment, and the task failed with SessionLost (seed 531127)."""
+    worker = family.worker()
+    compute, client = family.parent(worker)
+    family.child(client)
+    family.core.connection_lost(family.now, client)
+    assert family.ask("clear") == {"sessions": 0, "tasks": 0}
+    assert client.number in family.core.clients
+    family.tell(worker, m.Done(compute.task, compute.attempt, b"v", 1, b"", 1))
+    assert client.number not in family.core.clients

@@ -28,7 +28,7 @@ class SimClient(Party):
     def __init__(self, world: World, number: int, session: int = 0, name: str = "", parent: int = 0) -> None:
         self.number = number
         self.core: client_core.Client = client_core.Client(session or 1000 + number, name, parent)
-        super().__init__(world, f"client {number}", self.core)
+        super().__init__(world, f"task client {number}" if parent else f"client {number}", self.core)
         self.futures: dict[int, Record] = {}
         self.cancelled: set[int] = set()
         self.data: dict[int, bytes] = {}
@@ -160,9 +160,9 @@ class SimClient(Party):
         core = self.link.scheduler.core if self.link is not None else self.world.core
         peer = core.clients.get(self.core.dialer.number)
         futures = peer.futures if peer is not None else {}  # neither released nor cancelled since
-        told = [
-            one for one in messages if isinstance(one, m.Finished) and futures.get(one.cid) and one.cid in self.core.records
-        ]
+        told = [one for one in messages if isinstance(one, m.Finished) and one.cid in self.core.records]
+        # A value that was lost and made again before anything could be written is followed by news of the later attempt.
+        told = [one for one in told if (task := futures.get(one.cid)) is not None and task.value_attempt == one.attempt]
         early = [one for one in told if one.attempt not in self.world.disk.durable]
         if early:
             raise SimulationFailed(f"{early[0]} was announced before it was on disk")

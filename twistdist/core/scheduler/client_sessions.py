@@ -135,11 +135,14 @@ class ClientSessions:
         return len(cids)
 
     def clear(self) -> int:
-        """Drop the sessions of clients that are not connected and need not outlive them.  Return how many there were."""
+        """Drop the sessions of clients that are not connected and need not outlive them.  Return how many there were.
+
+        That of a task that is not finished is needed: it ends with the task.
+        """
         away = [
             client
             for client in self.registry.clients.values()
-            if not client.connected and not client.placeholder and not client.name
+            if not client.connected and not client.placeholder and not client.name and client not in self.fatherless
         ]
         for client in away:
             self.end(client)
