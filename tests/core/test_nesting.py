@@ -115,7 +115,8 @@ def test_clear_leaves_the_session_of_a_running_task_alone(family):
     compute, client = family.parent(worker)
     family.child(client)
     family.core.connection_lost(family.now, client)
-    assert family.ask("clear") == {"sessions": 0, "tasks": 0}
+    family.tell(family.client, m.Query(1, "clear", []))
+    assert family.said(family.client, m.Reply)[0].value == {"sessions": 0, "tasks": 0}
     assert client.number in family.core.clients
     family.tell(worker, m.Done(compute.task, compute.attempt, b"v", 1, b"", 1))
     assert client.number not in family.core.clients
