@@ -119,4 +119,4 @@ def test_clear_leaves_the_session_of_a_running_task_alone(family):
     assert family.said(family.client, m.Reply)[0].value == {"sessions": 0, "tasks": 0}
     assert client.number in family.core.clients
     family.tell(worker, m.Done(compute.task, compute.attempt, b"v", 1, b"", 1))
-    assert client.number not in family.core.clients
+    assert client.number not in family.core.clients and family.said(worker, m.Abort)

@@ -196,7 +196,7 @@ class Party(Process):
         if not self.alive or self.asleep(self.pulse):
             return
         world = self.world
-        world.at(world.now + world.pause(), self.pulse, background=True)
+        world.at(world.now + world.every, self.pulse, background=True)
         if self.exchange.silence(world.now) and self.link is not None:
             world.fault("redialed")
             self.link.cut()

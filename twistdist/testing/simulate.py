@@ -249,13 +249,9 @@ class World:
         seconds = self.rng.choice((0.0005, 0.003, 0.05))
         return seconds + self.more.choice((0.0, 0.3, 1.5)) if self.later and self.swarm.slow and self.now < FAULT_S else seconds
 
-    def pause(self) -> float:
-        """Return the seconds between two heartbeats of a process: more when the faults are over, since they are most events."""
-        return self.every * 2 if self.nesting and self.now > FAULT_S + 1 else self.every
-
     def pulse(self) -> None:
         """Send the schedulers' heartbeats periodically."""
-        self.at(self.now + self.pause(), self.pulse, background=True)
+        self.at(self.now + self.every, self.pulse, background=True)
         for scheduler in list(self.schedulers):
             scheduler.pulse()
 
