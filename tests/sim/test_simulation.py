@@ -47,6 +47,18 @@ def test_a_seed_of_a_swarm_that_found_a_bug(seed):
     World(seed, version=2).run()
 
 
+#: The same, of seeds with tasks that submit tasks and the newest faults.
+FOUND_WITH_CHILDREN = {
+    510596: "the session of a task that was gone was kept like that of any client",
+    531127: "clear ended the session of a running task whose connection was broken at that moment",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND_WITH_CHILDREN, ids=lambda seed: f"seed {seed}")
+def test_a_seed_with_children_that_found_a_bug(seed):
+    World(seed).run()
+
+
 def test_many_schedules(capsys, tmp_path):
     """None fails, and together they meet every pair of an event and a state that is expected of them (docs/simulator.rst)."""
     jobs = min(4, os.cpu_count() or 1)

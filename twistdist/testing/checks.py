@@ -30,49 +30,53 @@ class Checks:
 
     def books(self) -> None:
         """Check that books were found to differ only because of a fault, and that they agree at rest."""
-        if self.world.echoes:
+        world = self.world
+        if world.echoes:
             return
         kinds = ("drift", "worker stuck", "no progress")
-        drifts = [incident for incident in self.world.core.statistics.incidents if incident.kind in kinds]
-        if drifts and not (self.world.faults["drift"] or self.world.faults["lose file"]):
+        drifts = [incident for incident in world.core.statistics.incidents if incident.kind in kinds]
+        if drifts and not (world.faults["drift"] or world.faults["lose file"]):
             raise SimulationFailed(f"books differ without a cause: {drifts[0]}")
-        for worker in self.world.core.workers.values():
-            there = self.world.workers[worker.name]
+        for worker in world.core.workers.values():
+            there = world.workers[worker.name]
             if there.alive and {task.value_attempt for task in worker.holds} != set(there.core.stored):
                 raise SimulationFailed(f"the books about the files of {worker.name} differ at rest")
 
     def replicas(self) -> None:
         """Check that at rest every value has as many copies as it should, or as there are workers, and that all are equal."""
-        for task in self.world.core.tasks.values():
+        world = self.world
+        for task in world.core.tasks.values():
             if task.holders is None:
                 continue
-            values = {self.world.workers[holder.name].store.get(task.value_attempt, (b"", 0))[0] for holder in task.holders}
+            values = {world.workers[holder.name].store.get(task.value_attempt, (b"", 0))[0] for holder in task.holders}
             values = {value for value in values if is_right(value)}  # the others are noticed when somebody reads them
             if len(values) > 1 and not self._excuses_files():
                 raise SimulationFailed(f"the copies of {task.key} differ")
             if task.retention is None:
                 continue
-            most = len(self.world.core.workers)
+            most = len(world.core.workers)
             if len(task.holders) < min(task.retention.copies or most, most):
                 raise SimulationFailed(f"{task.key} has {len(task.holders)} copies of {task.retention.copies or most}")
 
     def uploads(self) -> None:
         """Check that at rest every worker has the last version of the file that was uploaded."""
-        last = self.world.clients[0].uploaded
-        if any(self.world.faults[kind] for kind in swarm.ENDING_SESSIONS) or self.world.clients[0].began_anew:
+        world = self.world
+        last = world.clients[0].uploaded
+        if any(world.faults[kind] for kind in swarm.ENDING_SESSIONS) or world.clients[0].began_anew:
             return  # an upload may have been carried out whose answer nobody got
-        for worker in self.world.core.workers.values():
-            there = self.world.workers[worker.name]
+        for worker in world.core.workers.values():
+            there = world.workers[worker.name]
             if there.alive and last is not None and there.installed.get("mod.py") != last:
                 raise SimulationFailed(f"{worker.name} has {there.installed}, not the uploaded version {last!r}")
 
     def published(self) -> None:
         """Check that at rest everything published is there, with the right values."""
-        if self.world.faults["restart"]:
+        world = self.world
+        if world.faults["restart"]:
             return
         memo: dict[int, bytes | None] = {}
-        for name, nodes in self.world.published.items():
-            dataset = self.world.core.parts.durable.datasets.get(name)
+        for name, nodes in world.published.items():
+            dataset = world.core.parts.durable.datasets.get(name)
             if dataset is None:
                 raise SimulationFailed(f"{name} was published and is gone")
             for node, task in zip(nodes, dataset.tasks, strict=True):
@@ -80,7 +84,7 @@ class Checks:
                     continue  # its client has checked that
                 value = task.value
                 if value is None and task.holders:
-                    value = self.world.workers[next(iter(task.holders)).name].store.get(task.value_attempt, (None, 0))[0]
+                    value = world.workers[next(iter(task.holders)).name].store.get(task.value_attempt, (None, 0))[0]
                 if value is not None and not is_right(value):
                     continue  # that is noticed when somebody reads it
                 if value != self._expected(node, memo) and not self._excuses_files():
@@ -88,7 +92,8 @@ class Checks:
 
     def _excuses_files(self) -> bool:
         """Whether a fault explains that a file is not where it should be."""
-        return bool(self.world.faults["lose file"] or self.world.faults["drift"] or self.world.echoes)
+        world = self.world
+        return bool(world.faults["lose file"] or world.faults["drift"] or world.echoes)
 
     def _expected(self, node: int, memo: dict[int, bytes | None]) -> bytes | None:
         """Return the right value of a node; None if it or one of its inputs must fail."""
@@ -139,27 +144,30 @@ class Checks:
 
     def _excuses_session(self, client: SimClient, record: Record) -> bool:
         """Return whether a future is lost with its session, which may happen, or was not accepted, as its client was told."""
+        world = self.world
         if record.state is State.LOST:
-            return client.began_anew and (self.world.swarm.ends_sessions or self.world.faults["clear"] > 0)
-        return record.error is not None and record.error.kind == "JournalError" and self.world.faults["failed write"] > 0
+            return client.began_anew and (world.swarm.ends_sessions or world.faults["clear"] > 0)
+        return record.error is not None and record.error.kind == "JournalError" and world.faults["failed write"] > 0
 
     def _crashed_too_often(self, record: Record) -> bool:
         """Return whether random faults explain the error: kills up to the crash_limit, others' memory, a lost worker."""
-        kind, kills = record.error.kind if record.error is not None else "", self.world.faults["kill executor"]
-        kills += self.world.faults["stop executor"] + self.world.faults["pause worker"]
-        if kind == "NoValidWorker" and any(plan.options.beside for plan in self.world.plans):
+        world = self.world
+        kind, kills = record.error.kind if record.error is not None else "", world.faults["kill executor"]
+        kills += world.faults["stop executor"] + world.faults["pause worker"]
+        if kind == "NoValidWorker" and any(plan.options.beside for plan in world.plans):
             return True  # a task beside the slots is not run again when its worker is lost
-        return (kind == "TaskCrashed" and kills + self.world.faults["kill worker"] >= 3) or (
-            (kind == "MemoryLimitExceeded" and self.world.faults["memory"] > 0)
-            or (kind == "StoreError" and self.world.faults["disk full"] > 0)
+        return (kind == "TaskCrashed" and kills + world.faults["kill worker"] >= 3) or (
+            (kind == "MemoryLimitExceeded" and world.faults["memory"] > 0)
+            or (kind == "StoreError" and world.faults["disk full"] > 0)
         )
 
     def _tainted(self) -> set[int]:
         """Return the cancelled nodes and all nodes that depend on them."""
-        tainted: set[int] = set().union(*(client.cancelled for client in self.world.clients))
-        if self.world.faults["restart"]:
-            tainted.update(plan.node for plan in self.world.plans)
-        for plan in self.world.plans:
+        world = self.world
+        tainted: set[int] = set().union(*(client.cancelled for client in world.clients))
+        if world.faults["restart"]:
+            tainted.update(plan.node for plan in world.plans)
+        for plan in world.plans:
             if tainted.intersection(plan.inputs):
                 tainted.add(plan.node)
         return tainted
@@ -175,13 +183,14 @@ class Checks:
         raise SimulationFailed(f"the value of node {node} could not be fetched")
 
     def clean(self) -> None:
-        if self.world.core.tasks:
-            raise SimulationFailed(f"tasks left: {[task.key for task in self.world.core.tasks.values()]}")
-        for worker in self.world.workers.values():
+        world = self.world
+        if world.core.tasks:
+            raise SimulationFailed(f"tasks left: {[task.key for task in world.core.tasks.values()]}")
+        for worker in world.workers.values():
             if worker.store and worker.alive:
                 raise SimulationFailed(f"files left on {worker.name}: {sorted(worker.store)}")
             if worker.core.jobs or worker.core.transfers:
                 raise SimulationFailed(f"jobs left on {worker.name}")
-        for client in self.world.clients:
+        for client in world.clients:
             if client.data:
                 raise SimulationFailed(f"scattered data left that nobody needs: {client.data}")

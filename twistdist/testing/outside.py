@@ -35,19 +35,19 @@ class Outside:
 
     def prepare(self) -> None:
         """Schedule all random external events."""
-        rng = self.rng
-        self.world.pulse()
+        world, rng = self.world, self.rng
+        world.pulse()
         for number in range(rng.choice((1, 2, 2, 3))):
             start = rng.uniform(0, 0.5)
-            self._schedule(start, f"w{number} starts", lambda name=f"w{number}": self.world.start_worker(name), always=True)  # type: ignore[misc]
-        for client in self.world.clients:
+            self._schedule(start, f"w{number} starts", lambda name=f"w{number}": world.start_worker(name), always=True)  # type: ignore[misc]
+        for client in world.clients:
             client.dial()
             at = 0.0
-            for plan in self.world.plans:
+            for plan in world.plans:
                 at += rng.choice((0.0, 0.0, 0.0, 0.05))
-                key = f"node-{plan.node}" if self.world.keyed else None
+                key = f"node-{plan.node}" if world.keyed else None
                 who, node = client.name, plan.node
-                if self.world.is_scattered(node):
+                if world.is_scattered(node):
                     copies = rng.choice((0, 1, 2, 2))
                     text = f"{who} scatters node {node} with {copies} copies"
                     self._schedule(at, text, lambda c=client, n=node, r=copies: c.scatter(n, r))  # type: ignore[misc]
@@ -62,31 +62,31 @@ class Outside:
         if rng.random() < 0.15:
             for version in range(rng.randint(1, 3)):
                 text = f"client 0 uploads version {version}"
-                self._schedule(rng.uniform(0.1, 3), text, lambda v=version: self.world.clients[0].upload(v))  # type: ignore[misc]
+                self._schedule(rng.uniform(0.1, 3), text, lambda v=version: world.clients[0].upload(v))  # type: ignore[misc]
         if rng.random() < 0.08:
             self._schedule(rng.uniform(0.2, 3), "the cluster is restarted", self._restart_cluster)
         moments = []
-        if self.world.faulty:
+        if world.faulty:
             for _ in range(rng.randint(1, 8)):
                 moments.append(rng.uniform(0.6, FAULT_S))
                 self._schedule(moments[-1], "fault", self._fault)
-        if self.world.later:
+        if world.later:
             self._prepare_more(moments)
-        if self.world.nesting:
+        if world.nesting:
             self._prepare_newest(moments)
 
     def _prepare_more(self, moments: list[float]) -> None:
         """Schedule what was added later: chains of faults that began at these ``moments``, and orders."""
-        rng = self.more
+        world, rng = self.world, self.more
         if rng.random() < 0.4:
             self._submit_later()
         for began in list(moments):
-            while rng.random() < self.world.swarm.chain and len(moments) < 20:  # during recovery from the one before
+            while rng.random() < world.swarm.chain and len(moments) < 20:  # during recovery from the one before
                 began += rng.choice((0.0, 0.005, 0.05, 0.2, 0.6))
                 moments.append(began)
                 self._schedule(began, "fault", self._fault)
-        for _ in range(rng.randint(1, 6) if self.world.swarm.orders else 0):
-            at, what = rng.uniform(0.1, FAULT_S), rng.choice(self.world.swarm.orders)
+        for _ in range(rng.randint(1, 6) if world.swarm.orders else 0):
+            at, what = rng.uniform(0.1, FAULT_S), rng.choice(world.swarm.orders)
             if moments and rng.random() < 0.5:
                 at = rng.choice(moments) + rng.choice((0.0, 0.01, 0.1, 0.5))
             self._schedule(at, f"a client orders: {what}", partial(self._order, what))
@@ -106,9 +106,10 @@ class Outside:
 
     def _nest(self) -> None:
         """Have some tasks submit tasks of their own, some of which do so too."""
-        rng, plans = self.world.newest, self.world.plans
-        self.world.first_child = len(plans)
-        calm = [plan for plan in plans if not (plan.poison or plan.options.beside or self.world.is_scattered(plan.node))]
+        world = self.world
+        rng, plans = world.newest, world.plans
+        world.first_child = len(plans)
+        calm = [plan for plan in plans if not (plan.poison or plan.options.beside or world.is_scattered(plan.node))]
         parents = [(plan.node, 1) for plan in rng.sample(calm, min(len(calm), rng.randint(1, 3)))]
         while parents:
             parent, depth = parents.pop()
@@ -123,59 +124,61 @@ class Outside:
 
     def _submit_later(self) -> None:
         """Have clients submit further tasks while faults happen, so that a restarted scheduler gets some too."""
-        rng = self.more
+        world, rng = self.world, self.more
         for _ in range(rng.randint(1, 6)):
-            node = len(self.world.plans)
+            node = len(world.plans)
             inputs = tuple(rng.sample(range(node), rng.choice((0, 1, 2))))
             large, seconds = rng.random() < 0.5, rng.choice((0.0001, 0.001, 0.02, 0.2))
             plan = Plan(node, inputs, large, False, 0, False, seconds, 0.0, m.Options(crash_limit=3))
-            self.world.plans.append(plan)
-            for client in self.world.clients:
-                key, text = f"node-{node}" if self.world.keyed else None, f"{client.name} submits {plan}"
+            world.plans.append(plan)
+            for client in world.clients:
+                key, text = f"node-{node}" if world.keyed else None, f"{client.name} submits {plan}"
                 at = rng.uniform(0.6, FAULT_S + 1)
                 self._schedule(at, text, lambda c=client, n=node, k=key: c.submit(n, k))  # type: ignore[misc]
 
     def _schedule(self, at: float, text: str, what: Callable[[], None], always: bool = False) -> None:
         """Schedule what somebody outside does to the cluster, unless it is left out.  ``always``: nothing ends without it."""
+        world = self.world
         number, self.outsiders = self.outsiders, self.outsiders + 1
 
         def happens() -> None:
-            before = Counter(self.world.faults)
+            before = Counter(world.faults)
             at = len(self.story)
             what()
-            found = self.world.faults - before
+            found = world.faults - before
             told = f"fault: {next(iter(found), 'nothing')} {self._hit}".rstrip() if text == "fault" else text
-            self.story.insert(at, (self.world.now, told))
+            self.story.insert(at, (world.now, told))
 
         if always or self.only is None or number in self.only:
-            self.world.at(at, happens)
+            world.at(at, happens)
 
     def _restart_cluster(self) -> None:
         """A client has all tasks and data dropped."""
-        self.world.fault("restart")
-        self.world.clients[-1].core.query("restart")
-        self.world.clients[-1].flush()
+        world = self.world
+        world.fault("restart")
+        world.clients[-1].core.query("restart")
+        world.clients[-1].flush()
 
     def _order(self, what: str) -> None:
         """A client orders something, or asks."""
-        rng = self.more
-        client = rng.choice(self.world.clients)
+        world, rng = self.world, self.more
+        client = rng.choice(world.clients)
         if not client.alive:
             return
         known = client.known()
         chosen = rng.sample(known, rng.randint(1, len(known))) if known else []
         cids = [client.futures[node].cid for node in chosen]
-        names = sorted(self.world.workers)
+        names = sorted(world.workers)
         if what == "restart":
             self._restart_cluster()
             return
-        self.world.fault(what)
+        world.fault(what)
         if what == "publish" and cids:
-            name = f"name {self.world.faults[what]}"
+            name = f"name {world.faults[what]}"
             client.ask(what, [name, b"shape", cids], lambda reply: self._published(name, chosen, reply))
-        elif what == "unpublish" and self.world.published:
-            name = rng.choice(sorted(self.world.published))
-            del self.world.published[name]
+        elif what == "unpublish" and world.published:
+            name = rng.choice(sorted(world.published))
+            del world.published[name]
             client.ask(what, [name])
         elif what in ("retire", "dismiss") and names:
             client.ask(what, [rng.choice((0.0, 0.3, 1.0, 3.0)), *rng.sample(names, rng.randint(1, len(names)))])
@@ -190,7 +193,7 @@ class Outside:
         elif what == "clear":
             client.ask(what, [])
         elif what == "upload":
-            self.world.clients[0].upload(100 + self.world.faults[what])
+            world.clients[0].upload(100 + world.faults[what])
         elif what == "cancel unstarted" and chosen:
             client.cancel(chosen[0], True)
         elif what == "status":
@@ -208,15 +211,16 @@ class Outside:
         self.world.after(seconds + 0.1, lambda: self.world.end_worker(worker, True) if worker.alive else None)
 
     def _fault(self) -> None:
+        world = self.world
         self._hit = ""
-        now = self.world.journaled and (self.world.restarts_only or self.rng.random() < 0.25)
-        if now and (not self.world.later or "kill scheduler" in self.world.swarm.faults):
-            self.world.fault("kill scheduler")
-            self.world.kill_scheduler()
+        now = world.journaled and (world.restarts_only or self.rng.random() < 0.25)
+        if now and (not world.later or "kill scheduler" in world.swarm.faults):
+            world.fault("kill scheduler")
+            world.kill_scheduler()
             return
-        kind = self.rng.choice(self.world.swarm.faults if self.world.later else swarm.FIRST_FAULTS)
-        self.world.fault(kind)
-        worker = self.world.workers[self.rng.choice(sorted(self.world.workers))]
+        kind = self.rng.choice(world.swarm.faults if world.later else swarm.FIRST_FAULTS)
+        world.fault(kind)
+        worker = world.workers[self.rng.choice(sorted(world.workers))]
         if kind in swarm.MORE_FAULTS:
             self._more_fault(kind, worker)
             return
@@ -224,14 +228,14 @@ class Outside:
         if kind == "cut" and worker.link is not None:
             worker.link.cut()
         elif kind == "kill worker":
-            self.world.kill_worker(worker.name)
+            world.kill_worker(worker.name)
         elif kind == "kill executor" and worker.alive:
             up = [number for number, executor in worker.core.executors.items() if executor.up]
             if up:
                 worker.kill_executor(self.rng.choice(up))
         elif kind == "memory" and worker.alive:
             worker.use_memory(self.rng.choice((700, 900, 990, 1100)))
-            self.world.after(self.rng.choice((0.1, 1.0)), lambda: worker.use_memory(0))
+            world.after(self.rng.choice((0.1, 1.0)), lambda: worker.use_memory(0))
         elif kind == "silence" and worker.link is not None:
             worker.link.silent(self.rng.choice((0.5, 1.0, 2.0, 4.0)))
         elif kind == "drift":
@@ -243,25 +247,25 @@ class Outside:
         elif kind == "lose file" and worker.store:
             del worker.store[self.rng.choice(sorted(worker.store))]
         elif kind == "cut client":
-            link = self.rng.choice(self.world.clients).link
+            link = self.rng.choice(world.clients).link
             if link is not None:
                 link.cut()
 
     def _more_fault(self, kind: str, worker: SimWorker) -> None:
         """Have one of the faults happen that were added later."""
-        rng = self.more
+        world, rng = self.world, self.more
         seconds = rng.choice((0.1, 0.5, 1.0, 3.0))
-        party = rng.choice((worker, worker, *self.world.clients))
+        party = rng.choice((worker, worker, *world.clients))
         if kind == "kill scheduler":
-            self.world.kill_scheduler()
+            world.kill_scheduler()
         elif kind == "take over":
-            self.world.take_over()
+            world.take_over()
         elif kind == "journal fails":
-            self.world.disk.fails_until = self.world.now + seconds
+            world.disk.fails_until = world.now + seconds
         elif kind == "pause scheduler":
-            self.world.scheduler.paused_until = self.world.now + seconds
+            world.scheduler.paused_until = world.now + seconds
         elif kind == "pause worker":
-            self._hit, worker.paused_until = worker.name, self.world.now + seconds
+            self._hit, worker.paused_until = worker.name, world.now + seconds
         elif kind == "stop executor" and worker.alive and worker.living:
             self._hit = worker.name
             worker.stop_executor(rng.choice(sorted(worker.living)), rng.choice((0.1, 1.0, 6.0)))
@@ -269,7 +273,7 @@ class Outside:
             self._hit = party.name
             self._swallow(party, rng.choice(([TO_SCHEDULER], [FROM_SCHEDULER])) if kind == "one-way cut" else None)
         elif kind in swarm.ENDING_SESSIONS:
-            self._client_leaves(rng.choice(self.world.clients), kind == "client leaves")
+            self._client_leaves(rng.choice(world.clients), kind == "client leaves")
 
     def _newest_fault(self, kind: str) -> None:
         """Have one of the faults happen that were added last."""
@@ -291,6 +295,7 @@ class Outside:
 
     def _client_leaves(self, client: SimClient, said: bool) -> None:
         """A client's process ends, and another one is started instead, which submits the same tasks."""
+        world = self.world
         if not client.alive:
             return
         self._hit = client.name
@@ -298,19 +303,19 @@ class Outside:
         client.leave(said)
         self._sessions += 1
         session = 2000 + self._sessions
-        other = SimClient(self.world, client.number, session, self.world.session_name(client.number))
+        other = SimClient(world, client.number, session, world.session_name(client.number))
         other.cancelled, other.uploaded = client.cancelled, client.uploaded
-        self.world.clients[self.world.clients.index(client)] = other
+        world.clients[world.clients.index(client)] = other
 
         def begins() -> None:
             other.dial()
             for node in wanted:
-                if self.world.is_scattered(node):
+                if world.is_scattered(node):
                     other.scatter(node, 2)
                 else:
-                    other.submit(node, f"node-{node}" if self.world.keyed else None)
+                    other.submit(node, f"node-{node}" if world.keyed else None)
 
-        self.world.after(self.more.choice((0.01, 0.5, 2.0)), begins)
+        world.after(self.more.choice((0.01, 0.5, 2.0)), begins)
 
     def _swallow(self, party: Party, sides: list[int] | None) -> None:
         """Let nothing through a connection any more, without an error, as a host that was switched off or a firewall does.
@@ -325,10 +330,11 @@ class Outside:
 
     def _park_one(self, name: str) -> None:
         """Have a task of a worker parked as if it were waiting, whether it is or not."""
-        peer = next((worker for worker in self.world.core.workers.values() if worker.name == name), None)
+        world = self.world
+        peer = next((worker for worker in world.core.workers.values() if worker.name == name), None)
         if peer is not None and peer.assigned:
-            self.world.core.parts.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
-            self.world.scheduler.flush()
+            world.core.parts.outputs.post(peer, m.Park(self.rng.choice(list(peer.assigned)).attempt))
+            world.scheduler.flush()
 
     def _drift(self, worker: SimWorker) -> None:
         """Corrupt a worker's books, as a bug might."""
