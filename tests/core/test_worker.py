@@ -171,6 +171,17 @@ def test_inputs_of_a_worker_on_this_host_are_mapped_and_fetched_when_that_fails(
     assert len(effects(worker, fx.StartFetch)) == 1
 
 
+def test_an_outcome_whose_file_is_gone_is_not_told_in_a_hello():
+    """A scheduler that had lost its journal had freed it; the next one took the worker to hold it (seed 1000484)."""
+    worker = make()
+    worker.receive(0.0, [compute(1), compute(2)])
+    for number in (1, 2):
+        worker.executor_outcomes(0.0, 0, [m.Done(number, number, None, 5, b"d", 5)])
+    worker.receive(0.0, [m.Free([1])])
+    hello = worker.hello(0.0)
+    assert [one.attempt for one in hello.finished] == [one.attempt for one in hello.stored] == [2]
+
+
 def test_a_finished_outcome_is_told_in_every_hello_until_one_is_accepted():
     worker = make()
     worker.receive(0.0, [compute(1)])

@@ -60,10 +60,14 @@ class Membership:
             who.resources,
             list(self.files.stored.values()),
             running,
-            list(finished),
+            [one for one in finished if self._has(one)],
             who.python,
             who.versions,
         )
+
+    def _has(self, outcome: m.Done | m.Failed | m.Crashed) -> bool:
+        """Whether an outcome is still true: its file may be gone by the order of a scheduler that has been replaced since."""
+        return not isinstance(outcome, m.Done) or outcome.value is not None or outcome.attempt in self.files.stored
 
     def _tell_again(self) -> None:
         """Post what a scheduler that has just greeted this worker does not know."""
