@@ -229,6 +229,31 @@ def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
     assert len(first.holds) == 2 == len(second.holds) and len(story.said(first, m.Free)) == 2
 
 
+def test_a_copy_that_is_needed_is_not_moved_away(story):
+    """Two copies were wanted and one had been made: it was moved to the other worker, and there was one again (seed 1004569)."""
+    first = story.worker("a")
+    cids = [stored(story, first)[0] for _ in range(4)]
+    second = story.worker("b")
+    for cid in cids:
+        story.tell(story.client, m.Query(cid, "replicate", [2, cid]))
+    copies = story.said(second, m.Copy)
+    story.tell(second, *[m.CopyFailed(copy.source.attempt, [first.number]) for copy in copies])
+    assert len(copies) == 4 == len(story.said(first, m.Verify)) and story.core.parts.copies.rebalance(None) == 0
+
+
+def test_a_copy_that_is_being_moved_stays_if_it_is_needed_by_then(story):
+    first = story.worker("a")
+    cids = [stored(story, first)[0] for _ in range(4)]
+    second = story.worker("b")
+    assert story.core.parts.copies.rebalance(None) == 2
+    story.core.tick(story.now)
+    for cid in cids:
+        story.tell(story.client, m.Query(cid, "replicate", [2, cid]))
+    for copy in story.said(second, m.Copy):
+        have(story, second, copy)
+    assert len(first.holds) == len(second.holds) == 4 and not story.said(first, m.Free)
+
+
 def killed_under(story, task_cid):
     worker = story.worker("w", slots=2)
     computes = story.given(worker)

@@ -106,8 +106,10 @@ class Copies:
             have += 1
         if len(staying) >= wanted or not (free or retention.copying):
             self._announce(task, retention)
-        if retention.moving is not None and (len(staying) >= wanted or (staying and not (free or retention.copying))):
+        if retention.moving is not None and retention.copies and len(staying) >= retention.copies:
             self._unload(task, retention, retention.moving)
+        elif not (free or retention.copying):
+            retention.moving = None  # it is needed where it is
 
     def free_for(self, task: Task, retention: Retention) -> list[Worker]:
         """The workers that could take one more copy, and have not failed to."""
@@ -220,7 +222,7 @@ class Copies:
                 target = min(workers, key=lambda worker: (held[worker], worker.number))
                 if held[source] <= mean * self.tuning.uneven:
                     break
-                if (tasks is not None and task not in tasks) or target in (task.holders or ()) or self._is_moving(task):
+                if (tasks is not None and task not in tasks) or target in (task.holders or ()) or self._needs_all(task):
                     continue
                 if held[target] + task.size >= held[source] or not _may_be_at(task, target):
                     continue
@@ -231,8 +233,13 @@ class Copies:
         return moves
 
     @staticmethod
-    def _is_moving(task: Task) -> bool:
-        return task.retention is not None and (task.retention.moving is not None or bool(task.retention.copying))
+    def _needs_all(task: Task) -> bool:
+        """Whether each of its copies must stay where it is for now."""
+        retention = task.retention
+        if retention is None:
+            return False
+        lacks = not retention.copies or len(task.holders or ()) < retention.copies
+        return lacks or retention.moving is not None or bool(retention.copying)
 
     def move(self, task: Task, source: Worker, target: Worker) -> None:
         """Copy the value to ``target``; the copy at ``source`` is deleted when that is done."""
