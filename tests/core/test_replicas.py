@@ -230,7 +230,7 @@ def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
 
 
 def test_a_copy_that_is_needed_is_not_moved_away(story):
-    """Two copies were wanted and one had been made: it was moved to the other worker, and there was one again (seed 1004569)."""
+    """Two copies were wanted and one had been made: it was moved, and there was one again (seed 1004569)."""
     first = story.worker("a")
     cids = [stored(story, first)[0] for _ in range(4)]
     second = story.worker("b")

@@ -7,6 +7,7 @@ import pytest
 from twistdist.core.scheduler import Settings
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.outputs import Replaced
+from twistdist.core.scheduler.registry import ATTEMPT_BITS
 from twistdist.core.scheduler.settings import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.testing.stories import Story
@@ -540,6 +541,24 @@ def test_a_worker_with_less_than_nothing_is_refused(story):
         with pytest.raises(ProtocolError, match="negative slots or resources"):
             story.worker(**fields)
     assert not story.core.workers
+
+
+@pytest.mark.parametrize("what", ["stored", "finished", "running"])
+def test_what_a_later_scheduler_has_served_is_recognised(story, what):
+    """A scheduler that does not know yet that it was replaced would free the files of its successor."""
+    epoch = story.core.epoch
+    for of, outdated in ((epoch - 1, False), (epoch, False), (epoch + 1, True)):
+        attempt = of << ATTEMPT_BITS | 7
+        told = {
+            "stored": [m.Stored(1, attempt, 5, b"d")],
+            "finished": [m.Done(1, attempt, b"v", 1, b"", 1)],
+            "running": [(1, attempt)],
+        }
+        given = {name: found if name == what else [] for name, found in told.items()}
+        hello = m.HelloWorker(1, "w", 1, 1, 1, "tcp:x:1", "h", "/w", {}, **given)
+        assert story.core.is_outdated_by(hello) == outdated
+    assert story.core.is_outdated_by(m.Resume(1, epoch + 1, 0)) and not story.core.is_outdated_by(m.Resume(1, epoch, 0))
+    assert not story.core.is_outdated_by(m.HelloClient(1))
 
 
 def test_a_session_is_not_kept_by_a_task_of_its_own(story):

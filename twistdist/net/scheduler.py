@@ -294,7 +294,10 @@ class SchedulerService(Service):
 
     def _greet(self, connection: Connection, body: memoryview) -> None:
         for greeting in decode_frame(GREETING_TO_SCHEDULER, body)[2][:1]:
-            if isinstance(greeting, m.Resume):
+            if self._journal is not None and self.core.is_outdated_by(greeting):
+                self._out.look()  # the check will find that the journal is not ours any more
+                connection.close()
+            elif isinstance(greeting, m.Resume):
                 self._resume(connection, greeting)
             elif (refused := self.core.refusal(greeting)) is not None:
                 connection.send([(0, 0, [refused])])
@@ -315,10 +318,6 @@ class SchedulerService(Service):
                 self._log.info("{role} {name} connected", role=kind, name=name, worker=name if kind == "worker" else "")
 
     def _resume(self, connection: Connection, resume: m.Resume) -> None:
-        if self._journal is not None and resume.epoch > self.core.epoch:
-            self._out.look()  # a later scheduler has served it: the journal is not ours any more, as the check will find
-            connection.close()
-            return
         peer = self.core.find_session(resume)
         if peer is None:
             connection.send([(0, 0, [m.Refused("session", "this scheduler does not know the session")])])

@@ -298,11 +298,11 @@ class SimScheduler(Process):
         now = self.world.now
         if self.world.met is not None:
             self.world.met.greeting(self, greeting)
+        if self.journal is not None and self.core.is_outdated_by(greeting):
+            self.out.look()
+            link.cut()
+            return
         if isinstance(greeting, m.Resume):
-            if self.journal is not None and greeting.epoch > self.core.epoch:
-                self.out.look()  # a later scheduler has served it
-                link.cut()
-                return
             peer = self.core.find_session(greeting)
             if peer is None:
                 link.send(False, (0, 0, [m.Refused("session", "unknown")]))

@@ -10,6 +10,7 @@ from twistdist.core.scheduler.no_ledger import NoLedger
 from twistdist.core.scheduler.outputs import Bundle, Peer
 from twistdist.core.scheduler.parts import Parts
 from twistdist.core.scheduler.records import Client, Worker
+from twistdist.core.scheduler.registry import ATTEMPT_BITS
 from twistdist.core.scheduler.settings import Settings
 from twistdist.errors import ProtocolError
 from twistdist.wire import journal_rows as j
@@ -67,6 +68,18 @@ class Scheduler:
     def refusal(self, hello: m.HelloClient | m.HelloWorker) -> m.Refused | None:
         """Why a Hello must be refused."""
         return self.parts.fleet.refusal(hello, self.expected)
+
+    def is_outdated_by(self, greeting: m.HelloClient | m.HelloWorker | m.Resume) -> bool:
+        """Whether a later scheduler has served who greets.  Then the journal, if there is one, is not ours any more, and files
+        that we know nothing of may be needed."""
+        if isinstance(greeting, m.Resume):
+            return greeting.epoch > self.epoch
+        if isinstance(greeting, m.HelloClient):
+            return False
+        attempts = [one.attempt for one in (*greeting.stored, *greeting.finished)] + [
+            attempt for _, attempt in greeting.running
+        ]
+        return max(attempts, default=0) >> ATTEMPT_BITS > self.epoch
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
