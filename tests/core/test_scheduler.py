@@ -561,6 +561,20 @@ def test_what_a_later_scheduler_has_served_is_recognised(story, what):
     assert not story.core.is_outdated_by(m.HelloClient(1))
 
 
+def test_a_worker_that_brings_an_outcome_may_have_forgotten_the_function(story):
+    """A scheduler that had lost its journal had told it to, and its successor gave it a task (seed 1016676)."""
+    worker = story.worker("a")
+    first = story.submit()
+    (compute,) = story.given(worker)
+    story.lost(worker)
+    story.later(60)
+    assert not story.core.workers
+    back = story.worker("a", finished=[m.Done(compute.task, compute.attempt, b"v", 1, b"", 1)])
+    assert story.outcome(first).value == b"v"
+    story.submit()
+    assert [type(one) for one in story.said(back)] == [m.WorkerFunction, m.Compute]
+
+
 def test_a_session_is_not_kept_by_a_task_of_its_own(story):
     child = story.core.greet(story.now, m.HelloClient(2, parent=1))
     story.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"own"]))

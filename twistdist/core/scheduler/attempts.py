@@ -240,7 +240,12 @@ class Attempts:
     def adopt(self, now: float, worker: Worker) -> None:
         """Continue attempts that were considered lost and have not been replaced; stop the others."""
         hello = worker.hello
-        orphans = [attempt for number, attempt in hello.running if not self._readopt(worker, number, attempt)]
+        orphans = []
+        for number, attempt in hello.running:
+            if self._readopt(worker, number, attempt):
+                worker.functions.add(self.registry.tasks[number].function.number)  # since it calls it
+            else:
+                orphans.append(attempt)
         for outcome in hello.finished:
             self._readopt(worker, outcome.task, outcome.attempt)
             self._outcome(now, worker, outcome)
@@ -274,7 +279,6 @@ class Attempts:
         self.queues.remove(task)
         self.ahead.adopted(task, worker)
         self.slots.take(worker, task)
-        worker.functions.add(task.function.number)
         return True
 
     def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
