@@ -80,6 +80,20 @@ def test_a_refused_session_loses_what_was_asked_and_not_what_is_asked_then():
     assert new.state is State.PENDING and [type(one) for one in said(client)] == [m.Function, m.Submit]
 
 
+def test_a_future_of_a_lost_session_is_lost_before_the_next_one_is_accepted():
+    """Meanwhile it was finished, at workers whose addresses were not known any more: a KeyError (seed 1017633)."""
+    client, record = ready(), Record(1)
+    client.submit(record, F, b"a")
+    said(client)
+    told = [m.Peer(7, "w", "h", "/w", "tcp:x:1"), m.Finished(1, 5, None, 3, b"d", [7])]
+    client.receive(client.dialer.session.accept((1, 1, told)))
+    assert record.state is State.FINISHED and client.peers
+    client.dialer.greeted(m.Refused("session", ""))
+    client.hello(0.0)
+    assert record.state is State.LOST and record.place is None and record.error.kind == "DataLost" and not client.peers
+    assert client.changed() == [record]
+
+
 def test_a_future_of_a_lost_session_is_not_retried_since_nobody_could_answer():
     client = ready()
     record = Record(1)

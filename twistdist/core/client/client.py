@@ -40,7 +40,6 @@ class Client:
         self.questions_before = 0
         self._changed: list[Record] = []
         self._lost: list[Record] = []
-        self._why_lost: m.ErrorInfo | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Finished: self._finished,
             m.Erred: self._erred,
@@ -179,14 +178,11 @@ class Client:
             "the scheduler no longer knows this session: it was restarted, or the "
             "connection was away for too long; submit again",
         )
-        self._lost = [
-            record
-            for record in self.records.values()
-            if record.state is State.PENDING or (record.value is None and record.place is not None)
-        ]
-        self._why_lost = lost
         for record in self.records.values():
             record.orphan = True
+            if record.state is State.PENDING or (record.value is None and record.place is not None):
+                record.state, record.place, record.error = State.LOST, None, lost
+                self._lost.append(record)
 
     def take(self) -> list[Effect]:
         """The effects since the last call, in order."""
@@ -201,10 +197,8 @@ class Client:
         return self.changed()
 
     def changed(self) -> list[Record]:
-        """The records changed since the last call; lost ones get their new state only now."""
+        """The records changed since the last call."""
         lost, self._lost = self._lost, []
-        for record in lost:
-            record.state, record.place, record.error = State.LOST, None, self._why_lost
         changed, self._changed = lost + self._changed, []
         return changed
 
