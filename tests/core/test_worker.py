@@ -549,6 +549,16 @@ def test_after_an_upload_tasks_run_in_executors_that_were_started_after_it():
     assert m.Answered(3) in said(worker)
 
 
+def test_a_welcome_that_comes_when_the_lease_is_over_fences():
+    """The worker was stopped meanwhile: it took itself to be part of the cluster when it had been given up (seed 100274)."""
+    worker = make()
+    for answered, fenced in ((1.0, False), (50.0, True), (101.0, False)):
+        worker.hello(answered - (40.0 if fenced else 1.0))
+        worker.dialer.greeted(m.Ready(2, "", 2.0, 10.0))
+        worker.welcomed(answered)
+        assert worker.intake.fenced == fenced
+
+
 def test_a_fenced_worker_starts_nothing_until_it_is_welcomed():
     worker = make()
     worker.receive(0.0, [compute(1), compute(2)])

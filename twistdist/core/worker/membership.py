@@ -82,6 +82,7 @@ class Membership:
         """The scheduler has answered Hello: what it knows about this worker is right again."""
         if self.intake.fenced:
             self.intake.fence(False)
+        self.look_at_lease(now)  # the answer may have taken longer than the lease lasts
         if self._leaving is not None:  # it may be a scheduler that was restarted
             self._say_leaving(now, self._leaving)
 
