@@ -472,6 +472,22 @@ def test_data_that_only_an_ended_session_could_supply_are_lost():
     assert erred.error.kind == "DataLost" and not worker.holds
 
 
+def test_data_that_nobody_needs_any_more_end_with_their_session():
+    """The first data that were lost failed the task that needed the others, which were awaited from nobody (seed 1020575)."""
+    story = Story(Settings(tuning=Tuning(slice_tasks=1, max_behind=0)))
+    story.worker()
+    story.tell(story.client, *[m.Scatter(cid, f"k{cid}", 10, b"d", None, 1, [], True) for cid in (1, 2, 3)])
+    story.cid = 3
+    story.submit(1, 2, 3, key="x")
+    other = story.core.greet(story.now, m.HelloClient(2))
+    story.tell(other, m.Query(1, "watch", [[1, "x"]]))
+    story.tell(story.client, m.Release([1, 2, 3]))
+    story.said(story.client)
+    story.tell(story.client, m.Bye())
+    (erred,) = story.said(other, m.Erred)
+    assert erred.error.kind == "DataLost"
+
+
 @pytest.mark.says.with_args(m.Verify)
 def test_a_client_that_could_not_fetch_a_value_is_told_again_where_it_is():
     story = Story()

@@ -152,4 +152,7 @@ class Scattered:
                     self.supplies.ask(task, source)
                 elif task.state is AWAITED and (task.watchers or task.pending):
                     self.lifecycle.data_lost(task, "the session that scattered them has ended")
+                elif task.state is AWAITED:  # what needed them has just failed, of which the garbage will hear later
+                    self.supplies.stop_asking(task)
+                    self.lifecycle.end(task)
         client.sources.clear()
