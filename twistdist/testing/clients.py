@@ -204,6 +204,7 @@ class TaskClient(SimClient):
     def __init__(self, world: World, number: int, parent: int, nodes: tuple[int, ...], then: Callable[[], None]) -> None:
         super().__init__(world, number, 100_000 + number, parent=parent)
         self.parent, self.nodes, self._then = parent, nodes, then
+        self.inputs: list[bytes] = []  # the task's
         self.values: dict[int, bytes] = {}
         self.errors: dict[int, m.ErrorInfo] = {}
         world.children[self] = None

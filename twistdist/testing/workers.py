@@ -384,9 +384,14 @@ class SimWorker(Party):
             return
         compute = self.running[number]
         assert compute is not None
+        inputs, lost = self._inputs(number, compute)  # they may be moved or freed elsewhere while it waits
+        if lost:
+            self._end_task(number, plan, life)
+            return
         self.world.nested += 1
         ended = lambda: self._resumes(number, plan, life)  # noqa: E731
         child = TaskClient(self.world, self.world.nested, compute.task, plan.children, ended)
+        child.inputs = inputs
         self.children[number] = child
         child.begin()
         self._gives_up_slot(number)
@@ -419,16 +424,7 @@ class SimWorker(Party):
             return self._done(number, compute, plan, saved)
         if compute.restore:
             raise SimulationFailed(f"node {plan.node} must be read from a checkpoint that was never made")
-        inputs, lost = [], []
-        for source in compute.inputs or ():
-            path = f"{self.core.identity.store}/{source.attempt:x}" if source.awaited else source.path
-            value = self.made[number].get(source.attempt) if source.awaited else source.value
-            if value is None:
-                value = self.world.open_path(path)
-            if value is None:
-                lost.append((source.attempt, 0))
-            else:
-                inputs.append(value)
+        inputs, lost = (child.inputs, []) if child is not None else self._inputs(number, compute)
         if lost:
             self.world.executions[plan.node] -= 1  # the function was not called
             return m.InputLost(compute.task, compute.attempt, lost)
@@ -444,6 +440,20 @@ class SimWorker(Party):
         if compute.checkpoint:
             self.world.checkpoints[compute.checkpoint] = value
         return self._done(number, compute, plan, value)
+
+    def _inputs(self, number: int, compute: m.Compute) -> tuple[list[bytes], list[tuple[int, int]]]:
+        """Return the values of a task's inputs, and what is told of those that are not there."""
+        inputs, lost = [], []
+        for source in compute.inputs or ():
+            path = f"{self.core.identity.store}/{source.attempt:x}" if source.awaited else source.path
+            value = self.made[number].get(source.attempt) if source.awaited else source.value
+            if value is None:
+                value = self.world.open_path(path)
+            if value is None:
+                lost.append((source.attempt, 0))
+            else:
+                inputs.append(value)
+        return inputs, lost
 
     def _done(self, number: int, compute: m.Compute, plan: Plan, value: bytes) -> m.Done | m.Failed:
         us, saved = int(plan.seconds * 1e6), bool(compute.checkpoint)
