@@ -6,6 +6,7 @@ import weakref
 import pytest
 
 from tests.cost import bytecodes
+from twistdist.core.digests import digest_of
 from twistdist.core.scheduler import Settings
 from twistdist.core.scheduler.ahead import MOST_INPUTS
 from twistdist.testing.stories import JournaledStory, Story
@@ -33,6 +34,24 @@ def test_a_task_is_sent_behind_the_one_that_makes_its_input(story):
     story.done(worker, behind, b"2")
     assert story.outcome(second).value == b"2" and not story.given(worker)
     story.end()
+
+
+def test_what_was_sent_behind_a_task_that_the_worker_has_lost_is_run_again(story):
+    """It waited for ever: only the lost task was given out again, as another attempt (seed 1052170)."""
+    worker = story.worker()
+    _, second, made, behind = pair(story, worker)
+    for _ in range(2):
+        beat = m.Beat(1, 0, worker.session.received, jobs=digest_of([behind.attempt]))
+        story.core.beat(story.now, worker, beat, worker.session.sent)
+    (audit,) = story.said(worker, m.Audit)
+    story.tell(worker, m.Inventory(audit.number, [behind.attempt], None))
+    told = story.said(worker)
+    assert [one for one in told if isinstance(one, m.Abort)] == [m.Abort([behind.attempt], True)]
+    again = [one for one in told if isinstance(one, m.Compute)]
+    assert [one.task for one in again] == [made.task, behind.task]
+    for compute in again:
+        story.done(worker, compute)
+    assert story.outcome(second).value == b"v"
 
 
 def test_a_chain_of_short_tasks_goes_in_one_go_as_far_as_there_is_room(story):

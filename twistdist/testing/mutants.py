@@ -781,9 +781,66 @@ CLUSTER = _of(
     (
         "drift not mended",
         "audits",
-        "        for task in lost:\n            self.lifecycle.requeue(task)",
-        "        for task in lost:\n            pass",
+        "        for task in (*followers, *lost):\n            self.lifecycle.requeue(task)",
+        "        for task in (*followers, *lost):\n            pass",
         "a task that its worker does not have is run elsewhere",
+    ),
+    (
+        "followers of a lost task left",
+        "audits",
+        "        for task in (*followers, *lost):\n            self.lifecycle.requeue(task)",
+        "        for task in lost:\n            self.lifecycle.requeue(task)",
+        "what was sent behind a task that its worker does not have is run again too",
+    ),
+    (
+        "clear ends tasks' sessions",
+        "client_sessions",
+        " and not client.name and client not in self.fatherless",
+        " and not client.name",
+        "clear leaves what running tasks need",
+    ),
+    (
+        "orphan kept like a client",
+        "client_sessions",
+        "hello.parent in self.registry.tasks else GONE",
+        "hello.parent in self.registry.tasks else 0",
+        "the session of a task that is gone ends with its connection",
+    ),
+    (
+        "awaited from nobody",
+        "scattered",
+        "                    self.supplies.stop_asking(task)\n                    self.lifecycle.end(task)",
+        "                    pass",
+        "data are awaited only while a session can supply them",
+    ),
+    (
+        "needed copy moved away",
+        "copies",
+        "        lacks = not retention.copies or len(task.holders or ()) < retention.copies",
+        "        lacks = False",
+        "moves leave as many copies as are wanted",
+    ),
+    (
+        "moved although needed meanwhile",
+        "copies",
+        "        if retention.moving is not None and retention.copies and len(staying) >= retention.copies:",
+        "        if retention.moving is not None and staying:",
+        "moves leave as many copies as are wanted",
+    ),
+    (
+        "function taken to be known",
+        "attempts",
+        "            self._readopt(worker, outcome.task, outcome.attempt)\n",
+        "            if self._readopt(worker, outcome.task, outcome.attempt):\n"
+        "                worker.functions.add(self.registry.tasks[outcome.task].function.number)\n",
+        "a worker has the function of each task that it is given",
+    ),
+    (
+        "successor not recognised",
+        "scheduler",
+        "        return max(attempts, default=0) >> ATTEMPT_BITS > self.epoch",
+        "        return False",
+        "a scheduler that was replaced serves no worker of its successor",
     ),
     (
         "stuck worker keeps its tasks",
@@ -905,6 +962,20 @@ CLIENTS = _of(
 
 WORKER = _of(
     "worker/",
+    (
+        "outcome told without its file",
+        "membership",
+        "            [one for one in finished if self._has(one)],",
+        "            list(finished),",
+        "a worker claims only what it has",
+    ),
+    (
+        "welcome after the lease",
+        "membership",
+        "        self.look_at_lease(now)  # the answer may have taken longer than the lease lasts\n",
+        "",
+        "a worker that may have been given up starts nothing",
+    ),
     (
         "outcomes not repeated",
         "membership",
@@ -1161,6 +1232,13 @@ WORKER = _of(
 
 CLIENT = _of(
     "client/",
+    (
+        "lost future still finished",
+        "client",
+        "                record.state, record.place, record.error = State.LOST, None, lost\n",
+        "                record.error = lost\n",
+        "a future of a lost session has no place any more",
+    ),
     (
         "seen value taken away",
         "client",

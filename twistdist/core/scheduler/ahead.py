@@ -61,6 +61,16 @@ class Ahead:
             task.worker.following.pop(task, None)
             self.placement.update(task.worker)
 
+    def followers(self, tasks: list[Task]) -> list[Task]:
+        """The tasks that were sent behind attempts of these, or behind one another."""
+        given, found, waiting = dict.fromkeys(tasks), dict.fromkeys(tasks), list(tasks)
+        while waiting:
+            for follower in self._followers.get(waiting.pop(), ()):
+                if follower not in found:
+                    found[follower] = None
+                    waiting.append(follower)
+        return [task for task in found if task not in given]
+
     def ended(self, task: Task, worker: Worker) -> None:
         """The worker's attempt of a task is over, or given up."""
         worker.following.pop(task, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from twistdist.core.digests import digest_of
+from twistdist.core.scheduler.ahead import Ahead
 from twistdist.core.scheduler.lifecycle import Lifecycle
 from twistdist.core.scheduler.outputs import Outputs
 from twistdist.core.scheduler.records import (
@@ -25,6 +26,7 @@ class Audits:
     tuning: Tuning
     outputs: Outputs
     registry: Registry
+    ahead: Ahead
     lifecycle: Lifecycle
     recovery: Recovery
 
@@ -79,7 +81,10 @@ class Audits:
             f"that it held, it lacks {len(gone)} and has {len(unknown)} others"
         )
         self.outputs.incident(Incident(now, "drift", worker.name, text, requeued=len(lost)), worker)
-        for task in lost:
+        # What was sent behind a lost task would wait for it for ever.
+        followers = [task for task in self.ahead.followers(lost) if task.worker is worker]
+        unexpected += [task.attempt for task in followers]
+        for task in (*followers, *lost):
             self.lifecycle.requeue(task)
         if unexpected:
             self.outputs.post(worker, m.Abort(unexpected, True))

@@ -120,7 +120,7 @@ class Parts:
         )
         self.liveness = Liveness(alarms, settings, outputs, registry, reach, placement, copies, scattered, fleet)
         self.watchdog = Watchdog(tuning, alarms, outputs, registry, transitions, placement, queues, lifecycle)
-        self.audits = Audits(tuning, outputs, registry, lifecycle, recovery)
+        self.audits = Audits(tuning, outputs, registry, ahead, lifecycle, recovery)
         self.nested = nested = Nested(tuning, alarms, outputs, registry)
         self.client_sessions = client_sessions = ClientSessions(
             alarms, pace, settings, outputs, registry, ledger, watchers, scattered
