@@ -47,10 +47,16 @@ def test_a_seed_of_a_swarm_that_found_a_bug(seed):
     World(seed, version=2).run()
 
 
-#: The same, of seeds with tasks that submit tasks and the newest faults.
+#: The same, with tasks that submit tasks and the newest faults.
 FOUND_WITH_CHILDREN = {
     510596: "the session of a task that was gone was kept like that of any client",
     531127: "clear ended the session of a running task whose connection was broken at that moment",
+    1000484: "a worker told of an outcome whose file was gone",
+    1004569: "rebalance moved the only copy of two that were wanted",
+    1016676: "a worker was given a task without its function",
+    1017633: "a client looked for a value of a lost session at workers that it did not know any more",
+    1020575: "data were awaited from a session that had ended",
+    1052170: "a task waited behind one that its worker had lost",
 }
 
 
