@@ -37,6 +37,10 @@ class Met:
     def __init__(self) -> None:
         self.pairs: Counter[Pair] = Counter()
 
+    def possible(self) -> Counter[Pair]:
+        """Return the pairs without those that can't happen: old messages that come again may bring them about."""
+        return Counter({pair: times for pair, times in self.pairs.items() if not pairs.why_not(pair)})
+
     # the scheduler
 
     def at_scheduler(self, scheduler: SimScheduler, peer: Peer, messages: Iterable[Any]) -> Iterator[Any]:

@@ -163,6 +163,43 @@ NEVER: tuple[Never, ...] = (
         "task", ("NotSupplied", "Keeps"), ("cancelled",), "a session that scattered data can supply them until they are dropped"
     ),
     Never(
+        "task",
+        ("Missing", "CopyFailed", "Have", "Locate"),
+        ("assigned",),
+        "these are about the file of an attempt, which has ended with a value",
+    ),
+    Never(
+        "task",
+        ("Failed", "Crashed", "InputLost"),
+        ("awaited",),
+        "a task that is computed is awaited only by a restarted scheduler, which hears of earlier attempts in greetings",
+    ),
+    Never(
+        "task",
+        ("Cancel", "Retry", "Unreachable"),
+        ("no future",),
+        "a client names only futures that it has not released, and its frames are in order",
+    ),
+    Never("sender", ("Left",), ("as usual", "retiring"), "a worker says so when it was told to stop"),
+    Never(
+        "sender",
+        ("Query end_session",),
+        ("recovering", "journal fails"),
+        "the simulated clients end durable sessions at the end of a run, when everything is at rest",
+    ),
+    Never(
+        "worker",
+        (),
+        ("fenced",),
+        "a fenced worker has given its session up, and the next one begins with the welcome that ends the fence",
+    ),
+    Never(
+        "job",
+        ("Recall", "Abort", "Park"),
+        ("doomed",),
+        "these name an attempt that is assigned, which one that was aborted is not any more",
+    ),
+    Never(
         "job",
         ("Recall", "Abort", "Park"),
         ("being fetched",),
@@ -170,7 +207,7 @@ NEVER: tuple[Never, ...] = (
     ),
     Never(
         "job",
-        ("Copy", "Located"),
+        ("Copy", "Located", "Verify"),
         ("doomed", "parked", "given to an executor", "waits for inputs", "queued"),
         "these name an attempt that has ended with a value",
     ),
@@ -180,6 +217,20 @@ NEVER: tuple[Never, ...] = (
         ("lost",),
         "the scheduler knows nothing of the futures of a session that it has lost, and their numbers are not used again",
     ),
+    Never(
+        "future",
+        ("Finished", "Lacks", "Supply"),
+        ("cancelled",),
+        "a future is cancelled when the scheduler says so, which then knows nothing of it any more",
+    ),
+    Never(
+        "future",
+        ("DropData",),
+        ("pending", "finished", "error"),
+        "the simulated clients scatter with resupply: their data are needed as long as their futures",
+    ),
+    Never("future", ("Peer",), ("known worker",), "each worker's address is sent once in a session"),
+    Never("future", ("PeerState",), ("unknown worker",), "it is sent about workers whose addresses were sent"),
     Never(
         "transition",
         ("outrun",),

@@ -444,7 +444,7 @@ def run_seeds(first: int, count: int, trace: bool = False, until_failure: bool =
         report.taken += world.taken
         if world.met is not None:
             world.met.transitions(world.taken)
-            report.totals.add(seed, world.met.pairs, world.faults)
+            report.totals.add(seed, world.met.possible() if world.echoes else world.met.pairs, world.faults)
     return report
 
 
