@@ -92,6 +92,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.met = Met() if count else None
         self.executions: Counter[int] = Counter()
+        self.raised: Counter[int] = Counter()  # by the scheduler's number of the task
         self.taken: Counter[tuple[str, str]] = Counter()
         self._events: list[tuple[float, int, Callable[[], object], bool]] = []
         self._count = self._foreground = 0

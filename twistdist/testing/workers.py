@@ -428,8 +428,10 @@ class SimWorker(Party):
         if lost:
             self.world.executions[plan.node] -= 1  # the function was not called
             return m.InputLost(compute.task, compute.attempt, lost)
-        runs = self.world.executions[plan.node]
+        # Of a node whose inputs were lost, the number of executions becomes smaller again.
+        runs = self.world.raised[compute.task] + 1 if self.world.nesting else self.world.executions[plan.node]
         if plan.raises or runs <= plan.flaky:
+            self.world.raised[compute.task] += 1
             return m.Failed(compute.task, compute.attempt, m.ErrorInfo("", "ValueError", f"node {plan.node}"), 10)
         if child is not None:
             for node in plan.children:
