@@ -156,6 +156,8 @@ class Checks:
         kills += world.faults["stop executor"] + world.faults["pause worker"]
         if kind == "NoValidWorker" and any(plan.options.beside for plan in world.plans):
             return True  # a task beside the slots is not run again when its worker is lost
+        if not kind and world.faults["disk full"] and any(plan.flaky for plan in world.plans):
+            return True  # a result for which there was no room has taken the retry of a task that fails once
         return (kind == "TaskCrashed" and kills + world.faults["kill worker"] >= 3) or (
             (kind == "MemoryLimitExceeded" and world.faults["memory"] > 0)
             or (kind == "StoreError" and world.faults["disk full"] > 0)
