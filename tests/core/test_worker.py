@@ -549,6 +549,24 @@ def test_after_an_upload_tasks_run_in_executors_that_were_started_after_it():
     assert m.Answered(3) in said(worker)
 
 
+def test_an_executor_that_is_stopped_before_it_has_begun_anything_is_replaced():
+    """It was taken back what it had, and stood there for ever (seed 200180)."""
+    worker = make()
+    worker.receive(0.0, [compute(1)])
+    assert given(worker) == [1]
+    worker.executors_stopped(1.0, {0}, 10.0)
+    worker.executors_stopped(11.0, {0}, 10.0)
+    assert [type(one) for one in effects(worker)] == [fx.TakeBack, fx.Kill]
+    worker.taken_back(11.0, 0, [1], 0)
+    effects(worker)
+    worker.executors_stopped(12.0, set(), 10.0)
+    assert effects(worker, fx.Kill) == [fx.Kill(0, 0)]
+    worker.executor_ended(12.0, 0, Death("SIGKILL"))
+    assert effects(worker, fx.StartExecutor)
+    worker.executor_started(13.0, 0)
+    assert given(worker) == [1] and [one for one in said(worker) if isinstance(one, m.Crashed)] == []
+
+
 def test_a_welcome_that_comes_when_the_lease_is_over_fences():
     """The worker was stopped meanwhile: it took itself to be part of the cluster when it had been given up (seed 100274)."""
     worker = make()

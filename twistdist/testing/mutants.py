@@ -963,6 +963,13 @@ CLIENTS = _of(
 WORKER = _of(
     "worker/",
     (
+        "stopped executor stands for ever",
+        "deaths",
+        "            if executor.stood_still and not executor.given:",
+        "            if False:",
+        "an executor that is stopped is replaced",
+    ),
+    (
         "outcome told without its file",
         "membership",
         "            [one for one in finished if self._has(one)],",
