@@ -217,6 +217,25 @@ def test_a_neighbour_looks_whether_a_lost_worker_is_dead(story):
     assert story.core.tasks[compute.task].holders == {second: None} and cid and running and other
 
 
+def test_a_copy_that_was_called_off_is_not_taken_in(story):
+    """Its worker said that it had it before the order to delete it arrived, and its connection broke (seed 1101301)."""
+    first, second = story.worker("a"), story.worker("b")
+    cid, compute = stored(story, first, replicas=2)
+    (copy,) = story.said(second, m.Copy)
+    dependent = story.submit(cid)
+    (given,) = story.given(first) or story.given(second)
+    runner = story.client.futures[dependent].worker
+    story.done(runner, given, None, 100)
+    story.tell(story.client, m.Release([cid]))
+    assert story.said(second, m.Free) == [m.Free([compute.attempt])]
+    story.tell(runner, m.Missing([given.attempt]))  # now the value is needed again, and is computed again
+    have(story, second, copy)
+    task = story.core.tasks[compute.task]
+    assert task.holders is None and not second.holds and story.said(second, m.Free)
+    have(story, second, copy)  # a copy that it has now
+    assert second in task.holders and story.said(first, m.Copy)
+
+
 def test_moves_free_the_old_copy_when_the_new_one_is_there(story):
     first = story.worker("a")
     for _ in range(4):

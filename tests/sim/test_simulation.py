@@ -56,6 +56,7 @@ FOUND_WITH_CHILDREN = {
     1016676: "a worker was given a task without its function",
     1017633: "a client looked for a value of a lost session at workers that it did not know any more",
     1020575: "data were awaited from a session that had ended",
+    1101301: "a worker was taken to hold a copy that it had been told to delete",
     1052170: "a task waited behind one that its worker had lost",
 }
 

@@ -814,6 +814,13 @@ CLUSTER = _of(
         "data are awaited only while a session can supply them",
     ),
     (
+        "called off and taken in",
+        "recovery",
+        "            if stored.attempt in worker.called_off:",
+        "            if False:",
+        "a worker holds what it has",
+    ),
+    (
         "needed copy moved away",
         "copies",
         "        lacks = not retention.copies or len(task.holders or ()) < retention.copies",

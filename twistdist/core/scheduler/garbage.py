@@ -78,7 +78,10 @@ class Garbage:
 
     def _free(self, task: Task) -> None:
         """DONE and not needed: drop the bytes, keep the recipe."""
-        for worker in (*(task.holders or ()), *(task.retention.copying if task.retention is not None else ())):
+        copying = task.retention.copying if task.retention is not None else {}
+        for worker in copying:
+            worker.called_off.add(task.value_attempt)
+        for worker in (*(task.holders or ()), *copying):
             self.holdings.remove(worker, task)
             self.outputs.post(worker, m.Free([task.value_attempt]))
         self.lifecycle.free_value(task)

@@ -231,6 +231,7 @@ class Worker:
     holds: dict[Task, None] = attrs.field(factory=dict)
     functions: set[int] = attrs.field(factory=set)
     peers: set[int] = attrs.field(factory=set)
+    called_off: set[int] = attrs.field(factory=set)  # attempts whose copies, on their way here, were to be deleted
     recalling: bool = False
     recall_after: float = 0.0
     progress_at: float = 0.0
