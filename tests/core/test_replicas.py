@@ -233,7 +233,7 @@ def test_a_copy_that_was_called_off_is_not_taken_in(story):
     task = story.core.tasks[compute.task]
     assert task.holders is None and not second.holds and story.said(second, m.Free)
     have(story, second, copy)  # a copy that it has now
-    assert second in task.holders and story.said(first, m.Copy)
+    assert second in task.holders and story.said(first, m.Copy) and story.said(second, m.Abort)
 
 
 def test_moves_free_the_old_copy_when_the_new_one_is_there(story):

@@ -816,7 +816,7 @@ CLUSTER = _of(
     (
         "called off and taken in",
         "recovery",
-        "            if stored.attempt in worker.called_off:",
+        "            if self.holdings.was_called_off(worker, stored.attempt):",
         "            if False:",
         "a worker holds what it has",
     ),

@@ -131,7 +131,7 @@ class Copies:
         chosen = min(free, key=lambda worker: (worker.hello.host in hosts, worker.bytes_held, worker.number))
         free.remove(chosen)
         retention.copying[chosen] = None
-        chosen.called_off.discard(task.value_attempt)
+        self.holdings.was_called_off(chosen, task.value_attempt)  # and is wanted again
         holders = self.reach.introduce(chosen, task.holders or ())
         self.outputs.post(chosen, m.Copy(m.Input(task.number, task.value_attempt, None, task.size, task.digest, holders)))
 
@@ -175,7 +175,7 @@ class Copies:
 
     def copy_failed(self, now: float, worker: Worker, message: m.CopyFailed) -> None:
         """No holder provided the value: ask the holders whether they have it, and try again later."""
-        worker.called_off.discard(message.attempt)
+        self.holdings.was_called_off(worker, message.attempt)
         for task in self._targets_of(worker, message.attempt):
             retention = self.targets.of(task)
             retention.copying.pop(worker, None)

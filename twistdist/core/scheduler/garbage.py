@@ -80,7 +80,7 @@ class Garbage:
         """DONE and not needed: drop the bytes, keep the recipe."""
         copying = task.retention.copying if task.retention is not None else {}
         for worker in copying:
-            worker.called_off.add(task.value_attempt)
+            self.holdings.call_off(worker, task.value_attempt)
         for worker in (*(task.holders or ()), *copying):
             self.holdings.remove(worker, task)
             self.outputs.post(worker, m.Free([task.value_attempt]))

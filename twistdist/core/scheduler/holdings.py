@@ -15,7 +15,7 @@ from twistdist.wire import messages as m
 
 @attrs.define(eq=False)
 class Holdings:
-    """Owns ``Task.holders`` while a value is stored, ``Worker.holds`` and ``Worker.bytes_held``."""
+    """Owns ``Task.holders`` while a value is stored, ``Worker.holds``, ``Worker.bytes_held`` and ``Worker.called_off``."""
 
     outputs: Outputs
     targets: Targets
@@ -39,6 +39,18 @@ class Holdings:
                 worker.audit.left.add(task.value_attempt)
             del worker.holds[task]
             worker.bytes_held -= task.size
+
+    @staticmethod
+    def call_off(worker: Worker, attempt: int) -> None:
+        """A copy that is on its way to ``worker`` must be deleted, which it may not have heard when it says that it has it."""
+        worker.called_off.add(attempt)
+
+    @staticmethod
+    def was_called_off(worker: Worker, attempt: int) -> bool:
+        """Whether the copy that ``worker`` tells of was called off; once for each."""
+        called_off = attempt in worker.called_off
+        worker.called_off.discard(attempt)
+        return called_off
 
     def refuse(self, worker: Worker, attempts: list[int]) -> None:
         """``worker`` reported files that are not needed: it must delete them, and an earlier inventory may still name them."""

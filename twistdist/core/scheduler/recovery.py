@@ -80,8 +80,7 @@ class Recovery:
         source = self.registry.workers.get(message.holder) if message.holder else None
         for stored in message.stored:
             task = self.registry.tasks.get(stored.task)
-            if stored.attempt in worker.called_off:  # said before the order to delete it had arrived
-                worker.called_off.discard(stored.attempt)
+            if self.holdings.was_called_off(worker, stored.attempt):
                 unknown.append(stored.attempt)
             elif task is not None and task.value_attempt == stored.attempt and stored.attempt and self._is_worth_keeping(task):
                 for holder in task.holders or ():  # it was fetched from one of these
