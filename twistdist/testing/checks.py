@@ -52,7 +52,7 @@ class Checks:
             values = {value for value in values if is_right(value)}  # the others are noticed when somebody reads them
             if len(values) > 1 and not self._excuses_files():
                 raise SimulationFailed(f"the copies of {task.key} differ")
-            if task.retention is None:
+            if task.retention is None or task.retention.failed:  # it is tried again later
                 continue
             most = len(world.core.workers)
             if len(task.holders) < min(task.retention.copies or most, most):
