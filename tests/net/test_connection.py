@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 
 import pytest
@@ -18,7 +19,15 @@ from twisted.internet.unix import Server as UnixServer
 
 from twistdist import errors
 from twistdist.blocking import Client
-from twistdist.net.connection import HANDSHAKE_S, MAX_LINES, MAX_UNPROVEN, REFUSAL_S, Connection, ServerFactory
+from twistdist.net.connection import (
+    HANDSHAKE_S,
+    MAX_LINES,
+    MAX_UNPROVEN,
+    REFUSAL_S,
+    Connection,
+    ServerFactory,
+    _watch_by_kernel,
+)
 from twistdist.net.scheduler import SchedulerService
 from twistdist.wire import messages as m
 from twistdist.wire.framing import encode_frame
@@ -443,3 +452,22 @@ def test_two_reasons_not_to_read(slow):
     assert transport.producerState == "paused"
     connection.read(True, "two")
     assert transport.producerState == "producing"
+
+
+class Handle:
+    """A transport with a real socket."""
+
+    def __init__(self, handle):
+        self.getHandle = lambda: handle
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
+def test_the_kernel_insists_where_packets_are_lost():
+    """Four losses in a row were ten seconds of silence, and a worker that lived was given up (seen in a soak)."""
+    with socket.socket() as handle:
+        _watch_by_kernel(Handle(handle))
+        assert (
+            handle.getsockopt(socket.IPPROTO_TCP, 16) == 1 and handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        )
+    with socket.socket(socket.AF_UNIX) as handle:
+        _watch_by_kernel(Handle(handle))  # which has no packets to lose
