@@ -170,6 +170,24 @@ NEVER: tuple[Never, ...] = (
     ),
     Never(
         "task",
+        ("Missing", "CopyFailed"),
+        ("done, another attempt",),
+        "these name the attempt of a value that was accepted",
+    ),
+    Never(
+        "task",
+        ("Recalled", "Parked"),
+        ("ready",),
+        "an attempt of a task that is ready again was on a worker that was given up, whose next session begins with a greeting",
+    ),
+    Never(
+        "task",
+        ("Recalled", "Parked"),
+        ("awaited", "assigned, another attempt"),
+        "these name an attempt that has not ended, while one with a value has",
+    ),
+    Never(
+        "task",
         ("Failed", "Crashed", "InputLost"),
         ("awaited",),
         "a task that is computed is awaited only by a restarted scheduler, which hears of earlier attempts in greetings",
@@ -219,7 +237,7 @@ NEVER: tuple[Never, ...] = (
     ),
     Never(
         "future",
-        ("Finished", "Lacks", "Supply"),
+        ("Finished", "Lacks"),
         ("cancelled",),
         "a future is cancelled when the scheduler says so, which then knows nothing of it any more",
     ),
