@@ -545,9 +545,10 @@ def test_a_worker_with_less_than_nothing_is_refused(story):
 
 @pytest.mark.parametrize("what", ["stored", "finished", "running"])
 def test_what_a_later_scheduler_has_served_is_recognised(story, what):
-    """A scheduler that does not know yet that it was replaced would free the files of its successor."""
+    """A scheduler that does not know yet that it was replaced would free the files of its successor.  But what another cluster
+    has served must be served: its journal was deleted, or the worker's store is older."""
     epoch = story.core.epoch
-    for of, outdated in ((epoch - 1, False), (epoch, False), (epoch + 1, True)):
+    for of, outdated in ((epoch - 1, False), (epoch, False), (epoch + 1, True), (epoch + 1_000_000, False)):
         attempt = of << ATTEMPT_BITS | 7
         told = {
             "stored": [m.Stored(1, attempt, 5, b"d")],
@@ -557,7 +558,8 @@ def test_what_a_later_scheduler_has_served_is_recognised(story, what):
         given = {name: found if name == what else [] for name, found in told.items()}
         hello = m.HelloWorker(1, "w", 1, 1, 1, "tcp:x:1", "h", "/w", {}, **given)
         assert story.core.is_outdated_by(hello) == outdated
-    assert story.core.is_outdated_by(m.Resume(1, epoch + 1, 0)) and not story.core.is_outdated_by(m.Resume(1, epoch, 0))
+    resumed = {of: story.core.is_outdated_by(m.Resume(1, of, 0)) for of in (epoch, epoch + 1, epoch + 1_000_000)}
+    assert resumed == {epoch: False, epoch + 1: True, epoch + 1_000_000: False}
     assert not story.core.is_outdated_by(m.HelloClient(1))
 
 

@@ -18,7 +18,8 @@ import pytest
 import twistdist
 from tests.integration.habits import until
 from twistdist import cli, errors
-from twistdist.blocking import Client
+from twistdist.blocking import Client, wait
+from twistdist.errors import TwistdistError
 
 TWISTD = str(pathlib.Path(sys.executable).with_name("twistd"))
 #: twistd stops in an orderly way on SIGTERM, and recent versions then end themselves with the same signal.
@@ -208,7 +209,8 @@ def test_bad_options_end_with_one_clear_line(shells, tmp_path):
     assert "--slots must be an integer" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--slots", "none")
     assert "NAME=NUMBER" in fails(shells, "twistdist-worker", "127.0.0.1:1", "--resources", "GPU=x")
     assert "can be reached from other machines" in fails(shells, "twistdist-scheduler", "--listen", "tcp:0")
-    assert "is not a listening endpoint" in fails(shells, "twistdist-scheduler", "--listen", "what:0")
+    for endpoint in ("what:0", "tcp:127.0.0.1:8786:interface=127.0.0.1", "tcp:http-or-so:interface=127.0.0.1"):
+        assert "is not a listening endpoint" in fails(shells, "twistdist-scheduler", "--listen", endpoint)
     assert "can't be read" in fails(shells, "twistdist-scheduler", "--secret-file", str(tmp_path / "none"))
     open_to_all = tmp_path / "open"
     open_to_all.write_text("x" * 40)
@@ -283,3 +285,33 @@ def test_version_of_the_command(capsys):
         cli.main(["--version"])
     assert ended.value.code == 0 and "twistdist" in capsys.readouterr().out
     assert issubclass(errors.TaskCancelled, errors.TwistdistError)
+
+
+def test_workers_and_clients_go_on_with_a_scheduler_whose_journal_was_deleted(shells, tmp_path):
+    """Its epochs begin at random.  If the first one was smaller than the last of the deleted journal, it took itself for a
+    scheduler that had been replaced, and closed the connections of all that came back (three times: all can be larger)."""
+    journal, options = tmp_path / "journal.sqlite", ("--journal", str(tmp_path / "journal.sqlite"))
+    shell, address = scheduler(shells, *options)
+    worker(shells, address, "w")
+    with Client(address) as client:
+        assert client.submit(pow, 2, 3).result(60) == 8
+        for _ in range(3):
+            kept = client.submit(bytes, 100_000)
+            assert wait([kept], 60).not_done == set()
+            assert shell.end(signal.SIGKILL) == -signal.SIGKILL
+            for file in tmp_path.glob(f"{journal.name}*"):
+                file.unlink()
+            port = address.rpartition(":")[2]
+            shell = shells(TWISTD, "-n", "twistdist-scheduler", "--listen", f"tcp:{port}:interface=127.0.0.1", *options)
+            shell.wait_for("^twistdist scheduler ready")
+            until(lambda: _answers(client))
+            with pytest.raises(TwistdistError):
+                kept.result(60)
+
+
+def _answers(client):
+    """Whether a task that is submitted now has its value; futures of a session that is being lost have none."""
+    try:
+        return client.submit(pow, 3, 4).result(60) == 81
+    except TwistdistError:
+        return False

@@ -99,13 +99,23 @@ def dial(reactor: Any, address: Any, tls: Tls | None, factory: Any) -> Deferred[
 
 
 def listen(reactor: Any, endpoint: str, tls: Tls | None, factory: Any) -> Deferred[Any]:
-    """Listen at ``endpoint``, with TLS on every TCP port if there are certificates; return a Deferred of the port."""
+    """Listen at ``endpoint``, with TLS on every TCP port if there are certificates; return a Deferred of the port.
+
+    Raises:
+        ConfigError: it is not a description of a listening endpoint.
+    """
     kind, _, rest = endpoint.partition(":")
     if kind == "unix":
         tls = None
     elif kind == "tls":
         endpoint = f"tcp:{rest}"
-    listening: Deferred[Any] = serverFromString(reactor, endpoint).listen(server_factory(reactor, tls, factory))
+    try:
+        server = serverFromString(reactor, endpoint)
+    except (TypeError, ValueError) as error:  # TypeError: for example, what connects has a host too
+        raise ConfigError(
+            f"{endpoint!r} is not a listening endpoint ({error}); write tcp:PORT:interface=ADDRESS or unix:PATH"
+        ) from error
+    listening: Deferred[Any] = server.listen(server_factory(reactor, tls, factory))
     return listening
 
 

@@ -845,8 +845,8 @@ CLUSTER = _of(
     (
         "successor not recognised",
         "scheduler",
-        "        return max(attempts, default=0) >> ATTEMPT_BITS > self.epoch",
-        "        return False",
+        "            epoch = max(attempts, default=0) >> ATTEMPT_BITS",
+        "            epoch = 0",
         "a scheduler that was replaced serves no worker of its successor",
     ),
     (

@@ -16,6 +16,10 @@ from twistdist.errors import ProtocolError
 from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
+#: A later scheduler with our journal has one of so many next epochs.  Other journals begin at random (``storage/sqlite.py``):
+#: what another cluster has served is taken for that with a probability of 1.5e-5.
+MOST_LIVES_LATER = 1000
+
 
 class Scheduler:
     """The pure core.  Events are passed in with the time (``greet``, ``receive``, ``beat``, ``pulse``, ``connection_lost``,
@@ -72,14 +76,15 @@ class Scheduler:
     def is_outdated_by(self, greeting: m.HelloClient | m.HelloWorker | m.Resume) -> bool:
         """Whether a later scheduler has served who greets.  Then the journal, if there is one, is not ours any more, and files
         that we know nothing of may be needed."""
-        if isinstance(greeting, m.Resume):
-            return greeting.epoch > self.epoch
         if isinstance(greeting, m.HelloClient):
             return False
-        attempts = [one.attempt for one in (*greeting.stored, *greeting.finished)] + [
-            attempt for _, attempt in greeting.running
-        ]
-        return max(attempts, default=0) >> ATTEMPT_BITS > self.epoch
+        if isinstance(greeting, m.Resume):
+            epoch = greeting.epoch
+        else:
+            attempts = [one.attempt for one in (*greeting.stored, *greeting.finished)]
+            attempts += [attempt for _, attempt in greeting.running]
+            epoch = max(attempts, default=0) >> ATTEMPT_BITS
+        return 0 < epoch - self.epoch <= MOST_LIVES_LATER
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
