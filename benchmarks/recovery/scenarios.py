@@ -85,6 +85,7 @@ def work(scenario: Scenario, adapter: Adapter, scale: Scale, limit: float, fault
     tasks = [submitted(adapter, functions.noted_block, log, scenario.seconds, scenario.size, i) for i in range(count)]
     if scenario.after == 1.0:
         adapter.wait(tasks)
+        adapter.settled(tasks)
     until(lambda: ran(log, "end") >= scenario.after * count, 120)
     victims = until(lambda: scenario.victims(adapter, log)) if fault else []
     with struck(victims, scenario.number) if fault else contextlib.nullcontext():

@@ -508,6 +508,18 @@ def test_data_that_nobody_needs_any_more_end_with_their_session():
 
 
 @pytest.mark.says.with_args(m.Verify)
+def test_a_client_that_could_not_fetch_a_value_is_told_at_once_of_a_copy_that_it_does_not_know(story):
+    """It waited for 0.2 s, for each of its values in turn."""
+    first, second = story.worker("a"), story.worker("b")
+    cid, compute = stored(story, first, replicas=2)
+    assert story.outcome(cid).holders == [first.number]
+    (copy,) = story.said(second, m.Copy)
+    have(story, second, copy)
+    story.tell(story.client, m.Unreachable(cid, compute.attempt, [first.number]))
+    assert story.outcome(cid).holders == [second.number, first.number]  # the one that can be reached comes first
+
+
+@pytest.mark.says.with_args(m.Verify)
 def test_a_client_that_could_not_fetch_a_value_is_told_again_where_it_is():
     story = Story()
     worker, cid = story.worker(), story.submit()

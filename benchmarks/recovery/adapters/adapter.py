@@ -37,6 +37,9 @@ class Adapter(System):
         """Submit the tasks of a script that may be started again, so that what is done already is found if possible."""
         return [submitted(self, fn, *one) for one in arguments]
 
+    def settled(self, tasks: Sequence[Any]) -> None:
+        """Return when what the system does about results that are done is done too, such as a second copy of each."""
+
     def nodes(self) -> list[int]:
         """The processes at the top of each node: all below them are lost with the node."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.recovery.adapters.adapter import Adapter
+from benchmarks.recovery.outcomes import until
 from benchmarks.systems import twistdist
 from benchmarks.systems.system import free_port, scratch
 
@@ -52,6 +53,10 @@ class Recovering(twistdist.Measured, Adapter):
 
     def scatter(self, value: Any) -> Any:
         return self.client.scatter(value)
+
+    def settled(self, tasks: Sequence[Any]) -> None:
+        if self.resilient:
+            until(lambda: all(len(names) >= 2 for names in self.client.who_has(tasks).values()), 60)
 
     def nodes(self) -> list[int]:
         return [process.pid for process in self._nodes.values()]

@@ -99,7 +99,7 @@ class Cancelling:
                 self.watchers.keep(client.name, task)
 
     def unreachable(self, now: float, client: Client, message: m.Unreachable) -> None:
-        """A client can't fetch a value: check the holders; notify it when the value has a new place, or again after a while."""
+        """A client can't fetch a value: check the holders; tell it of others, of a new place, or the same again after a while."""
         task = client.futures.get(message.cid)
         if task is None or task.state is not DONE:
             return  # it will be notified when the task is done (again)
@@ -111,6 +111,9 @@ class Cancelling:
         for number in message.holders:
             if number in self.registry.workers:
                 self.detours.mark_link(now, client, number)
+        if any(worker.reachable and worker.number not in message.holders for worker in task.holders):
+            self.watchers.tell(task, [(client, message.cid)])  # of copies that it does not know
+            return
         self.copies.relay(task, client)
         self.alarms.set(now + self.tuning.tell_again_s, self._tell_again, (client, message.cid, task))
 
