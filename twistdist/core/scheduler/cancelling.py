@@ -99,7 +99,7 @@ class Cancelling:
                 self.watchers.keep(client.name, task)
 
     def unreachable(self, now: float, client: Client, message: m.Unreachable) -> None:
-        """A client can't fetch a value: check the holders; tell it of others, of a new place, or the same again after a while."""
+        """A client can't fetch a value: check the holders; tell it of others, of a new place, or again after a while."""
         task = client.futures.get(message.cid)
         if task is None or task.state is not DONE:
             return  # it will be notified when the task is done (again)
