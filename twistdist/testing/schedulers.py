@@ -111,7 +111,7 @@ class SimJournal:
         if self.disk.holder is not self and not in_time:
             done.errback(Failure(LeaseLost("another scheduler has the journal")))
         elif world.now < self.disk.fails_until:
-            if world.more.random() < 0.3:
+            if world.more.random() < 0.3 and not in_time:
                 self.disk.apply(rows, True)
             self._unsure = True
             world.fault("failed write")
