@@ -120,3 +120,20 @@ def test_clear_leaves_the_session_of_a_running_task_alone(family):
     assert client.number in family.core.clients
     family.tell(worker, m.Done(compute.task, compute.attempt, b"v", 1, b"", 1))
     assert client.number not in family.core.clients and family.said(worker, m.Abort)
+
+
+def test_a_session_is_not_kept_by_a_task_of_its_own(family):
+    child = family.core.greet(family.now, m.HelloClient(2, parent=1))
+    family.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"own"]))
+    family.core.connection_lost(family.now, child)
+    family.later(3600)
+    assert 2 not in family.core.clients and not family.core.tasks
+
+
+def test_a_session_of_a_task_that_is_gone_ends_with_its_connection(family):
+    """It was kept as long as that of any client, although nobody would ever resume it (seed 510596)."""
+    child = family.core.greet(family.now, m.HelloClient(2, parent=77))
+    family.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"late"]))
+    assert family.core.tasks
+    family.core.connection_lost(family.now, child)
+    assert 2 not in family.core.clients and not family.core.tasks

@@ -267,3 +267,23 @@ def test_a_worker_that_was_given_up_is_not_expected_after_a_restart(story):
     assert not story.rows(j.WORKER)
     story.restart()
     assert not story.core.expected and not story.core.recovering
+
+
+@pytest.mark.parametrize("what", ["stored", "finished", "running"])
+def test_what_a_later_scheduler_has_served_is_recognised(story, what):
+    """A scheduler that does not know yet that it was replaced would free the files of its successor.  But what another cluster
+    has served must be served: its journal was deleted, or the worker's store is older."""
+    epoch = story.core.epoch
+    for of, outdated in ((epoch - 1, False), (epoch, False), (epoch + 1, True), (epoch + 1_000_000, False)):
+        attempt = of << ATTEMPT_BITS | 7
+        told = {
+            "stored": [m.Stored(1, attempt, 5, b"d")],
+            "finished": [m.Done(1, attempt, b"v", 1, b"", 1)],
+            "running": [(1, attempt)],
+        }
+        given = {name: found if name == what else [] for name, found in told.items()}
+        hello = m.HelloWorker(1, "w", 1, 1, 1, "tcp:x:1", "h", "/w", {}, **given)
+        assert story.core.is_outdated_by(hello) == outdated
+    resumed = {of: story.core.is_outdated_by(m.Resume(1, of, 0)) for of in (epoch, epoch + 1, epoch + 1_000_000)}
+    assert resumed == {epoch: False, epoch + 1: True, epoch + 1_000_000: False}
+    assert not story.core.is_outdated_by(m.HelloClient(1))

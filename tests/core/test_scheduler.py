@@ -7,7 +7,6 @@ import pytest
 from twistdist.core.scheduler import Settings
 from twistdist.core.scheduler.invariants import check_scheduler
 from twistdist.core.scheduler.outputs import Replaced
-from twistdist.core.scheduler.registry import ATTEMPT_BITS
 from twistdist.core.scheduler.settings import Tuning
 from twistdist.errors import ProtocolError
 from twistdist.testing.stories import Story
@@ -543,26 +542,6 @@ def test_a_worker_with_less_than_nothing_is_refused(story):
     assert not story.core.workers
 
 
-@pytest.mark.parametrize("what", ["stored", "finished", "running"])
-def test_what_a_later_scheduler_has_served_is_recognised(story, what):
-    """A scheduler that does not know yet that it was replaced would free the files of its successor.  But what another cluster
-    has served must be served: its journal was deleted, or the worker's store is older."""
-    epoch = story.core.epoch
-    for of, outdated in ((epoch - 1, False), (epoch, False), (epoch + 1, True), (epoch + 1_000_000, False)):
-        attempt = of << ATTEMPT_BITS | 7
-        told = {
-            "stored": [m.Stored(1, attempt, 5, b"d")],
-            "finished": [m.Done(1, attempt, b"v", 1, b"", 1)],
-            "running": [(1, attempt)],
-        }
-        given = {name: found if name == what else [] for name, found in told.items()}
-        hello = m.HelloWorker(1, "w", 1, 1, 1, "tcp:x:1", "h", "/w", {}, **given)
-        assert story.core.is_outdated_by(hello) == outdated
-    resumed = {of: story.core.is_outdated_by(m.Resume(1, of, 0)) for of in (epoch, epoch + 1, epoch + 1_000_000)}
-    assert resumed == {epoch: False, epoch + 1: True, epoch + 1_000_000: False}
-    assert not story.core.is_outdated_by(m.HelloClient(1))
-
-
 def test_a_worker_that_brings_an_outcome_may_have_forgotten_the_function(story):
     """A scheduler that had lost its journal had told it to, and its successor gave it a task (seed 1016676)."""
     worker = story.worker("a")
@@ -575,23 +554,6 @@ def test_a_worker_that_brings_an_outcome_may_have_forgotten_the_function(story):
     assert story.outcome(first).value == b"v"
     story.submit()
     assert [type(one) for one in story.said(back)] == [m.WorkerFunction, m.Compute]
-
-
-def test_a_session_is_not_kept_by_a_task_of_its_own(story):
-    child = story.core.greet(story.now, m.HelloClient(2, parent=1))
-    story.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"own"]))
-    story.core.connection_lost(story.now, child)
-    story.later(3600)
-    assert 2 not in story.core.clients and not story.core.tasks
-
-
-def test_a_session_of_a_task_that_is_gone_ends_with_its_connection(story):
-    """It was kept as long as that of any client, although nobody would ever resume it (seed 510596)."""
-    child = story.core.greet(story.now, m.HelloClient(2, parent=77))
-    story.tell(child, m.Function(1, "f", b"f", b"blob"), m.Submit(1, 1, [b"late"]))
-    assert story.core.tasks
-    story.core.connection_lost(story.now, child)
-    assert 2 not in story.core.clients and not story.core.tasks
 
 
 @pytest.mark.says.with_args(m.Copy)

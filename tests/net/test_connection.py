@@ -463,7 +463,7 @@ class Handle:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
 def test_the_kernel_insists_where_packets_are_lost():
-    """Four losses in a row were ten seconds of silence, and a worker that lived was given up (seen in a soak)."""
+    """With pauses that double, four losses in a row are ten seconds of silence."""
     with socket.socket() as handle:
         _watch_by_kernel(Handle(handle))
         assert (

@@ -12,58 +12,45 @@ from twistdist.testing.simulate import World, main, run_seeds
 #: How many schedules a test run tries; each costs some 20 ms.
 SCHEDULES = 2_000
 
-#: Seeds of schedules that broke something once, and what that was.
+#: Seeds of schedules that broke something once, and what that was, by the version of the simulator (``World``): with everything
+#: switched on, with a part of all features and faults, and with tasks that submit tasks and the newest faults.
 FOUND = {
-    18: "what was posted to a peer that was away stayed in its session after the resume",
-    32: "a timer at the very moment it asked for was taken to be early, for ever",
-    268: "as 18, for a client",
-    103497: "a copy that could not be had was given up before the task that waits for it was counted",
-    1111: "the grace of a session whose Ready was lost ended the session that followed it",
-    300866: "a file that a neighbour had just saved was given up because an executor had looked for it before",
-    106282: "scattered data were given up while the only worker was being started again",
-    5088: "a worker that came back with the failure that had been retried made the task fail again, unheard by its client",
-    4081: "the simulated executor ran two packets at once",
+    1: {
+        18: "what was posted to a peer that was away stayed in its session after the resume",
+        32: "a timer at the very moment it asked for was taken to be early, for ever",
+        268: "as 18, for a client",
+        103497: "a copy that could not be had was given up before the task that waits for it was counted",
+        1111: "the grace of a session whose Ready was lost ended the session that followed it",
+        300866: "a file that a neighbour had just saved was given up because an executor had looked for it before",
+        106282: "scattered data were given up while the only worker was being started again",
+        5088: "a worker that came back with the failure that had been retried made the task fail again, unheard by its client",
+        4081: "the simulated executor ran two packets at once",
+    },
+    2: {
+        200151: "a future of a lost session was retried, and waited for ever",
+        200180: "an executor that was stopped while it had begun nothing was never replaced",
+        200256: "a client kept the data that it had scattered in a lost session",
+        101243: "a published task that failed vanished from its name when the scheduler was restarted",
+        302410: "scattered data for which all workers were leaving were not asked for again when one stayed",
+        300306: "a new session had the number of the lost one, which a scheduler that took over still knew",
+    },
+    3: {
+        510596: "the session of a task that was gone was kept like that of any client",
+        531127: "clear ended the session of a running task whose connection was broken at that moment",
+        1000484: "a worker told of an outcome whose file was gone",
+        1004569: "rebalance moved the only copy of two that were wanted",
+        1016676: "a worker was given a task without its function",
+        1017633: "a client looked for a value of a lost session at workers that it did not know any more",
+        1020575: "data were awaited from a session that had ended",
+        1101301: "a worker was taken to hold a copy that it had been told to delete",
+        1052170: "a task waited behind one that its worker had lost",
+    },
 }
 
 
-@pytest.mark.parametrize("seed", FOUND, ids=lambda seed: f"seed {seed}")
-def test_a_seed_that_found_a_bug(seed):
-    World(seed, version=1).run()
-
-
-#: The same, of seeds that draw a part of all features and faults.
-FOUND_BY_SWARMS = {
-    200151: "a future of a lost session was retried, and waited for ever",
-    200180: "an executor that was stopped while it had begun nothing was never replaced",
-    200256: "a client kept the data that it had scattered in a lost session",
-    101243: "a published task that failed vanished from its name when the scheduler was restarted",
-    302410: "scattered data for which all workers were leaving were not asked for again when one stayed",
-    300306: "a new session had the number of the lost one, which a scheduler that took over still knew",
-}
-
-
-@pytest.mark.parametrize("seed", FOUND_BY_SWARMS, ids=lambda seed: f"seed {seed}")
-def test_a_seed_of_a_swarm_that_found_a_bug(seed):
-    World(seed, version=2).run()
-
-
-#: The same, with tasks that submit tasks and the newest faults.
-FOUND_WITH_CHILDREN = {
-    510596: "the session of a task that was gone was kept like that of any client",
-    531127: "clear ended the session of a running task whose connection was broken at that moment",
-    1000484: "a worker told of an outcome whose file was gone",
-    1004569: "rebalance moved the only copy of two that were wanted",
-    1016676: "a worker was given a task without its function",
-    1017633: "a client looked for a value of a lost session at workers that it did not know any more",
-    1020575: "data were awaited from a session that had ended",
-    1101301: "a worker was taken to hold a copy that it had been told to delete",
-    1052170: "a task waited behind one that its worker had lost",
-}
-
-
-@pytest.mark.parametrize("seed", FOUND_WITH_CHILDREN, ids=lambda seed: f"seed {seed}")
-def test_a_seed_with_children_that_found_a_bug(seed):
-    World(seed).run()
+@pytest.mark.parametrize(("version", "seed"), [(version, seed) for version, seeds in FOUND.items() for seed in seeds])
+def test_a_seed_that_found_a_bug(version, seed):
+    World(seed, version=version).run()
 
 
 def test_many_schedules(capsys, tmp_path):

@@ -845,8 +845,8 @@ CLUSTER = _of(
     (
         "successor not recognised",
         "scheduler",
-        "            epoch = max(attempts, default=0) >> ATTEMPT_BITS",
-        "            epoch = 0",
+        "            epochs = {attempt >> ATTEMPT_BITS for attempt in attempts}",
+        "            epochs = {0}",
         "a scheduler that was replaced serves no worker of its successor",
     ),
     (

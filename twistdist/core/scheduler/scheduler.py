@@ -79,12 +79,12 @@ class Scheduler:
         if isinstance(greeting, m.HelloClient):
             return False
         if isinstance(greeting, m.Resume):
-            epoch = greeting.epoch
+            epochs = {greeting.epoch}
         else:
             attempts = [one.attempt for one in (*greeting.stored, *greeting.finished)]
             attempts += [attempt for _, attempt in greeting.running]
-            epoch = max(attempts, default=0) >> ATTEMPT_BITS
-        return 0 < epoch - self.epoch <= MOST_LIVES_LATER
+            epochs = {attempt >> ATTEMPT_BITS for attempt in attempts}
+        return any(0 < epoch - self.epoch <= MOST_LIVES_LATER for epoch in epochs)
 
     def find_session(self, resume: m.Resume) -> Peer | None:
         """The peer whose session a Resume names, if it can be resumed."""
