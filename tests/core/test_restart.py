@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from twistdist.core.scheduler import Scheduler
 from twistdist.core.scheduler.gate import Gate
 from twistdist.core.scheduler.ledger import Ledger
 from twistdist.core.scheduler.records import Client
 from twistdist.core.scheduler.registry import ATTEMPT_BITS
 from twistdist.core.session import Session
-from twistdist.testing.stories import JournaledStory
+from twistdist.testing.stories import JournaledStory, Story
 from twistdist.wire import journal_rows as j
 from twistdist.wire import messages as m
 
@@ -267,6 +268,27 @@ def test_a_worker_that_was_given_up_is_not_expected_after_a_restart(story):
     assert not story.rows(j.WORKER)
     story.restart()
     assert not story.core.expected and not story.core.recovering
+
+
+class StoryOfAnotherScheduler(Story):
+    """The scheduler begins at a random epoch and knows of no earlier ones."""
+
+    def new_core(self):
+        return Scheduler(1_000, self._settings)
+
+
+@pytest.mark.parametrize("told", ["finished", "running"])
+def test_attempts_of_a_scheduler_of_which_nothing_is_known_count_for_nothing(told):
+    """They have numbers of tasks that mean something else now: another task ended with their value (seed 100364)."""
+    story, attempt = StoryOfAnotherScheduler(), 7 << ATTEMPT_BITS | 1
+    cid = story.submit()
+    (task,) = story.core.tasks
+    of_old = {"finished": [m.Done(task, attempt, b"another's", 1, b"", 1)], "running": [(task, attempt)]}
+    worker = story.worker(**{told: of_old[told]})
+    (compute,) = story.given(worker)
+    assert story.outcome(cid) is None and compute.task == task
+    story.done(worker, compute)
+    assert story.outcome(cid).value == b"v"
 
 
 @pytest.mark.parametrize("what", ["stored", "finished", "running"])

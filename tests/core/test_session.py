@@ -94,14 +94,15 @@ def test_nothing_is_sent_in_a_session_before_the_scheduler_has_answered():
     assert exchange.take() == []
 
 
-def test_a_connection_over_which_nothing_comes_is_given_up_and_the_next_one_has_its_own_time():
+def test_a_connection_over_which_nothing_comes_is_doubted_and_the_next_one_has_its_own_time():
     client = Client(1)
     exchange = Exchange(client)
     exchange.opened(0.0)
     exchange.answered(0.0, m.Ready(1, "", 1.0, 9.0))
     every, now = client.dialer.beat_every, 0.0
-    while not (silence := exchange.silence(now)):
+    while not exchange.is_silent(now):
         now += every
-        assert now < 4
-    assert silence > 3  # a third of dead_after
-    assert exchange.silence(now + every) == 0
+        assert exchange.look(now) == pytest.approx(now) and now < 4
+    assert now > 3  # a third of dead_after
+    exchange.opened(now)
+    assert exchange.look(now + every) == pytest.approx(every) and not exchange.is_silent(now + every)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
+from tests.net.lines import SECRET, Line
 from twistdist.config import parse_addresses
 from twistdist.core import client as core
 from twistdist.errors import ConfigError
@@ -50,7 +51,7 @@ def test_a_worker_takes_a_list():
 def dialing(monkeypatch):
     reactor = MemoryReactorClock()
     monkeypatch.setattr(random.Random, "uniform", lambda self, low, high: 1.0)
-    one = Dialing(reactor, "127.0.0.1:1,127.0.0.1:2", b"x" * 16, core.Client(5), TO_CLIENT, list, bool, str)
+    one = Dialing(reactor, "127.0.0.1:1,127.0.0.1:2", SECRET, core.Client(5), TO_CLIENT, list, bool, str)
     one.reactor = reactor
     yield one
     one.stop()
@@ -58,9 +59,9 @@ def dialing(monkeypatch):
 
 def fails(dialing):
     """The attempt that is under way is refused; its port."""
-    _, port, factory, _, _ = dialing.reactor.tcpClients[-1]
-    factory.clientConnectionFailed(None, ConnectionRefusedError())
-    return port
+    line = Line(dialing.reactor)
+    line.refuses()
+    return line.port
 
 
 def test_one_after_the_other_is_tried_and_each_as_often_as_one_alone(dialing):
@@ -78,19 +79,16 @@ def test_one_after_the_other_is_tried_and_each_as_often_as_one_alone(dialing):
     assert dialing.why().startswith("tcp:127.0.0.1:1: ") and "; tcp:127.0.0.1:2: " in dialing.why()
 
 
-class Broken:
-    """A connection that is there and breaks."""
-
-    peer = None
-
-
 def test_the_one_that_worked_is_tried_again_first(dialing):
     dialing.start()
     assert fails(dialing) == 1
     dialing.reactor.advance(0)
-    assert dialing.reactor.tcpClients[-1][1] == 2
-    for worked, expected in ((True, 2), (True, 2), (False, 1)):
-        dialing._dialer.connected, dialing._failures = worked, 0
-        dialing.closed(Broken(), OSError("broken"))
+    for answered, expected in ((True, 2), (True, 2), (False, 1)):
+        line = Line(dialing.reactor).opens()
+        if answered:
+            line.answers()
+        dialing._failures = 0
+        assert line.port == 2
+        line.breaks(ConnectionLost())
         dialing.reactor.advance(0)
         assert dialing.reactor.tcpClients[-1][1] == expected

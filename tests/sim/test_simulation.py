@@ -45,6 +45,9 @@ FOUND = {
         1101301: "a worker was taken to hold a copy that it had been told to delete",
         1052170: "a task waited behind one that its worker had lost",
     },
+    4: {
+        100364: "a task ended with the value of another, which a scheduler of which nothing was known had assigned",
+    },
 }
 
 

@@ -12,7 +12,7 @@ import attrs
 from twistdist.core.session import Dialer, Hearing
 from twistdist.wire import messages as m
 
-#: A connection is given up, and another one tried, when nothing was received for this share of ``dead_after``.
+#: Another connection is tried beside one over which nothing was received for this share of ``dead_after``.
 PATIENCE = 1 / 3
 
 #: Seconds after which an acknowledgement is sent by itself, if no other frame has carried it.
@@ -75,13 +75,13 @@ class Exchange:
         """Bytes arrived: a sign of life."""
         self._hearing.heard(now)
 
-    def silence(self, now: float) -> float:
-        """Call once per heartbeat.  Return the seconds of silence if the connection must be given up for it, else 0."""
-        silence = self._hearing.look(now, self.dialer.beat_every)
-        if silence <= self.dialer.dead_after * PATIENCE:
-            return 0.0
-        self._hearing.heard(now)  # on behalf of the next connection
-        return silence
+    def look(self, now: float) -> float:
+        """Call once per heartbeat.  Return the seconds of silence, without the time by which the call itself was late."""
+        return self._hearing.look(now, self.dialer.beat_every)
+
+    def is_silent(self, now: float) -> bool:
+        """Whether the silence has lasted for so long that another connection should be tried."""
+        return self._hearing.silence(now) > self.dialer.dead_after * PATIENCE
 
     def take(self) -> list[m.Frame]:
         """The frames to send now; none while no session is established over a connection."""

@@ -154,6 +154,10 @@ class Hearing:
         if late > every:
             self._heard_at += late
         self._looked_at = now
+        return self.silence(now)
+
+    def silence(self, now: float) -> float:
+        """Seconds of silence, as of the last look."""
         return now - self._heard_at
 
 

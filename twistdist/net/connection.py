@@ -44,10 +44,13 @@ MAX_LINES = 10
 #: and milliseconds after which unacknowledged data end the connection.
 _KERNEL_WATCH = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
 
-#: ``TCP_THIN_LINEAR_TIMEOUTS`` of Linux (``linux/tcp.h``), which Python's ``socket`` does not name: while few packets are in
-#: flight, one that was lost is sent again after the same pause each time, up to six times.  With pauses that double, four
-#: losses in a row are ten seconds of silence.
-_THIN_LINEAR_TIMEOUTS = 16
+#: Options of Linux (``linux/tcp.h``) that Python's ``socket`` does not name.  A packet that is lost is sent again after pauses
+#: that double: four losses in a row are ten seconds of silence.  ``TCP_RTO_MAX_MS`` (since Linux 6.15) limits the pauses, in
+#: milliseconds; ``TCP_THIN_LINEAR_TIMEOUTS`` keeps them equal, but only after a connection's first loss, and while fewer than
+#: four packets are in flight.
+_RTO_MAX_MS, _THIN_LINEAR_TIMEOUTS = 44, 16
+_INSISTENT = {_RTO_MAX_MS: 1_000, _THIN_LINEAR_TIMEOUTS: 1}
+_PATIENT = {_RTO_MAX_MS: 120_000, _THIN_LINEAR_TIMEOUTS: 0}  # the kernel's defaults
 
 #: Bytes per read and write of a bulk connection (Twisted's default of 64 KiB is three times slower).
 BULK_BYTES = 1 << 20
@@ -278,6 +281,8 @@ class Connection(TwistedProtocol):
         may follow."""
         self._most = 1
         self._wire.SEND_LIMIT = self._wire.bufferSize = BULK_BYTES
+        if sys.platform == "linux":
+            _set_kernel_options(self._wire, _PATIENT)
 
 
 def _is_idle(transport: Any) -> bool:
@@ -292,14 +297,17 @@ def _watch_by_kernel(transport: Any) -> None:
 
     And have it insist where packets are lost, since heartbeats are few.
     """
+    known = {name: getattr(socket, name, None) for name in _KERNEL_WATCH}
+    _set_kernel_options(transport, {number: _KERNEL_WATCH[name] for name, number in known.items() if number is not None})
     if sys.platform == "linux":
+        _set_kernel_options(transport, _INSISTENT)
+
+
+def _set_kernel_options(transport: Any, options: dict[int, int]) -> None:
+    """Set options of TCP that this kernel knows."""
+    for number, value in options.items():
         with contextlib.suppress(OSError, AttributeError):
-            transport.getHandle().setsockopt(socket.IPPROTO_TCP, _THIN_LINEAR_TIMEOUTS, 1)
-    for name, value in _KERNEL_WATCH.items():
-        option = getattr(socket, name, None)
-        if option is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
+            transport.getHandle().setsockopt(socket.IPPROTO_TCP, number, value)
 
 
 class ServerFactory(Factory):

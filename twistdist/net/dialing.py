@@ -1,4 +1,4 @@
-"""The dialing side of a session: connect, authenticate, greet, and reconnect when the connection breaks."""
+"""The dialing side of a session: connect, authenticate, greet, and reconnect when the connection breaks or seems to."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from twistdist.config import parse_addresses
 from twistdist.core.exchange import ACK_S, Core, Exchange
 from twistdist.core.session import Fatal, Gap
 from twistdist.errors import AuthenticationError, ProtocolError, VersionMismatch
-from twistdist.net.connection import ClientFactory, Connection
+from twistdist.net.connecting import STAGGER_S, Connecting
+from twistdist.net.connection import Connection
 from twistdist.net.timers import Alarm
-from twistdist.net.tls import dial, is_endpoint
 from twistdist.wire import messages as m
 from twistdist.wire.framing import GREETING_FROM_SCHEDULER, UNENCODABLE, decode_frame, take_out_unencodable
 
@@ -28,15 +25,15 @@ if TYPE_CHECKING:
 #: scheduler is not flooded with attempts.
 PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.1, 0.1, 0.1, 0.2, 0.4, 0.8, 1.5)
 
-#: Seconds that one attempt to connect may take: enough for a lost packet or two.
-CONNECT_S = 3.0
-
 #: Seconds after the greeting from which a connection counts as one that works.
 SETTLED_S = 0.2
 
 
 class Dialing:
     """Keeps one session with the scheduler alive.
+
+    A connection over which nothing arrives, or seems not to, is kept while another one is tried beside it: it may still work in
+    the other direction, or again before the other one does.  docs/network.rst.
 
     ``address`` is an endpoint, or a text, which may be several addresses, separated by commas: they are tried in turn until one
     works, which is then the first to be tried again.
@@ -70,52 +67,37 @@ class Dialing:
         self._reactor, self._decoder = reactor, decoder
         self._exchange = Exchange(core)
         self._dialer = core.dialer
-        self._addresses: list[Any] = [address] if is_endpoint(address) else parse_addresses(address)
-        self.address = ",".join(map(str, self._addresses))
-        self._at = 0  # the index of the address to try next, or of the one that worked
-        self._errors: dict[Any, Exception] = {}
-        self._tls = tls
-        self._factory = ClientFactory(reactor, self, secret)
-        self._proving: Connection | None = None
+        self._attempts = Connecting(reactor, address, secret, tls, self, self._not_connected)
+        self.address = str(self._attempts)
         self._on_messages, self._on_ready, self._on_fatal, self._on_lost = on_messages, on_ready, on_fatal, on_lost
         self._on_pulse, self._on_notice, self._on_unsendable = on_pulse, on_notice, on_unsendable
         self._pulse = Alarm(reactor, self._beat)
         self._pulse_due = 0.0
         self.lag = 0.0  #: seconds by which the reactor was late for the last heartbeat
         self._came = 0
-        self._connection: Connection | None = None
-        self._connecting: Deferred[Any] | None = None
-        self._limit: Any = None
+        self._connection: Connection | None = None  # established, or a greeting was sent over it
+        self._former: Connection | None = None  # established, until the greeting over the one that replaces it is answered
+        self._spare: Connection | None = None  # opened while another greeting is not answered yet
+        self._doubted = False  # whether what is sent over the connection seems not to arrive
+        self._told_doubt = False  # in the log
+        self._unanswered = 0  # greetings that were repeated over another connection
         self._retry: Any = None
         self._failures = 0
-        self._greeted_at = 0.0
+        self._greeted_at = 0.0  # when the greeting was sent, and then when it was answered
         self._stopped = False
         self._draining: Deferred[None] | None = None
         self._drain_limit: Any = None
         self._jitter = random.Random()
         self._ack = Alarm(reactor, self._send_ack)
-        self.last_error: Exception | None = None
 
     # ---- life -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start to connect."""
         self._retry = None
-        self._connecting = dial(self._reactor, self._addresses[self._at], self._tls, self._factory)
-        self._limit = self._reactor.callLater(CONNECT_S, self._connecting.cancel)
-        self._connecting.addBoth(self._no_limit).addCallbacks(self._connected, self._not_connected)
         if not self._pulse_due:
             self._set_pulse()
-
-    def _no_limit(self, result: Any) -> Any:
-        if self._limit.active():
-            self._limit.cancel()
-        return result
-
-    def _connected(self, connection: Connection) -> None:
-        self._proving = connection
-        if self._stopped:
-            connection.transport.abortConnection()
+        self._attempts.begin()
 
     def stop(self) -> None:
         """Close once everything written has been sent; no callback is called any more."""
@@ -126,12 +108,10 @@ class Dialing:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if self._connecting is not None:
-            self._connecting.cancel()
+        self._attempts.stop()
+        self._drop_others()
         if self._connection is not None:
             self._connection.close()
-        elif self._proving is not None and self._proving.transport is not None:
-            self._proving.transport.abortConnection()
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Stop when the other side has acknowledged everything, or after ``seconds``; the Deferred fires then."""
@@ -150,58 +130,67 @@ class Dialing:
             draining.callback(None)
 
     def renew(self, age: float) -> None:
-        """Replace a connection that is older than ``age`` seconds and does not deliver what we send: TCP may wait long before
-        it retransmits lost packets."""
-        if self._dialer.connected and self._reactor.seconds() > self._greeted_at + age:
-            self._log.warn("messages to {address} do not arrive; trying another connection", address=self._addresses[self._at])
-            self.reconnect()
+        """For ``on_pulse``: a connection that is older than ``age`` seconds does not deliver what we send, so another one must
+        be tried beside it.  TCP may wait long before it retransmits lost packets."""
+        self._doubted = self._dialer.connected and self._reactor.seconds() > self._greeted_at + age
 
     def reconnect(self) -> None:
         """Abort the current connection; another attempt follows at once."""
+        self._drop_others()
         if self._connection is not None:
             self._connection.transport.abortConnection()
 
-    def _not_connected(self, failure: Failure) -> None:
-        self._connecting = None
-        if not failure.check(CancelledError, ConnectingCancelledError):
-            self._wrong(failure.value)
-        elif self._addresses[self._at] not in self._errors:
-            self._wrong(TimeoutError(f"no answer within {CONNECT_S:g} s"))
-        self._next()
-        self._again()
-
-    def _next(self) -> None:
-        """Move on to the next address: this one does not work now."""
-        self._at = (self._at + 1) % len(self._addresses)
-
-    def _wrong(self, error: Any) -> None:
-        self.last_error = self._errors[self._addresses[self._at]] = error
-
     def why(self) -> str:
         """Return what went wrong last, for each address if there are several; "" if nothing did."""
-        if len(self._addresses) > 1:
-            return "; ".join(f"{address}: {error}" for address, error in self._errors.items())
-        return str(self.last_error or "")
+        return self._attempts.why()
+
+    def _not_connected(self, error: Exception) -> None:
+        """An attempt to connect has failed."""
+        if self._stopped or self._connection is not None:
+            return
+        if isinstance(error, AuthenticationError | VersionMismatch):
+            self._give_up(error)
+        elif not self._attempts.under_way:
+            self._again()
 
     def _again(self) -> None:
         if self._stopped or self._retry is not None:
             return
-        many = len(self._addresses)  # each is tried as often as a single address would be
+        many = self._attempts.addresses  # each is tried as often as a single address would be
         pause = PAUSES_S[min(self._failures // many, len(PAUSES_S) - 1)] / many * self._jitter.uniform(0.8, 1.2)
         self._failures += 1
         self._retry = self._reactor.callLater(pause, self.start)
 
+    def _drop_others(self) -> None:
+        """Abort all connections but the one in use."""
+        others, self._former, self._spare = (self._former, self._spare), None, None
+        for connection in others:
+            if connection is not None:
+                connection.transport.abortConnection()
+
     # ---- the connection's owner ---------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
-        self._connecting = None
+        self._attempts.opened(connection)
         if self._stopped:
             connection.close()
-            return
-        self._connection = connection
-        connection.send([self._exchange.opened(self._reactor.seconds())])
+        elif self._connection is None:
+            self._greet(connection)
+        elif not self._dialer.connected and self._spare is None:
+            self._spare = connection
+        elif self._dialer.connected and self._is_in_doubt():
+            self._former = self._connection
+            self._greet(connection)
+        else:  # the connection in use has delivered something meanwhile
+            connection.transport.abortConnection()
+
+    def _greet(self, connection: Connection) -> None:
+        self._connection, self._greeted_at, self._came = connection, self._reactor.seconds(), 0
+        connection.send([self._exchange.opened(self._greeted_at)])
 
     def frames(self, connection: Connection, bodies: list[memoryview]) -> None:
+        if connection is not self._connection:
+            return  # what the former one still brings is sent again over its successor
         self._exchange.heard(self._reactor.seconds())
         for body in bodies:
             if not self._dialer.connected:
@@ -232,29 +221,42 @@ class Dialing:
                 self._send(connection, answered.frames)
             if not answered.ready:
                 return
-            self._greeted_at = now
+            self._greeted_at, self._unanswered = now, 0
+            self._attempts.stop()
+            self._drop_others()
             self._on_ready(answered.fresh)
             self.flush()
 
     def closed(self, connection: Connection, error: Exception) -> None:
-        self._connecting = None
-        if connection is self._connection:
-            self._connection = None
-        self._proving = None
+        if connection is self._former:
+            self._former = None
+        elif connection is self._spare:
+            self._spare = None
+        elif connection is self._connection:
+            self._broke(connection, error)
+        else:
+            self._attempts.closed(connection, error)
+
+    def _broke(self, connection: Connection, error: Exception) -> None:
+        """The connection in use broke."""
+        self._connection, self._doubted = None, False
         worked = self._exchange.lost()
         if worked and self._reactor.seconds() > self._greeted_at + SETTLED_S:
             self._failures = 0  # if it breaks earlier, the cause may persist: the pauses must keep growing
         if self._stopped:
             return
-        self._wrong(error)
+        self._log.debug("the connection to {address} is lost: {error}", address=self._attempts.address, error=error)
+        self._attempts.broke(error, worked)
         if isinstance(error, AuthenticationError | VersionMismatch):
             self._give_up(error)
             return
         self._on_lost()
-        self._log.debug("the connection to {address} is lost: {error}", address=self._addresses[self._at], error=error)
-        if not worked:
-            self._next()
-        self._again()
+        spare, self._spare = self._spare, None
+        self._drop_others()
+        if spare is not None:
+            self._greet(spare)
+        elif not self._attempts.under_way:
+            self._again()
 
     def _give_up(self, error: Exception) -> None:
         self.stop()
@@ -271,22 +273,58 @@ class Dialing:
         now = self._reactor.seconds()
         self.lag = max(0.0, now - self._pulse_due)
         self._set_pulse()
-        if self._connection is not None and self._connection.came != self._came:
-            self._came = self._connection.came  # part of a large frame on a slow line is a sign of life too
-            self._exchange.heard(now)
-        silence = self._exchange.silence(now)
-        if self._connection is not None and silence:
-            self._log.warn(
-                "nothing was received from {address} for {silence:.1f} s; trying another connection",
-                address=self._addresses[self._at],
-                silence=silence,
-            )
-            self.last_error = TimeoutError(f"nothing was received for {silence:.1f} s")
-            self._connection.transport.abortConnection()
+        self._look_at_came(now)
+        silence = self._exchange.look(now)
+        self._doubted = False
         beat = self._on_pulse()
-        if beat is not None and self._connection is not None and self._dialer.connected:
+        if self._stopped:
+            return
+        self._look_at_connection(now, silence)
+        if beat is not None and self._connection is not None:
             beat.lag = int(1e6 * self.lag)
-            self._connection.send([self._exchange.background(beat)])
+            established = self._connection if self._dialer.connected else self._former
+            if established is not None:
+                established.send([self._exchange.background(beat)])
+
+    def _look_at_came(self, now: float) -> None:
+        """Part of a large frame on a slow line is a sign of life too."""
+        if self._connection is not None and self._connection.came != self._came:
+            self._came = self._connection.came
+            self._exchange.heard(now)
+
+    def _look_at_connection(self, now: float, silence: float) -> None:
+        """If nothing arrives, or seems not to, try another connection beside this one; in the end, close this one."""
+        if self._connection is None:
+            if self._attempts.under_way:
+                self._attempts.begin_beside()
+        elif silence >= self._dialer.dead_after:
+            self._connection.fail(TimeoutError(f"nothing was received for {silence:.1f} s"))
+        elif self._is_in_doubt():
+            if self._spare is not None:
+                self._greet_again(self._spare)
+            elif self._attempts.begin_beside() and not self._told_doubt:
+                self._told_doubt = True
+                why = "messages to {address} do not arrive" if self._doubted else "nothing was received from {address}"
+                self._log.warn(why + "; trying another connection", address=self._attempts.address)
+        elif self._dialer.connected:
+            self._told_doubt = False
+            self._attempts.stop()
+
+    def _is_in_doubt(self) -> bool:
+        """Whether the connection in use should be replaced, if another one can be made."""
+        now = self._reactor.seconds()
+        if not self._dialer.connected and self._dialer.epoch:  # to resume costs little: it is repeated soon, then less often
+            return bool(now >= self._greeted_at + STAGGER_S * 2**self._unanswered)
+        self._look_at_came(now)
+        return self._doubted or self._exchange.is_silent(now)
+
+    def _greet_again(self, spare: Connection) -> None:
+        """The greeting is not answered: repeat it over another connection."""
+        unanswered, self._spare = self._connection, None
+        self._unanswered += 1
+        self._greet(spare)
+        if unanswered is not None:
+            unanswered.transport.abortConnection()
 
     # ---- sending ----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from twistdist.config import python_here
 from twistdist.core import worker as core
+from twistdist.core.exchange import PATIENCE
 from twistdist.core.worker import Death, effects, most_executors
 from twistdist.core.worker.memory import Limits
 from twistdist.core.worker.tuning import Tuning
@@ -387,7 +388,7 @@ class WorkerService(Service):
             return None
         self._event(self._the_core.look_at_lease)
         limit = self._the_core.dialer.dead_after
-        if self._dialing is not None and self._the_core.lease.over(self._reactor.seconds(), limit / 2):
+        if self._dialing is not None and self._the_core.lease.over(self._reactor.seconds(), limit * PATIENCE):
             self._dialing.renew(limit / 4)
         self._event(self._the_core.executors_stopped, self._the_supervisor.stopped(), limit)
         return self._the_core.pulse(self._reactor.seconds())

@@ -146,7 +146,7 @@ class Checks:
         """Return whether a future is lost with its session, which may happen, or was not accepted, as its client was told."""
         world = self.world
         if record.state is State.LOST:
-            return client.began_anew and (world.swarm.ends_sessions or world.faults["clear"] > 0)
+            return client.began_anew and (world.swarm.ends_sessions or world.faults["clear"] + world.faults["lose journal"] > 0)
         return record.error is not None and record.error.kind == "JournalError" and world.faults["failed write"] > 0
 
     def _crashed_too_often(self, record: Record) -> bool:

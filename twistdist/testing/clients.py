@@ -74,6 +74,7 @@ class SimClient(Party):
             self.flush()
         self.futures.clear()
         self.data.clear()
+        self.drop_former()
         link, self.link, self.alive = self.link, None, False
         if link is not None:
             link.last_words = True
@@ -136,6 +137,27 @@ class SimClient(Party):
         self.data[self._cid] = value = value_of(self.world.plans[node], [])
         self.core.scatter(record, "", len(value), b"d", None, replicas)
         self.flush()
+
+    def attach(self, what: str, nodes: list[int], dataset: str = "") -> None:
+        """Get futures of tasks that exist already, by their keys or as the contents of a dataset."""
+        if self.asleep(lambda: self.attach(what, nodes, dataset)):
+            return
+        records = {}
+        for node in nodes:
+            self._cid += 1
+            records[node] = self.core.records[self._cid] = Record(self._cid)
+        cids = [record.cid for record in records.values()]
+        args = [dataset, *cids] if dataset else [[record.cid, f"node-{node}"] for node, record in records.items()]
+        self.ask(what, args, lambda reply: self._attached(records, cids if dataset and not reply.error else reply.value or []))
+
+    def _attached(self, records: dict[int, Record], found: list[int]) -> None:
+        for node, record in records.items():
+            if record.cid not in found:
+                self.core.records.pop(record.cid, None)
+            elif node in self.futures:  # it was submitted meanwhile
+                self.core.release([record.cid])
+            else:
+                self.futures[node] = record
 
     def messages(self, messages: list[Any]) -> None:
         self._check_durable(messages)

@@ -109,8 +109,8 @@ SESSION = _of(
     (
         "silent connection kept",
         "exchange",
-        "if silence <= self.dialer.dead_after * PATIENCE:",
-        "if silence <= self.dialer.dead_after * 1e6:",
+        "return self._hearing.silence(now) > self.dialer.dead_after * PATIENCE",
+        "return self._hearing.silence(now) > self.dialer.dead_after * 1e6",
         "a connection that is silent for long is replaced",
     ),
     (
@@ -384,8 +384,8 @@ ATTEMPTS = _of(
     (
         "ended attempt adopted",
         "attempts",
-        "if attempt >> ATTEMPT_BITS >= self.registry.epoch or known >= attempt or",
-        "if attempt >> ATTEMPT_BITS >= self.registry.epoch or",
+        "if not earlier or known >= attempt or",
+        "if not earlier or",
         "an attempt that has ended is not counted again after a restart",
     ),
     (
@@ -848,6 +848,13 @@ CLUSTER = _of(
         "            epochs = {attempt >> ATTEMPT_BITS for attempt in attempts}",
         "            epochs = {0}",
         "a scheduler that was replaced serves no worker of its successor",
+    ),
+    (
+        "attempts of unknown schedulers adopted",
+        "registry",
+        "return self.first_epoch <= attempt >> ATTEMPT_BITS < self.epoch",
+        "return attempt >> ATTEMPT_BITS < self.epoch",
+        "an attempt of a scheduler with another journal is none of our task's",
     ),
     (
         "stuck worker keeps its tasks",

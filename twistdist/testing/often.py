@@ -94,9 +94,9 @@ fault | publish | a client is away; a task is assigned; a task is done; a task i
 fault | publish | a task is ready; a task is waiting; a worker is away; scheduler down; writing
 fault | rebalance | a client is away; a task is assigned; a task is done; a task is failed; a task is idle
 fault | rebalance | a task is ready; a task is waiting; a worker is away; scheduler down; writing
-fault | redialed | a client is away; a task is assigned; a task is awaited; a task is done; a task is failed
-fault | redialed | a task is idle; a task is ready; a task is waiting; a worker is away; a worker is suspect
-fault | redialed | a worker retires; recovering; two schedulers; writing
+fault | replaced | a client is away; a task is assigned; a task is awaited; a task is done; a task is failed
+fault | replaced | a task is idle; a task is ready; a task is waiting; a worker is away; a worker is suspect
+fault | replaced | a worker retires; recovering; two schedulers; writing
 fault | reorder | a client is away; a task is assigned; a task is awaited; a task is done; a task is failed
 fault | reorder | a task is idle; a task is ready; a task is waiting; a worker is away; a worker retires
 fault | reorder | nothing to do; writing

@@ -74,6 +74,8 @@ class Outside:
             self._prepare_more(moments)
         if world.nesting:
             self._prepare_newest(moments)
+        if world.forgetting:
+            self._prepare_forgetting(moments)
 
     def _prepare_more(self, moments: list[float]) -> None:
         """Schedule what was added later: chains of faults that began at these ``moments``, and orders."""
@@ -103,6 +105,21 @@ class Outside:
             if moments and rng.random() < 0.6:
                 at = rng.choice(moments) + rng.choice((0.0, 0.005, 0.05, 0.3, 1.0))
             self._schedule(at, "fault", partial(self._newest_fault, rng.choice(drawn.newest)))
+
+    def _prepare_forgetting(self, moments: list[float]) -> None:
+        """Schedule what came with the fourth version: a scheduler that forgets everything, clients that attach."""
+        world, rng = self.world, self.world.forgetful
+
+        def moment() -> float:
+            if moments and rng.random() < 0.6:
+                return float(rng.choice(moments)) + float(rng.choice((0.0, 0.005, 0.05, 0.3, 1.0)))
+            return rng.uniform(0.6, FAULT_S)
+
+        for _ in range(rng.choice((1, 1, 2)) if world.swarm.forgets else 0):
+            self._schedule(moment(), "fault", self._lose_journal)
+        for _ in range(rng.randint(1, 4) if world.swarm.attaching else 0):
+            what = rng.choice(world.swarm.attaching)
+            self._schedule(moment(), f"a client orders: {what}", partial(self._attach, what))
 
     def _nest(self) -> None:
         """Have some tasks submit tasks of their own, some of which do so too."""
@@ -199,6 +216,24 @@ class Outside:
         elif what == "status":
             for question in ("status", "snapshot", "workers", "incidents", "datasets", "demand", "keys"):
                 client.ask(question, [])
+
+    def _attach(self, what: str) -> None:
+        """A client wants futures of what others, or its session's earlier processes, have submitted or published."""
+        world, rng = self.world, self.world.forgetful
+        client = rng.choice(world.clients)
+        new = [node for node in range(min(len(world.plans), world.first_child)) if node not in client.futures]
+        if not client.alive or (what == "dataset" and not world.published) or not (what == "dataset" or new):
+            return
+        world.fault(what)
+        if what == "dataset":
+            name = rng.choice(sorted(world.published))
+            client.attach(what, world.published[name], name)
+        else:
+            client.attach(what, rng.sample(new, rng.randint(1, len(new))))
+
+    def _lose_journal(self) -> None:
+        self.world.fault("lose journal")
+        self.world.lose_journal()
 
     def _published(self, name: str, nodes: list[int], reply: m.Reply) -> None:
         if not reply.error:

@@ -49,6 +49,7 @@ _OF_WORKERS = (*_NAMED, *_UNNAMED, "WorkerLog", "Intake", "Leaving", "Left", "In
 _ABOUT_FUTURES = ("Release", "Cancel", "Retry", "Unreachable", "NotSupplied", "Keeps")
 _ORDERS = (
     *(order for order in swarm.ORDERS if order != "cancel unstarted"),  # which is no query
+    *swarm.ATTACHING_ORDERS,
     "snapshot",
     "workers",
     "incidents",
@@ -91,7 +92,7 @@ _PHASES = (
     "scheduler down",
     "nothing to do",
 )
-_REACTIONS = ("gap", "redialed", "retry", "fenced", "given up", "stood down")
+_REACTIONS = ("gap", "replaced", "retry", "fenced", "given up", "stood down")
 
 
 @cache
@@ -124,7 +125,7 @@ def universe() -> tuple[Pair, ...]:
         ("released", "pending", "finished", "error", "cancelled", "lost"),
     )
     add("future", ("Peer", "PeerState"), ("known worker", "unknown worker"))
-    add("fault", (*swarm.INJECTED, *swarm.ORDERS, *_REACTIONS), _PHASES)
+    add("fault", (*swarm.INJECTED, *swarm.ORDERS, *swarm.ATTACHING_ORDERS, *_REACTIONS), _PHASES)
     for source, _, cause, _ in transitions.rows():
         found.append(("transition", cause, source))
     return tuple(found)

@@ -188,7 +188,8 @@ class Party(Process):
         self.world, self.name = world, name
         self.exchange = Exchange(core)
         self.alive = True
-        self.link: Link | None = None
+        self.link: Link | None = None  # established, or a greeting was sent over it
+        self.former: Link | None = None  # established, until the greeting over the one that replaces it is answered
         self._ack_due = False
 
     def pulse(self) -> None:
@@ -197,12 +198,39 @@ class Party(Process):
             return
         world = self.world
         world.at(world.now + world.every, self.pulse, background=True)
-        if self.exchange.silence(world.now) and self.link is not None:
-            world.fault("redialed")
-            self.link.cut()
+        silence = self.exchange.look(world.now)
+        if self.link is not None and self.exchange.is_silent(world.now):
+            if not world.forgetting:
+                self.exchange.heard(world.now)  # on behalf of the next connection
+                world.fault("redialed")
+                self.link.cut()
+            elif silence >= self.core.dialer.dead_after:
+                self.link.cut()
+            else:
+                self._replace_link()
         beat = self.beat()
-        if beat is not None and self.link is not None and self.core.dialer.connected:
-            self.link.send(True, self.exchange.background(beat), background=True)
+        established = self.link if self.core.dialer.connected else self.former
+        if beat is not None and established is not None:
+            established.send(True, self.exchange.background(beat), background=True)
+
+    def _replace_link(self) -> None:
+        """Greet over another connection, and keep the one that was established until the greeting is answered."""
+        scheduler, link = self.world.listening(), self.link
+        if scheduler is None or link is None or self.world.rng.random() < 0.5:  # the other attempt fails, or takes its time
+            return
+        self.world.fault("replaced")
+        if self.core.dialer.connected:
+            self.former = link
+        else:
+            link.cut()
+        self.link = Link(self.world, self, scheduler)
+        self.link.send(True, self.exchange.opened(self.world.now))
+
+    def drop_former(self) -> None:
+        """Close the connection that was kept while another one was tried."""
+        former, self.former = self.former, None
+        if former is not None:
+            former.cut()
 
     def beat(self) -> m.Beat | None:
         """Return the heartbeat to send, if any; only workers send one."""
@@ -213,6 +241,7 @@ class Party(Process):
 
     def reconnect(self) -> None:
         """Replace the current connection with a new one."""
+        self.drop_former()
         if self.link is not None:
             self.link.cut()
 
@@ -235,6 +264,8 @@ class Party(Process):
                 answered = self.exchange.answered(self.world.now, answer)
                 for frame in answered.frames:
                     link.send(True, frame)
+                if answered.ready:
+                    self.drop_former()
                 if answered.fresh:
                     self.welcomed()
         else:
@@ -272,9 +303,12 @@ class Party(Process):
             self.link.send(True, self.exchange.ack())
 
     def lost(self, link: Link) -> None:
+        if link is self.former:
+            self.former = None
         if link is not self.link or self.asleep(lambda: self.lost(link)):
             return
         self.link = None
+        self.drop_former()
         self.exchange.lost()
         pause = self.world.rng.choice((0.001, 0.05, 0.2, 1.5)) if self.world.faulty else 0.01
         self.world.after(pause, self.dial)

@@ -53,6 +53,13 @@ class Disk:
         self.ended: set[int] = set()
         self.holder: SimJournal | None = None
         self.fails_until = 0.0
+        self.lives = 0  # of schedulers with this journal
+
+    def delete(self) -> None:
+        """Delete the journal: the next scheduler begins another one."""
+        self.ended.update(number for kind, number in self.rows if kind == j.SESSION)
+        self.rows.clear()
+        self.lives = 0
 
     def apply(self, rows: Rows, unsure: bool = False) -> None:
         """Write rows.  ``unsure``: some may be there already, because a write failed before."""
@@ -194,13 +201,13 @@ class SimScheduler(Process):
     """One life of the scheduler, with what was durable before it: the core, and an edge that is the real outbox on a simulated
     network and disk.  A scheduler whose journal another one has taken over goes on until it notices."""
 
-    def __init__(self, world: World, life: int) -> None:
+    def __init__(self, world: World, epoch: int) -> None:
         super().__init__()
-        self.world, self.life = world, life
+        self.world = world
         self.up = True
         tuning = Tuning(slice_tasks=world.slice)
         settings = Settings(SUSPECT_S, DEAD_S, client_grace=world.client_grace, checkpoints="store", tuning=tuning)
-        self.core = Scheduler(life, settings, Ledger() if world.journaled else None)
+        self.core = Scheduler(epoch, settings, Ledger() if world.journaled else None)
         self.core.parts.transitions.taken = world.taken
         self.links: dict[Any, Link] = {}
         self._ways: dict[Any, Any] = {}
@@ -214,7 +221,8 @@ class SimScheduler(Process):
             self.journal = journal = SimJournal(world.disk)
             thread: Any = journal
             self.out.use(thread, self.core.ledger)
-            self.core.restore(world.now, life - 1, rows)
+            self.core.restore(world.now, world.disk.lives, rows)
+            world.disk.lives += 1
             check_scheduler(self.core)
             for name in self.core.expected:
                 world.after(world.rng.uniform(0.001, 0.05), partial(self._look_for, name))

@@ -7,10 +7,10 @@
 
 Each seed determines a random task graph, random faults (frames lost, delayed, repeated and reordered, connections cut in one or
 both directions, resumed or given up, workers, executors, clients and schedulers killed or stopped for a while, stores kept or
-wiped, a journal that can't be written or is taken over by another scheduler) and random behaviour of clients.  Each run has a
-random part of them (:mod:`.swarm`).  The scheduler's invariants are checked after every event but heartbeats from which nothing
-follows.  At the end every future that is still needed must have the right value or the right error, nothing that was released
-may be left anywhere, and without faults nothing may have run twice.
+wiped, a journal that can't be written, is taken over by another scheduler or gets lost) and random behaviour of clients.  Each
+run has a random part of them (:mod:`.swarm`).  The scheduler's invariants are checked after every event but heartbeats from
+which nothing follows.  At the end every future that is still needed must have the right value or the right error, nothing that
+was released may be left anywhere, and without faults nothing may have run twice.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ class World:
     """The simulated cluster of one seed.
 
     A seed means the same as in the simulator's first ``version``, in which everything was switched on, in the second, which had
-    a part of more features and faults (:mod:`.swarm`), or in the third, with tasks that submit tasks and the newest faults.  A
-    shortened run has ``only`` these of its outside events, by their numbers, and none of the faults in ``quiet``, some of
+    a part of more features and faults (:mod:`.swarm`), in the third, with tasks that submit tasks and more faults, or in the
+    fourth, with random epochs, lost journals, clients that attach to what exists, and silent connections that are kept while
+    another one is tried.
+
+    A shortened run has ``only`` these of its outside events, by their numbers, and none of the faults in ``quiet``, some of
     ``EVERYWHERE``; :mod:`.shrink` looks for the shortest that still fails.  With ``count`` it is counted what happens in which
     state.
     """
@@ -77,7 +80,7 @@ class World:
         trace: bool = False,
         only: Iterable[int] | None = None,
         quiet: Iterable[str] = (),
-        version: int = 3,
+        version: int = 4,
         count: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
@@ -108,15 +111,19 @@ class World:
         #: Randomness of what was added later.
         self.more, self.later = random.Random(~seed), version > 1
         self.newest, self.nesting = random.Random(f"newest {seed}"), version > 2
+        self.forgetful, self.forgetting = random.Random(f"forgetting {seed}"), version > 3
         self.outside = Outside(self, only)
         self.swarm = swarm.draw(self.more, self.journaled, self.faulty, self.restarts_only)
         if self.nesting:
             self.swarm = swarm.draw_newest(self.newest, self.swarm, self.faulty, self.restarts_only)
+        if self.forgetting:
+            self.swarm = swarm.draw_forgetting(self.forgetful, self.swarm, self.faulty, self.restarts_only)
         self.client_grace = SHORT_GRACE_S if self.later and self.swarm.ends_sessions else Settings().client_grace
         self.named = self.later and self.more.random() < 0.2
         #: Values in the checkpoint store, by their place.
         self.checkpoints: dict[str, bytes] = {}
         self.lives = 0
+        self.epoch = self._foreign_epoch() if self.forgetting else 0  # the last one
         self.schedulers: list[SimScheduler] = []
         self.touched: dict[SimScheduler, None] = {}
         self.workers: dict[str, SimWorker] = {}
@@ -222,7 +229,8 @@ class World:
     def start_scheduler(self) -> None:
         """Start the scheduler, with what was durable at the end of its previous life."""
         self.lives += 1
-        self._latest = SimScheduler(self, self.lives)
+        self.epoch += 1
+        self._latest = SimScheduler(self, self.epoch)
         self.schedulers = [one for one in self.schedulers if one.up] + [self._latest]
 
     def listening(self) -> SimScheduler | None:
@@ -237,6 +245,23 @@ class World:
             writing = scheduler.journal is not None and scheduler.journal.writing
             scheduler.end(bool(writing) and self.rng.random() < 0.5)
             self.after(self.rng.choice((0.01, 0.3, 1.0, 3.0)), self.start_scheduler)
+
+    def lose_journal(self) -> None:
+        """Kill the scheduler; it starts again later without a past, since its journal was deleted, if it had one."""
+        scheduler = self._latest
+        if scheduler.up:
+            scheduler.end(False)
+            self.after(self.forgetful.choice((0.01, 0.3, 1.0, 3.0)), self._start_without_past)
+
+    def _start_without_past(self) -> None:
+        self.disk.delete()
+        self.published.clear()
+        self.epoch = self._foreign_epoch()
+        self.start_scheduler()
+
+    def _foreign_epoch(self) -> int:
+        """Return what comes before the first epoch of a new journal, which is random."""
+        return self.forgetful.randrange(1 << 26)
 
     def take_over(self) -> None:
         """Another scheduler takes the journal over, while the one that had it goes on until it notices."""
@@ -329,6 +354,7 @@ class World:
             worker.link.last_words = True
             worker.event(worker.core.left)
         name, worker.alive = worker.name, False
+        worker.drop_former()
         worker.end_children()
         if wiped:
             worker.store = {}

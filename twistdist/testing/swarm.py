@@ -44,11 +44,14 @@ MORE_FAULTS = (
 #: The newest ones.
 NEWEST_FAULTS = ("pause client", "disk full", "flip", "rolling restart")
 
+#: Faults after which nothing is left of the cluster but the processes of workers and clients.
+FORGETTING_FAULTS = ("lose journal",)
+
 #: Faults that hit frames, greetings, executors, messages or writes at random, all over a run.
 FAULTS_ALL_OVER = ("lose", "repeat", "reorder", "cut greeting", "executor does not start", "echo", "failed write")
 
 #: Everything that is injected, without what the cluster does in reply.
-INJECTED = tuple(dict.fromkeys((*FIRST_FAULTS, *MORE_FAULTS, *NEWEST_FAULTS, *FAULTS_ALL_OVER)))
+INJECTED = tuple(dict.fromkeys((*FIRST_FAULTS, *MORE_FAULTS, *NEWEST_FAULTS, *FORGETTING_FAULTS, *FAULTS_ALL_OVER)))
 
 #: Faults that need a journal.
 NEED_JOURNAL = ("kill scheduler", "journal fails", "take over")
@@ -73,6 +76,9 @@ ORDERS = (
     "status",
 )
 
+#: Orders to get futures of what exists already.
+ATTACHING_ORDERS = ("watch", "take_up", "dataset")
+
 #: Orders that end work or workers.
 HARSH = ("retire", "dismiss", "clear", "restart", "cancel unstarted")
 
@@ -82,7 +88,8 @@ class Swarm:
     """What one run has: kinds of ``faults``, ``orders`` of clients, a disk that is ``slow``.
 
     ``chain`` is the probability that another fault or order follows soon after one, during recovery from it.  With
-    ``nests``, some tasks submit tasks; a ``storm`` has so many faults more.
+    ``nests``, some tasks submit tasks; a ``storm`` has so many faults more.  With ``forgets``, the scheduler is started again
+    without its journal; ``attaching`` are the orders by which clients get futures of what exists already.
     """
 
     faults: tuple[str, ...]
@@ -92,6 +99,8 @@ class Swarm:
     newest: tuple[str, ...] = ()
     nests: bool = False
     storm: int = 0
+    forgets: bool = False
+    attaching: tuple[str, ...] = ()
 
     @property
     def ends_sessions(self) -> bool:
@@ -121,3 +130,10 @@ def draw_newest(rng: random.Random, drawn: Swarm, faulty: bool, restarts_only: b
     share = rng.choice((0.0, 0.3, 0.7))
     kinds = tuple(kind for kind in NEWEST_FAULTS if rng.random() < share)
     return attrs.evolve(drawn, newest=kinds, nests=nests, storm=rng.choice((0, 0, 0, 10, 40)))
+
+
+def draw_forgetting(rng: random.Random, drawn: Swarm, faulty: bool, restarts_only: bool) -> Swarm:
+    """Draw whether the journal is lost, and orders to attach to what exists, to what was ``drawn`` before."""
+    attaching = tuple(order for order in ATTACHING_ORDERS if rng.random() < 0.3)
+    forgets = rng.random() < 0.25 and faulty and not restarts_only
+    return attrs.evolve(drawn, forgets=forgets, attaching=attaching)

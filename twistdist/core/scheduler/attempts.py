@@ -19,7 +19,7 @@ from twistdist.core.scheduler.records import (
     Worker,
     history_of,
 )
-from twistdist.core.scheduler.registry import ATTEMPT_BITS, Registry
+from twistdist.core.scheduler.registry import Registry
 from twistdist.core.scheduler.slots import Slots
 from twistdist.core.scheduler.targets import Targets
 from twistdist.core.scheduler.timeline import Timeline
@@ -284,7 +284,8 @@ class Attempts:
     def _is_of_earlier_life(self, task: Task, attempt: int) -> bool:
         """Whether the attempt began before the scheduler was restarted, and nothing later is known about the task."""
         known = max(task.attempt, task.history.last if task.history is not None else 0)
-        if attempt >> ATTEMPT_BITS >= self.registry.epoch or known >= attempt or task.state not in (READY, WAITING, ASSIGNED):
+        earlier = self.registry.is_of_earlier_life(attempt)
+        if not earlier or known >= attempt or task.state not in (READY, WAITING, ASSIGNED):
             return False
         # It may have been sent ahead: a value of an input that was made by a later attempt is not the one that it was given.
         return all(max(one.attempt, one.value_attempt) < attempt for one in task.inputs)

@@ -44,9 +44,13 @@ class Registry:
     workers: dict[int, Worker] = attrs.field(factory=dict)
     clients: dict[int, Client] = attrs.field(factory=dict)
     worker_names: set[str] = attrs.field(factory=set)  # of all workers that ever joined
+    first_epoch: int = attrs.field(init=False)  # of the journal; each life has the next one
     unwanted: list[Task] = attrs.field(factory=list)  # perhaps: garbage checks them
     data_function: Function = attrs.field(factory=lambda: Function(0, "data", b"", b"", users=1))  # of scattered data
     _numbers: dict[str, int] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.first_epoch = self.epoch
 
     def next(self, what: str) -> int:
         """A number that no other ``what`` has."""
@@ -56,6 +60,15 @@ class Registry:
     def next_attempt(self) -> int:
         """The number of a new attempt, which no attempt of another life of the scheduler has either."""
         return self.epoch << ATTEMPT_BITS | self.next("attempt")
+
+    def lived_before(self, lives: int) -> None:
+        """The journal is of so many earlier lives."""
+        self.first_epoch = self.epoch - lives
+
+    def is_of_earlier_life(self, attempt: int) -> bool:
+        """Whether an earlier life of this scheduler assigned the attempt.  What schedulers with other journals, or without one,
+        have assigned means nothing here: the numbers of its tasks are those of other tasks."""
+        return self.first_epoch <= attempt >> ATTEMPT_BITS < self.epoch
 
     def is_taken(self, what: str, number: int) -> None:
         """Numbers up to this one were assigned in an earlier life."""

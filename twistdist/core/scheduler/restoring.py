@@ -67,6 +67,7 @@ class Restoring:
     def restore(self, now: float, lives: int, rows: Iterable[tuple[j.Key, Any]]) -> None:
         """Make the records from a journal's rows; from then on ``self.ledger`` knows what is on disk."""
         ledger, tasks = self.ledger, self.registry.tasks
+        self.registry.lived_before(lives)
         for what, bits in LIFE_BITS.items():
             self.registry.is_taken(what, lives << bits)
         found: dict[int, list[tuple[int, Any]]] = {kind: [] for kind in j.KINDS}
