@@ -160,7 +160,7 @@ class Checks:
             return True  # a result for which there was no room has taken the retry of a task that fails once
         return (kind == "TaskCrashed" and kills + world.faults["kill worker"] >= 3) or (
             (kind == "MemoryLimitExceeded" and world.faults["memory"] > 0)
-            or (kind == "StoreError" and world.faults["disk full"] > 0)
+            or (kind == "StoreError" and (world.faults["disk full"] > 0 or world.swarm.cut_off))
         )
 
     def _tainted(self) -> set[int]:

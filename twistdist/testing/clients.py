@@ -193,7 +193,8 @@ class SimClient(Party):
         """Bring the data to the first of the named workers, if it can be reached."""
         value = self.data.get(supply.cid)
         worker = self.world.workers.get(self.core.peers[supply.workers[0]].name)
-        works = self.world.rng.random() > 0.2 or not self.world.faulty or self.world.now > 6
+        fails = 0.9 if self.world.swarm.cut_off else 0.2
+        works = self.world.rng.random() > fails or not self.world.faulty or self.world.now > 6
         if value is None:
             self.core.not_supplied(supply.cid, 0, "released")
         elif worker is None or not worker.alive or not works:

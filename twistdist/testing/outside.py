@@ -243,7 +243,7 @@ class Outside:
         """A worker must end: it tells the scheduler, and ends at the latest when its time is up."""
         seconds = self.rng.choice((0.0, 0.3, 1.0, 3.0))
         worker.event(worker.core.leave, seconds, "its lifetime is over", self.rng.random() < 0.5)
-        self.world.after(seconds + 0.1, lambda: self.world.end_worker(worker, True) if worker.alive else None)
+        self.world.after(seconds + 0.1, lambda: self.world.time_is_up(worker))
 
     def _fault(self) -> None:
         world = self.world

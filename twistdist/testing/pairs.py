@@ -199,7 +199,7 @@ NEVER: tuple[Never, ...] = (
         ("no future",),
         "a client names only futures that it has not released, and its frames are in order",
     ),
-    Never("sender", ("Left",), ("as usual", "retiring"), "a worker says so when it was told to stop"),
+    Never("sender", ("Left",), ("as usual",), "a worker has asked to leave, or was told to stop, before it says so"),
     Never(
         "sender",
         ("Query end_session",),
@@ -250,6 +250,13 @@ NEVER: tuple[Never, ...] = (
     ),
     Never("future", ("Peer",), ("known worker",), "each worker's address is sent once in a session"),
     Never("future", ("PeerState",), ("unknown worker",), "it is sent about workers whose addresses were sent"),
+    Never(
+        "fault",
+        ("failed write",),
+        ("nothing to do",),
+        "the write is in progress, that of the scheduler or of one that it has replaced",
+    ),
+    Never("fault", ("stood down",), ("nothing to do",), "there is another scheduler, which may be down by now"),
     Never(
         "transition",
         ("outrun",),

@@ -343,7 +343,12 @@ class World:
     def _leaves_in_turn(self, worker: SimWorker) -> None:
         if worker.alive:
             worker.event(worker.core.leave, 1.0, "rolling restart", True)
-            self.after(1.1, lambda: self.end_worker(worker, True) if worker.alive else None)
+            self.after(1.1, lambda: self.time_is_up(worker))
+
+    def time_is_up(self, worker: SimWorker) -> None:
+        """A worker that was told to stop has handed over what it could."""
+        if worker.alive:
+            self.end_worker(worker, True, in_order=self.forgetting)
 
     def end_worker(self, worker: SimWorker, wiped: bool, in_order: bool = False) -> None:
         """The process of a worker ends, and another one is started later, on its store or, if it is ``wiped``, an empty one.

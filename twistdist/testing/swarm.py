@@ -89,7 +89,7 @@ class Swarm:
 
     ``chain`` is the probability that another fault or order follows soon after one, during recovery from it.  With
     ``nests``, some tasks submit tasks; a ``storm`` has so many faults more.  With ``forgets``, the scheduler is started again
-    without its journal; ``attaching`` are the orders by which clients get futures of what exists already.
+    without its journal; clients that are ``cut_off`` reach workers rarely; ``attaching`` are the orders by which clients get futures of what exists already.
     """
 
     faults: tuple[str, ...]
@@ -100,6 +100,7 @@ class Swarm:
     nests: bool = False
     storm: int = 0
     forgets: bool = False
+    cut_off: bool = False
     attaching: tuple[str, ...] = ()
 
     @property
@@ -136,4 +137,5 @@ def draw_forgetting(rng: random.Random, drawn: Swarm, faulty: bool, restarts_onl
     """Draw whether the journal is lost, and orders to attach to what exists, to what was ``drawn`` before."""
     attaching = tuple(order for order in ATTACHING_ORDERS if rng.random() < 0.3)
     forgets = rng.random() < 0.25 and faulty and not restarts_only
-    return attrs.evolve(drawn, forgets=forgets, attaching=attaching)
+    cut_off = rng.random() < 0.2 and faulty and not restarts_only
+    return attrs.evolve(drawn, forgets=forgets, attaching=attaching, cut_off=cut_off)
