@@ -89,7 +89,8 @@ class Swarm:
 
     ``chain`` is the probability that another fault or order follows soon after one, during recovery from it.  With
     ``nests``, some tasks submit tasks; a ``storm`` has so many faults more.  With ``forgets``, the scheduler is started again
-    without its journal; clients that are ``cut_off`` reach workers rarely; ``attaching`` are the orders by which clients get futures of what exists already.
+    without its journal; clients that are ``cut_off`` reach workers rarely; ``attaching`` are the orders by which clients get
+    futures of what exists already.
     """
 
     faults: tuple[str, ...]
