@@ -178,18 +178,12 @@ NEVER: tuple[Never, ...] = (
     Never(
         "task",
         ("Recalled", "Parked"),
-        ("ready",),
-        "an attempt of a task that is ready again was on a worker that was given up, whose next session begins with a greeting",
-    ),
-    Never(
-        "task",
-        ("Recalled", "Parked"),
         ("awaited", "assigned, another attempt"),
         "these name an attempt that has not ended, while one with a value has",
     ),
     Never(
         "task",
-        ("Failed", "Crashed", "InputLost"),
+        ("Crashed", "InputLost"),
         ("awaited",),
         "a task that is computed is awaited only by a restarted scheduler, which hears of earlier attempts in greetings",
     ),
@@ -248,7 +242,6 @@ NEVER: tuple[Never, ...] = (
         ("pending", "finished", "error"),
         "the simulated clients scatter with resupply: their data are needed as long as their futures",
     ),
-    Never("future", ("Peer",), ("known worker",), "each worker's address is sent once in a session"),
     Never("future", ("PeerState",), ("unknown worker",), "it is sent about workers whose addresses were sent"),
     Never(
         "fault",
