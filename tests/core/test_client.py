@@ -128,6 +128,21 @@ def test_a_refused_session_of_which_nothing_was_acknowledged_is_said_again():
     assert client.changed() == [] and record.state is State.PENDING
 
 
+def test_a_refused_session_that_has_brought_something_is_not_said_again():
+    """What was brought had been on disk, which the acknowledgement still waited for; then the journal was lost.  Futures that
+    had been cancelled were computed (seed 1505345)."""
+    client = ready()
+    ended, pending = Record(1), Record(2)
+    client.submit(ended, F, b"a", key="known")
+    client.submit(pending, F, b"b")
+    said(client)
+    client.receive(client.dialer.session.accept((1, 0, [m.Erred(1, m.ErrorInfo("TaskCancelled", "", ""))])))
+    client.dialer.greeted(m.Refused("session", ""))
+    client.hello(0.0)
+    assert ended.state is State.CANCELLED and pending.state is State.LOST
+    assert not client.dialer.greeted(m.Ready(2)) and not said(client)
+
+
 def test_workers_that_were_never_introduced_are_refused():
     client = ready()
     client.submit(Record(1), F, b"a")

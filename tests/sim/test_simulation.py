@@ -47,6 +47,7 @@ FOUND = {
     },
     4: {
         100364: "a task ended with the value of another, which a scheduler of which nothing was known had assigned",
+        1505345: "futures that had been cancelled were computed in the next session",
     },
 }
 

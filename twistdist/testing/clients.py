@@ -162,7 +162,10 @@ class SimClient(Party):
     def messages(self, messages: list[Any]) -> None:
         self._check_durable(messages)
         met = self.world.met
+        cancelled = [record for record in self.futures.values() if record.state is State.CANCELLED]
         self.core.receive(messages if met is None else met.at_client(self.core, messages))
+        if any(record.state is not State.CANCELLED for record in cancelled):
+            raise SimulationFailed(f"a future of {self.name} that had been cancelled is not any more")
         for effect in self.core.take():
             if isinstance(effect, client_effects.Answer):
                 self._answered(effect.reply)

@@ -1277,16 +1277,23 @@ CLIENT = _of(
     (
         "starts over without need",
         "client",
-        "            if session.delivered:",
+        "            if session.delivered or session.received:",
         "            if True:",
         "what was never acknowledged is sent again in a new session",
     ),
     (
         "goes on although all is lost",
         "client",
-        "            if session.delivered:",
+        "            if session.delivered or session.received:",
         "            if False:",
         "futures of a session that the scheduler has forgotten fail",
+    ),
+    (
+        "said again although answered",
+        "client",
+        "            if session.delivered or session.received:",
+        "            if session.delivered:",
+        "a future that has ended stays as it is",
     ),
     (
         "open questions not asked again",

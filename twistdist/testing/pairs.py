@@ -239,8 +239,8 @@ NEVER: tuple[Never, ...] = (
     Never(
         "future",
         ("DropData",),
-        ("pending", "finished", "error"),
-        "the simulated clients scatter with resupply: their data are needed as long as their futures",
+        ("pending", "error"),
+        "the simulated clients scatter with resupply: their data are needed as long as their futures, but for a restart",
     ),
     Never("future", ("PeerState",), ("unknown worker",), "it is sent about workers whose addresses were sent"),
     Never(

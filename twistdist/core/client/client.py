@@ -157,9 +157,9 @@ class Client:
         session = self.dialer.session
         if self.dialer.refused:
             self.dialer.refused = False  # once: what is requested from now on belongs to the new session
-            if session.delivered:
+            if session.delivered or session.received:
                 self._start_over()
-            else:  # nothing of it was ever acknowledged, so nothing is lost: everything is sent again
+            else:  # nothing of it was ever acknowledged or answered, so nothing is lost: everything is sent again
                 session.other_side_anew()
         return m.HelloClient(self.dialer.number, self.name, self.parent, self.python)
 
