@@ -239,7 +239,7 @@ class Dialing:
 
     def _broke(self, connection: Connection, error: Exception) -> None:
         """The connection in use broke."""
-        self._connection, self._doubted = None, False
+        self._connection, self._doubted, self._unanswered = None, False, 0
         worked = self._exchange.lost()
         if worked and self._reactor.seconds() > self._greeted_at + SETTLED_S:
             self._failures = 0  # if it breaks earlier, the cause may persist: the pauses must keep growing
