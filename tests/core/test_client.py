@@ -143,6 +143,19 @@ def test_a_refused_session_that_has_brought_something_is_not_said_again():
     assert not client.dialer.greeted(m.Ready(2)) and not said(client)
 
 
+def test_questions_that_a_restarted_scheduler_has_forgotten_are_asked_again_once():
+    client = ready()
+    client.query("workers")
+    assert [type(one) for one in said(client)] == [m.Query]
+    client.dialer.session.accept((0, 1, []))  # it has arrived
+    client.query("status")
+    said(client)  # this one has not
+    again = client.dialer.greeted(m.Resumed(1, 2))
+    client.resumed()
+    assert [one.what for _, _, batch in again for one in batch] == ["status"]
+    assert said(client) == [m.Query(1, "workers", [], True)]
+
+
 def test_workers_that_were_never_introduced_are_refused():
     client = ready()
     client.submit(Record(1), F, b"a")
